@@ -1,0 +1,113 @@
+# Tandem. The common calls:
+#   make            the program ./tandem           make test    all tests, with a closing count
+#   make chat       build and talk to the demo     make bench   speed of this machine
+#   make install    PREFIX=/usr/local DESTDIR=     make clean
+# Switches: SAN=1 (AddressSanitizer and UBSan), LIBS=none (libc, libm and pthread only),
+#           CUDA=0 (ignore an installed CUDA), V=1 (show commands), B=dir (where objects go).
+
+CC     ?= cc
+PREFIX ?= /usr/local
+SAN    ?= 0
+LIBS   ?= all
+CUDA   ?= 1
+V      ?= 0
+MACHINE := $(shell $(CC) -dumpmachine | cut -d- -f1)
+
+B ?= build$(if $(filter 1,$(SAN)),-san)$(if $(filter none,$(LIBS)),-nolibs)
+Q := $(if $(filter 0,$(V)),@)
+
+VERSION := 0.1
+COMMIT  := $(shell git rev-parse --short HEAD 2>/dev/null || echo unknown)
+
+CFLAGS   ?= -O3 -g
+WARN     := -Wall -Wextra -Wshadow -Wpointer-arith -Wstrict-prototypes -Wmissing-prototypes -Wvla
+ALL_CFLAGS = -std=c11 -D_GNU_SOURCE -I. $(WARN) -ffp-contract=off -fno-math-errno \
+             -fvisibility=hidden -pthread $(CFLAGS) $(LIB_CFLAGS)
+LDLIBS    = $(LIB_LDLIBS) -ldl -lm -pthread
+
+ifeq ($(SAN),1)
+  CFLAGS += -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -O1
+  LDFLAGS += -fsanitize=address,undefined
+endif
+
+# A file X.c that needs a library has a twin X_none.c that does without and says so where it matters.
+ALL_SRC := $(wildcard src/*.c src/*/*.c cpu/*.c)
+NONE    := $(filter %_none.c,$(ALL_SRC))
+ifeq ($(LIBS),none)
+  SRC := $(filter-out $(NONE:%_none.c=%.c),$(ALL_SRC))
+else
+  SRC := $(filter-out $(NONE),$(ALL_SRC))
+  LIB_CFLAGS := $(shell pkg-config --cflags libpcre2-8 libutf8proc readline jansson openblas 2>/dev/null)
+  LIB_LDLIBS := $(or $(shell pkg-config --libs libpcre2-8 libutf8proc readline jansson openblas 2>/dev/null),\
+                     -lpcre2-8 -lutf8proc -lreadline -ljansson -lopenblas)
+endif
+
+# Kernels: one folder per ISA, its flags here; the files choose nothing themselves.
+ifeq ($(MACHINE),x86_64)
+  SRC += $(wildcard cpu/avx2/*.c cpu/avx512/*.c cpu/amx/*.c)
+  FLAGS_avx2   := -mavx2 -mfma -mf16c
+  FLAGS_avx512 := -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -mavx2 -mfma -mf16c
+  FLAGS_amx    := $(FLAGS_avx512) -mamx-tile -mamx-int8 -mamx-bf16
+else ifeq ($(MACHINE),aarch64)
+  SRC += $(wildcard cpu/neon/*.c)
+  FLAGS_neon := -march=armv8.2-a+dotprod+fp16
+endif
+
+OBJ   := $(SRC:%.c=$(B)/%.o)
+TESTS := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/test_*.c tests/check_*.c))
+TOOLS := $(patsubst tools/%.c,$(B)/%,$(wildcard tools/*.c))
+MODEL := models/demo.gguf
+
+all: $(B)/tandem tandem $(TOOLS)
+
+tandem: $(B)/tandem
+	$(Q)ln -sf $< $@
+
+$(B)/tandem: $(B)/main.o $(B)/libtandem.a
+	@echo "link  $@"
+	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+
+$(B)/libtandem.a: $(OBJ)
+	@echo "ar    $@"
+	$(Q)rm -f $@ && ar rcs $@ $^
+
+$(B)/tests/%: $(B)/tests/%.o $(B)/tests/check.o $(B)/libtandem.a
+	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+
+$(TOOLS): $(B)/%: $(B)/tools/%.o $(B)/libtandem.a
+	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+
+$(B)/src/cli/version.o: ALL_CFLAGS += -DTANDEM_VERSION='"$(VERSION)"' -DTANDEM_COMMIT='"$(COMMIT)"' \
+                                      -DTANDEM_PREFIX='"$(PREFIX)"'
+
+$(B)/%.o: %.c
+	@mkdir -p $(@D)
+	@echo "cc    $<"
+	$(Q)$(CC) $(ALL_CFLAGS) $(FLAGS_$(notdir $(patsubst %/,%,$(dir $<)))) -MMD -MP -c -o $@ $<
+
+-include $(shell find $(B) -name '*.d' 2>/dev/null)
+
+tests: $(TESTS)
+
+test: all tests
+	$(Q)B=$(B) sh tests/run.sh
+
+test-long: all tests
+	$(Q)B=$(B) TANDEM_TEST_LONG=1 sh tests/run.sh
+
+bench: all
+	$(Q)$(B)/tandem bench
+
+chat: all
+	$(Q)$(B)/tandem chat $(MODEL)
+
+install: all
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/tandem
+	install -m 755 $(B)/tandem $(DESTDIR)$(PREFIX)/bin/tandem
+	install -m 644 $(MODEL) $(DESTDIR)$(PREFIX)/share/tandem/demo.gguf
+
+clean:
+	rm -rf build build-* tandem
+
+.PHONY: all tests test test-long bench chat install clean
+.SECONDARY:

@@ -1,0 +1,53 @@
+/* Role messages -> prompt tokens, one format per model generation.
+ *
+ * Formats are built in and chosen by looking for marks in the file's template text, which is data and
+ * is never executed. Markers are encoded as special tokens, contents never are: nobody can smuggle a
+ * role change into a message. Source: architectures section 7 (official templates of each model). */
+#ifndef TANDEM_TEXT_CHAT_H
+#define TANDEM_TEXT_CHAT_H
+
+#include "src/format/gguf.h"
+#include "src/text/tokenizer.h"
+
+enum chat_role { ROLE_SYSTEM, ROLE_USER, ROLE_ASSISTANT };
+
+struct chat_message {
+    enum chat_role role;
+    struct str content; /* of an assistant: the answer as generated, thinking included or not */
+};
+
+enum think_mode { THINK_DEFAULT, THINK_OFF, THINK_ON };
+
+struct chat_format;
+
+/* By name ("v3", "r1", ...), NULL when unknown; list with chat_format_name until NULL. */
+const struct chat_format *chat_format_find(const char *name);
+const struct chat_format *chat_format_at(int index);
+const char *chat_format_name(const struct chat_format *f);
+
+/* The format of a file: by its template's marks, else by pre-tokenizer, architecture and name; a base
+ * model without any hint gets the plain format. Never NULL; *why tells how it was found. */
+const struct chat_format *chat_format_detect(const struct gguf *g, const char **why);
+
+/* Does the format know thinking at all, and is it on when nobody says? */
+bool chat_format_thinks(const struct chat_format *f);
+bool chat_format_think_default(const struct chat_format *f, const struct gguf *g);
+
+/* The prompt for the next answer: all messages, then the opening of an assistant turn. Appends ids to
+ * `tokens` and, if not NULL, the rendered text (special tokens visible) to `text`, which the caller
+ * frees with mem_free. BOS comes exactly once, as the format and tokenizer ask.
+ * *in_thinking (may be NULL): the answer starts inside a thinking block. */
+bool chat_render(const struct chat_format *f, const struct tokenizer *t,
+                 const struct chat_message *messages, size_t n_messages, enum think_mode think,
+                 struct tokens *tokens, char **text, bool *in_thinking, struct error *err);
+
+/* The answer without its thinking, as the next turn shows it (a view into `content`). */
+struct str chat_answer_part(const struct chat_format *f, struct str content);
+
+/* Recommended sampling of the model card where the file has none; fields < 0 mean "no advice". */
+struct chat_sampling {
+    float temperature, top_p;
+};
+struct chat_sampling chat_format_sampling(const struct chat_format *f, const struct gguf *g);
+
+#endif
