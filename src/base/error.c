@@ -41,7 +41,7 @@ bool error_prefix(struct error *err, const char *format, ...)
 {
     if (!err || err->code == ERR_NONE)
         return false;
-    char context[512], joined[sizeof err->text + sizeof context];
+    char context[512], joined[sizeof err->text + sizeof context + 3];
     va_list args;
     va_start(args, format);
     vsnprintf(context, sizeof context, format, args);
