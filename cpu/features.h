@@ -1,0 +1,26 @@
+/* What this CPU can do, as one bitmask, plus the user's cap (--cpu-isa). */
+#ifndef TANDEM_CPU_FEATURES_H
+#define TANDEM_CPU_FEATURES_H
+
+#include <stdbool.h>
+
+enum isa {
+    ISA_REF = 0,           /* plain C only */
+    ISA_AVX2 = 1 << 0,     /* AVX2, FMA, F16C */
+    ISA_AVX512 = 1 << 1,   /* F, BW, DQ, VL and VNNI together */
+    ISA_AVX512_BF16 = 1 << 2,
+    ISA_AMX = 1 << 3,      /* AMX-TILE and AMX-INT8, usable by this process */
+    ISA_NEON = 1 << 4,     /* with dot product */
+};
+
+/* Detected once (cpuid and what the operating system saves); cheap afterwards. */
+unsigned cpu_isa(void);
+
+/* The bits allowed by a cap "ref", "avx2", "avx512", "amx", "neon"; false for any other name. A cap
+ * includes the weaker sets. */
+bool cpu_isa_cap(const char *name, unsigned *mask);
+
+/* "avx512" for the strongest bit of a mask, "ref" for none. */
+const char *cpu_isa_name(unsigned mask);
+
+#endif

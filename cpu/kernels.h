@@ -1,0 +1,54 @@
+/* The kernel table: one pointer per kernel. Plain C (cpu/ref.c) fills all of it; each ISA overrides
+ * rows at run time (cpu/dispatch.c). tests/check_kernels.c compares every row with plain C.
+ *
+ * Common rules: pointers may be unaligned unless said; n is any count >= 0 unless said; nothing is
+ * read or written outside the stated sizes; results of one token never depend on how many tokens a
+ * call carries, so batches of any size give the same bits. */
+#ifndef TANDEM_CPU_KERNELS_H
+#define TANDEM_CPU_KERNELS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "src/format/tensor.h"
+
+/* Encode n floats as activation blocks; n is a whole number of blocks (32 for Q8_0 and Q8_1, 256
+ * for Q8_K, 1 for F16, BF16, F32). Same bits on every ISA: the rounding rules of quant.h. */
+typedef void act_quantize_fn(const float *x, void *blocks, int64_t n);
+
+/* out[t] = dot(row, act + t * act_stride) for n_tokens activations of n elements each, encoded as
+ * quant_traits(type)->act. Integer sums inside a block, float across blocks; tolerance against the
+ * exact dot product of the decoded operands: 1e-5 of sum |w a|. */
+typedef void dot_fn(int64_t n, const void *row, const void *act, size_t act_stride, int n_tokens,
+                    float *out);
+
+/* Decode n elements to float, bit-exact. */
+typedef void decode_fn(const void *blocks, float *out, int64_t n);
+
+struct kernels {
+    act_quantize_fn *quantize[N_TENSOR_TYPES]; /* by activation type */
+    dot_fn *dot[N_TENSOR_TYPES];               /* by weight type; NULL: type without a dot product */
+    decode_fn *decode[N_TENSOR_TYPES];         /* by weight type */
+
+    /* sum x[i] y[i] */
+    float (*dot_f32)(const float *x, const float *y, int64_t n);
+    float (*dot_f32_f16)(const float *x, const uint16_t *y, int64_t n);
+    /* y += a x */
+    void (*axpy_f32)(float a, const float *x, float *y, int64_t n);
+    void (*axpy_f16)(float a, const uint16_t *x, float *y, int64_t n);
+    void (*to_f16)(const float *x, uint16_t *y, int64_t n); /* round to nearest even */
+
+    /* out = x / sqrt(mean(x^2) + eps) * weight; in place ok */
+    void (*rmsnorm)(const float *x, const float *weight, float *out, int64_t n, float eps);
+    /* x = e^(x - max x), returns the sum; -inf gives 0 */
+    float (*softmax_exp)(float *x, int64_t n);
+    /* out = silu(gate) * up; in place ok */
+    void (*swiglu)(const float *gate, const float *up, float *out, int64_t n);
+    /* out = a + b; in place ok */
+    void (*add)(const float *a, const float *b, float *out, int64_t n);
+};
+
+/* Fill the table for these ISA bits (cpu/features.h). */
+void kernels_init(struct kernels *k, unsigned isa);
+
+#endif

@@ -1,0 +1,260 @@
+/* The seam: what a forward pass may ask of a device.
+ *
+ * src/arch writes each model's forward pass once, in these operations; cpu/ implements all of them,
+ * gpu/ the trunk, src/engine pairs the two. Rules:
+ *
+ *   - Activations are `struct rows`: float rows in device memory, one row per token of the step.
+ *     Nobody above the seam dereferences them; dev_read copies to the host.
+ *   - Operations take no position, cache length or expert pick as a host value. These live in
+ *     `struct step`, which dev_begin hands to the device once per step. (The number of tokens is a
+ *     launch dimension and may be used anywhere.)
+ *   - Operations return nothing and cannot fail on the CPU; a device that can fail remembers its
+ *     first error and dev_end reports it.
+ *   - Operations of one step run as if in order. Only experts_begin .. experts_end may overlap with
+ *     what stands between them.
+ *   - dst may be the same rows as src where the text says "in place ok". */
+#ifndef TANDEM_DEVICE_H
+#define TANDEM_DEVICE_H
+
+#include <stdatomic.h>
+#include <stdint.h>
+
+#include "src/base/error.h"
+#include "src/format/tensor.h"
+
+/* [n_tokens, width] floats, `stride` floats from row to row. A view of columns is a shifted data
+ * pointer with the same stride. */
+struct rows {
+    float *data;
+    int64_t width, stride;
+};
+
+/* A weight where the device reads it: `n_matrices` matrices of [rows, cols], y = W x. Rows are
+ * contiguous blocks of `type`. Vectors (norms, biases) are F32 with rows = 1. data == NULL: the
+ * model does not have this weight. */
+struct weight {
+    const void *data;
+    enum tensor_type type;
+    int64_t cols, rows, n_matrices;
+    size_t row_bytes, matrix_bytes; /* distances; matrix_bytes may exceed rows * row_bytes */
+    const char *name;               /* of the tensor, borrowed from the file */
+};
+
+/* Which dimensions a rotation pairs: (2i, 2i+1) or (i, i + n_rot/2). */
+enum rope_pairing { ROPE_NORM, ROPE_NEOX };
+
+#define ROPE_MAX_PAIRS 1024
+
+/* Angle of pair i at position p: p * frequency[i] (all scaling is in the frequencies, computed in
+ * double); cos and sin are multiplied by magnitude. */
+struct rope {
+    enum rope_pairing pairing;
+    int n_rot;
+    float magnitude;
+    double frequency[ROPE_MAX_PAIRS];
+};
+
+/* Keys and values of all layers of one session, on one device.
+ *   GQA: per layer k [n_ctx, n_kv_heads * head_dim] and v likewise
+ *   MLA: per layer latent [n_ctx, rank + rope]: normalised latent first, rotated k_rope behind it
+ * Elements are F16 (fast) or F32. */
+struct kvcache {
+    enum tensor_type type;
+    int n_layers;
+    int64_t n_ctx;
+    int64_t k_width, v_width; /* elements per position; v_width 0 for MLA */
+    void **k, **v;            /* [n_layers] device memory */
+    size_t bytes;             /* all layers together */
+};
+
+/* What the router does with its scores. Sources: DeepSeek-V2 and V3 reports. */
+struct router {
+    enum { ROUTER_SOFTMAX = 1, ROUTER_SIGMOID = 2 } scoring;
+    int n_routed, top_k;
+    int n_groups, n_groups_used;          /* n_groups <= 1: no groups */
+    enum { GROUP_MAX, GROUP_TOP2_SUM } group_score;
+    bool normalize;                       /* weights divided by their sum */
+    float normalize_floor;                /* lower bound of that sum: 6.1035e-5 as llama.cpp, or 0 (+1e-20) */
+    float scale;                          /* weights multiplied by this, 1: no change */
+    struct weight bias;                   /* [n_routed] added for choosing only; data NULL: none */
+};
+
+/* Routed experts of one layer: [n_routed] matrices each. Either gate and up, or gate_up with the
+ * rows of gate first. down.cols == expert_size. */
+struct experts {
+    struct weight gate, up, gate_up, down;
+    int n_routed, top_k;
+    int64_t expert_size;
+};
+
+struct mla {
+    int n_heads, nope, rope, value, rank; /* dn, dr, dv per head; kv_lora_rank */
+    float scale;                          /* of the scores, YaRN factor included */
+    struct weight k_b;  /* n_heads matrices [rank, nope]: absorbed query = k_b q_nope */
+    struct weight v_b;  /* n_heads matrices [value, rank] */
+};
+
+/* How latent attention computes: from the latents (absorbed) or from expanded keys and values. */
+enum mla_form { MLA_AUTO, MLA_ABSORBED, MLA_DECOMPRESSED };
+
+/* One call of forward: n_tokens tokens at positions n_past .. n_past + n_tokens - 1. */
+struct step {
+    const int32_t *tokens; /* host [n_tokens] */
+    int n_tokens;
+    int64_t n_past;
+    int n_logits;     /* logits are wanted for the last n_logits tokens */
+    float *logits;    /* host [n_logits, n_vocab]; NULL when n_logits is 0 */
+    struct kvcache *cache;
+    enum mla_form mla_form;
+    const atomic_int *cancel; /* non-zero: stop between layers; NULL: never */
+};
+
+enum load_mode { LOAD_AUTO, LOAD_MMAP, LOAD_COPY };
+
+struct device;
+
+struct device_ops {
+    const char *name;
+
+    /* Memory of the device. alloc: zeroed, 64-byte aligned, or NULL and ERR_FIT. */
+    void *(*alloc)(struct device *d, size_t bytes, const char *what, struct error *err);
+    void (*release)(struct device *d, void *block);
+    bool (*write)(struct device *d, void *dst, const void *src, size_t bytes, struct error *err);
+    bool (*read)(struct device *d, void *dst, const void *src, size_t bytes, struct error *err);
+
+    /* Per step. end waits for everything and reports the first error since begin. */
+    void (*begin)(struct device *d, const struct step *s);
+    bool (*end)(struct device *d, struct error *err);
+
+    /* dst[t] = row tokens[t] of w, as floats. */
+    void (*embed)(struct device *d, struct rows dst, const struct weight *w);
+
+    /* Each row is n_groups pieces of weight->cols elements, normalised one by one:
+     * dst = src / sqrt(mean(src^2) + eps) * weight. In place ok. */
+    void (*rmsnorm)(struct device *d, struct rows dst, struct rows src, const struct weight *weight,
+                    int n_groups, float eps);
+
+    /* dst[t, r] = sum_c w[r, c] src[t, c] (+ bias[r]); w has one matrix; bias may be NULL. */
+    void (*matmul)(struct device *d, struct rows dst, const struct weight *w, struct rows src,
+                   const struct weight *bias);
+
+    /* Rotate n_heads vectors per row in place: head h starts at column h * head_stride + offset. */
+    void (*rope)(struct device *d, struct rows x, const struct rope *rope, int n_heads,
+                 int64_t head_stride, int64_t offset);
+
+    /* Store this step's keys and values at its positions. For MLA: latent_rope is [rank + rope]
+     * wide, normalised and rotated already. */
+    void (*cache_gqa)(struct device *d, struct kvcache *c, int layer, struct rows k, struct rows v);
+    void (*cache_mla)(struct device *d, struct kvcache *c, int layer, struct rows latent_rope);
+
+    /* Causal attention of this step's queries over the cache, this step included.
+     *   gqa: q [n_heads * head_dim], dst likewise; head h reads kv head h / (n_heads / n_kv_heads)
+     *   mla: q [n_heads * (nope + rope)], nope first in each head; dst [n_heads * value] */
+    void (*attention_gqa)(struct device *d, struct rows dst, struct rows q, const struct kvcache *c,
+                          int layer, int n_heads, int n_kv_heads, int head_dim, float scale);
+    void (*attention_mla)(struct device *d, struct rows dst, struct rows q, const struct kvcache *c,
+                          int layer, const struct mla *m);
+
+    /* dst = silu(gate) * up, silu(z) = z / (1 + e^-z). In place ok. */
+    void (*swiglu)(struct device *d, struct rows dst, struct rows gate, struct rows up);
+
+    /* Choose experts for each token from scores [n_routed] (raw router output, overwritten). The
+     * choice stays on the device until the next call; experts_begin uses it. Equal scores favour
+     * the lower id; picks come best first. */
+    void (*router_topk)(struct device *d, const struct router *r, struct rows scores);
+
+    /* dst = sum over the chosen experts of weight * down(silu(gate src) * up src). begin may return
+     * before the work is done and must have read src when experts_end returns; end fills dst. */
+    void (*experts_begin)(struct device *d, const struct experts *e, struct rows src);
+    void (*experts_end)(struct device *d, struct rows dst);
+
+    void (*add)(struct device *d, struct rows dst, struct rows a, struct rows b);
+    void (*add3)(struct device *d, struct rows dst, struct rows a, struct rows b, struct rows c);
+    void (*copy)(struct device *d, struct rows dst, struct rows src);
+
+    /* Host logits of the step's last n_logits tokens: step.logits = w src. */
+    void (*logits)(struct device *d, const struct weight *w, struct rows src);
+
+    /* The picks of the last router_topk: ids and weights [n_tokens, top_k] to the host. */
+    bool (*read_choice)(struct device *d, int32_t *ids, float *weights, struct error *err);
+
+    void (*close)(struct device *d);
+};
+
+/* Every device begins with this. */
+struct device {
+    const struct device_ops *ops;
+};
+
+/* The calls, so that a forward pass reads like the paper. */
+static inline void embed(struct device *d, struct rows dst, const struct weight *w)
+{
+    d->ops->embed(d, dst, w);
+}
+static inline void rmsnorm(struct device *d, struct rows dst, struct rows src,
+                           const struct weight *weight, int n_groups, float eps)
+{
+    d->ops->rmsnorm(d, dst, src, weight, n_groups, eps);
+}
+static inline void matmul(struct device *d, struct rows dst, const struct weight *w,
+                          struct rows src, const struct weight *bias)
+{
+    d->ops->matmul(d, dst, w, src, bias);
+}
+static inline void rope(struct device *d, struct rows x, const struct rope *r, int n_heads,
+                        int64_t head_stride, int64_t offset)
+{
+    d->ops->rope(d, x, r, n_heads, head_stride, offset);
+}
+static inline void cache_gqa(struct device *d, struct kvcache *c, int layer, struct rows k,
+                             struct rows v)
+{
+    d->ops->cache_gqa(d, c, layer, k, v);
+}
+static inline void cache_mla(struct device *d, struct kvcache *c, int layer,
+                             struct rows latent_rope)
+{
+    d->ops->cache_mla(d, c, layer, latent_rope);
+}
+static inline void attention_gqa(struct device *d, struct rows dst, struct rows q,
+                                 const struct kvcache *c, int layer, int n_heads, int n_kv_heads,
+                                 int head_dim, float scale)
+{
+    d->ops->attention_gqa(d, dst, q, c, layer, n_heads, n_kv_heads, head_dim, scale);
+}
+static inline void attention_mla(struct device *d, struct rows dst, struct rows q,
+                                 const struct kvcache *c, int layer, const struct mla *m)
+{
+    d->ops->attention_mla(d, dst, q, c, layer, m);
+}
+static inline void swiglu(struct device *d, struct rows dst, struct rows gate, struct rows up)
+{
+    d->ops->swiglu(d, dst, gate, up);
+}
+static inline void router_topk(struct device *d, const struct router *r, struct rows scores)
+{
+    d->ops->router_topk(d, r, scores);
+}
+static inline void experts_begin(struct device *d, const struct experts *e, struct rows src)
+{
+    d->ops->experts_begin(d, e, src);
+}
+static inline void experts_end(struct device *d, struct rows dst)
+{
+    d->ops->experts_end(d, dst);
+}
+static inline void add(struct device *d, struct rows dst, struct rows a, struct rows b)
+{
+    d->ops->add(d, dst, a, b);
+}
+static inline void add3(struct device *d, struct rows dst, struct rows a, struct rows b,
+                        struct rows c)
+{
+    d->ops->add3(d, dst, a, b, c);
+}
+static inline void logits(struct device *d, const struct weight *w, struct rows src)
+{
+    d->ops->logits(d, w, src);
+}
+
+#endif
