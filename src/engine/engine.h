@@ -1,0 +1,88 @@
+/* The public boundary: an engine is a loaded model on its devices, a session is one timeline that
+ * owns a cache. Callers hand over whole token prefixes; the session decides what to reuse.
+ *
+ * One engine may serve several sessions, one call at a time (a session borrows the engine's working
+ * memory during a call). Nothing is allocated after session_open returned. */
+#ifndef TANDEM_ENGINE_ENGINE_H
+#define TANDEM_ENGINE_ENGINE_H
+
+#include <stdatomic.h>
+
+#include "src/model/model.h"
+
+struct engine;
+struct session;
+
+struct engine_options {
+    int n_threads;          /* 0: cpu_usable_cores() */
+    unsigned isa;           /* allowed kernels, bits of cpu/features.h; 0 with isa_given: plain C */
+    bool isa_given;         /* false: everything this CPU has */
+    enum numerics numerics;
+    bool act_f32;           /* reference path: F32 activations and cache */
+    int n_batch;            /* most tokens per step, 0: 512 */
+    enum load_mode load;
+    load_progress *progress; /* may be NULL */
+    void *progress_ctx;
+};
+
+/* Load a model. ERR_FILE, ERR_FIT, ERR_INTERRUPTED. engine_close accepts NULL. */
+bool engine_open(struct engine **out, const char *path, const struct engine_options *o,
+                 struct error *err);
+void engine_close(struct engine *e);
+const struct model *engine_model(const struct engine *e);
+int engine_threads(const struct engine *e);
+unsigned engine_isa(const struct engine *e);
+
+struct session_options {
+    int64_t n_ctx;             /* positions; 0: the largest that fits, at most 32768 and the trained length */
+    const atomic_int *cancel;  /* non-zero stops a running call soon: ERR_INTERRUPTED; may be NULL */
+    enum mla_form mla_form;
+};
+
+/* ERR_FIT with the needed and available bytes when the cache does not fit. */
+bool session_open(struct session **out, struct engine *e, const struct session_options *o,
+                  struct error *err);
+void session_close(struct session *s);
+int64_t session_n_ctx(const struct session *s);
+int64_t session_n_past(const struct session *s);         /* tokens in the cache */
+const int32_t *session_tokens(const struct session *s);  /* [n_past] */
+
+/* Called after each batch of a long prefill; return false to cancel. */
+typedef bool prefill_progress(void *ctx, int64_t done, int64_t total);
+
+/* Bring the timeline to exactly tokens[0 .. n-1], keeping the longest common prefix of what is
+ * cached (at least the last token is computed), and leave the logits of the last token.
+ * ERR_USAGE when n is 0, exceeds n_ctx or an id is outside the vocabulary; ERR_INTERRUPTED when
+ * cancelled: the session then holds the tokens that were completed (session_n_past). */
+bool session_prefill(struct session *s, const int32_t *tokens, int64_t n,
+                     prefill_progress *progress, void *ctx, struct error *err);
+
+/* Append one token and compute its logits. ERR_USAGE when the context is full. */
+bool session_decode(struct session *s, int32_t token, struct error *err);
+
+/* [n_vocab] of the last token, writable (samplers overwrite them); valid until the next call. */
+float *session_logits(struct session *s);
+
+/* Forget everything from position n on. */
+void session_truncate(struct session *s, int64_t n);
+
+/* Append tokens in batches of n_batch (0: the engine's) and hand over the logits of every one, in
+ * order: rows [n_rows, n_vocab]. The sink returns false to stop (ERR_INTERRUPTED unless it set err). */
+typedef bool logits_sink(void *ctx, int64_t first, int n_rows, const float *rows,
+                         struct error *err);
+bool session_eval(struct session *s, const int32_t *tokens, int64_t n, int n_batch,
+                  logits_sink *sink, void *ctx, struct error *err);
+
+/* Ask the weights' file once: ERR_RUN when it shrank or became unreadable under us. Called by the
+ * functions above after every step. */
+bool engine_check_files(const struct engine *e, struct error *err);
+
+/* Memory for people and for plan. */
+struct memory_report {
+    uint64_t mapped_bytes;     /* weights read from the file */
+    uint64_t copied_bytes;     /* weights in our own memory */
+    uint64_t cache_bytes, work_bytes;
+};
+void session_memory(const struct session *s, struct memory_report *r);
+
+#endif

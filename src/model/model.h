@@ -1,0 +1,68 @@
+/* A loaded model: GGUF file -> params and weights, driven by the architecture's tables.
+ *
+ * model_open reads the header, finds the architecture, solves and checks the params and gives every
+ * tensor of the tables its exact shape check; model_load then makes the weights ready for a device.
+ * inspect and plan need only the first. A zeroed struct is a closed model. */
+#ifndef TANDEM_MODEL_MODEL_H
+#define TANDEM_MODEL_MODEL_H
+
+#include "src/base/arena.h"
+#include "src/format/gguf.h"
+#include "src/model/params.h"
+
+struct arch;
+
+/* Weights of one layer; what an architecture does not have stays data == NULL. */
+struct layer {
+    struct weight attn_norm, ffn_norm;
+    /* GQA */
+    struct weight q, k, v, q_bias, k_bias, v_bias, q_norm, k_norm;
+    struct weight attn_output, attn_output_bias;
+    /* MLA */
+    struct weight q_a, q_a_norm, q_b, kv_a_mqa, kv_a_norm, kv_b, k_b, v_b;
+    struct mla mla;
+    /* dense FFN, or the shared experts of a mixture */
+    struct weight gate, up, down;
+    /* mixture */
+    struct weight router, router_bias, gate_routed, up_routed, gate_up_routed, down_routed;
+    struct router route;
+    struct experts experts;
+    /* multi-token prediction (only blocks behind the main layers) */
+    struct weight nextn_eh_proj, nextn_enorm, nextn_hnorm, nextn_head_norm, nextn_head,
+        nextn_embed;
+    bool is_moe;
+};
+
+struct model {
+    struct gguf gguf;
+    const struct arch *arch;
+    struct params params;
+    struct arena arena;
+    struct weight token_embd, output_norm, output, output_bias, rope_freqs;
+    struct layer *layers; /* [n_layers + n_mtp] */
+    uint64_t weight_bytes;   /* all tensors the model uses */
+    uint64_t routed_bytes;   /* of those, routed experts */
+    uint64_t bytes_per_token; /* read once per decoded token: trunk + top_k of n_routed experts + one row of the embedding */
+    uint64_t n_elements, n_elements_active; /* parameters: all, and used per token */
+    uint64_t derived_bytes;  /* memory for weights rebuilt at load (k_b of old files) */
+};
+
+/* ERR_FILE when damaged, unsupported, or inconsistent: the message names key or tensor, what was
+ * found and what was expected; an unknown architecture lists the known ones. */
+bool model_open(struct model *m, const char *path, enum numerics numerics, struct error *err);
+
+/* Called now and then while loading: bytes so far and in all. Return false to cancel
+ * (ERR_INTERRUPTED). */
+typedef bool load_progress(void *ctx, uint64_t done_bytes, uint64_t total_bytes);
+
+/* Derive what old files lack (absorbed key matrices), read all weights once so that the first token
+ * is not slow, honour `mode`. act_f32: derived matrices are kept in F32, else F16. */
+bool model_load(struct model *m, enum load_mode mode, bool act_f32, load_progress *progress,
+                void *ctx, struct error *err);
+
+void model_close(struct model *m);
+
+/* "DeepSeek V3 671.0 B, 37.6 B active"-like short line for people, from metadata and counts. */
+void model_describe(const struct model *m, char *text, size_t size);
+
+#endif
