@@ -1,0 +1,97 @@
+/* The table of block types. One row says everything that is common to a type; whoever loops over
+ * types loops over these rows. */
+#include "src/format/quant.h"
+
+#include <strings.h>
+
+/* Rows indexed by type id. A row with a name and no block size is a type that files may mention and
+ * nobody here can use: the name then says what it is, for the message. */
+static const struct quant_traits table[N_TENSOR_TYPES] = {
+    [TYPE_F32] = { "F32", 1, 4, TYPE_F32, NULL, NULL },
+    [TYPE_F16] = { "F16", 1, 2, TYPE_F16, NULL, NULL },
+    [TYPE_Q4_0] = { "Q4_0", 32, 18, TYPE_Q8_0, NULL, NULL },
+    [TYPE_Q4_1] = { "Q4_1", 32, 20, TYPE_Q8_1, NULL, NULL },
+    [4] = { .name = "Q4_2 (removed from the format)" },
+    [5] = { .name = "Q4_3 (removed from the format)" },
+    [TYPE_Q5_0] = { "Q5_0", 32, 22, TYPE_Q8_0, NULL, NULL },
+    [TYPE_Q5_1] = { "Q5_1", 32, 24, TYPE_Q8_1, NULL, NULL },
+    [TYPE_Q8_0] = { "Q8_0", 32, 34, TYPE_Q8_0, NULL, NULL },
+    [TYPE_Q8_1] = { "Q8_1", 32, 36, TYPE_Q8_1, NULL, NULL },
+    [TYPE_Q2_K] = { "Q2_K", 256, 84, TYPE_Q8_K, NULL, NULL },
+    [TYPE_Q3_K] = { "Q3_K", 256, 110, TYPE_Q8_K, NULL, NULL },
+    [TYPE_Q4_K] = { "Q4_K", 256, 144, TYPE_Q8_K, NULL, NULL },
+    [TYPE_Q5_K] = { "Q5_K", 256, 176, TYPE_Q8_K, NULL, NULL },
+    [TYPE_Q6_K] = { "Q6_K", 256, 210, TYPE_Q8_K, NULL, NULL },
+    [TYPE_Q8_K] = { "Q8_K", 256, 292, TYPE_Q8_K, NULL, NULL },
+    [TYPE_IQ2_XXS] = { "IQ2_XXS", 256, 66, TYPE_Q8_K, NULL, NULL },
+    [TYPE_IQ2_XS] = { "IQ2_XS", 256, 74, TYPE_Q8_K, NULL, NULL },
+    [TYPE_IQ3_XXS] = { "IQ3_XXS", 256, 98, TYPE_Q8_K, NULL, NULL },
+    [TYPE_IQ1_S] = { "IQ1_S", 256, 50, TYPE_Q8_K, NULL, NULL },
+    [TYPE_IQ4_NL] = { "IQ4_NL", 32, 18, TYPE_Q8_0, NULL, NULL },
+    [TYPE_IQ3_S] = { "IQ3_S", 256, 110, TYPE_Q8_K, NULL, NULL },
+    [TYPE_IQ2_S] = { "IQ2_S", 256, 82, TYPE_Q8_K, NULL, NULL },
+    [TYPE_IQ4_XS] = { "IQ4_XS", 256, 136, TYPE_Q8_K, NULL, NULL },
+    [TYPE_I8] = { "I8", 1, 1, TYPE_F32, NULL, NULL },
+    [TYPE_I16] = { "I16", 1, 2, TYPE_F32, NULL, NULL },
+    [TYPE_I32] = { "I32", 1, 4, TYPE_F32, NULL, NULL },
+    [TYPE_I64] = { "I64", 1, 8, TYPE_F32, NULL, NULL },
+    [TYPE_F64] = { "F64", 1, 8, TYPE_F32, NULL, NULL },
+    [TYPE_IQ1_M] = { "IQ1_M", 256, 56, TYPE_Q8_K, NULL, NULL },
+    [TYPE_BF16] = { "BF16", 1, 2, TYPE_BF16, NULL, NULL },
+    [31] = { .name = "Q4_0_4_4 (removed from the format; use Q4_0)" },
+    [32] = { .name = "Q4_0_4_8 (removed from the format; use Q4_0)" },
+    [33] = { .name = "Q4_0_8_8 (removed from the format; use Q4_0)" },
+    [TYPE_TQ1_0] = { "TQ1_0", 256, 54, TYPE_Q8_K, NULL, NULL },
+    [TYPE_TQ2_0] = { "TQ2_0", 256, 66, TYPE_Q8_K, NULL, NULL },
+    [36] = { .name = "IQ4_NL_4_4 (removed from the format) or I2_S from ik_llama.cpp" },
+    [37] = { .name = "IQ4_NL_4_8 (removed from the format; use IQ4_NL)" },
+    [38] = { .name = "IQ4_NL_8_8 (removed from the format; use IQ4_NL)" },
+    [TYPE_MXFP4] = { "MXFP4", 32, 17, TYPE_Q8_0, NULL, NULL },
+    [TYPE_NVFP4] = { "NVFP4", 64, 36, TYPE_Q8_0, NULL, NULL },
+    [TYPE_Q1_0] = { "Q1_0", 128, 18, TYPE_Q8_0, NULL, NULL },
+    [TYPE_Q2_0] = { "Q2_0", 64, 18, TYPE_Q8_0, NULL, NULL },
+};
+
+/* Ids that ikawrakow/ik_llama.cpp adds. */
+#define IK " from ik_llama.cpp"
+static const struct foreign {
+    uint32_t id;
+    struct quant_traits traits;
+} foreign[] = {
+    { 97, { .name = "Q8_0_X4" IK } },    { 98, { .name = "Q8_1_X4" IK } },
+    { 99, { .name = "Q8_2_X4" IK } },    { 133, { .name = "Q6_0" IK } },
+    { 134, { .name = "IQ1_BN" IK } },    { 135, { .name = "IQ2_BN" IK } },
+    { 136, { .name = "Q8_K64" IK } },    { 137, { .name = "IQ2_K" IK } },
+    { 138, { .name = "IQ3_K" IK } },     { 139, { .name = "IQ4_K" IK } },
+    { 140, { .name = "IQ5_K" IK } },     { 141, { .name = "IQ6_K" IK } },
+    { 144, { .name = "IQ4_KS" IK } },    { 145, { .name = "IQ2_KS" IK } },
+    { 146, { .name = "IQ4_KSS" IK } },   { 147, { .name = "Q8_K16" IK } },
+    { 148, { .name = "Q8_K32" IK } },    { 149, { .name = "Q8_KR8" IK } },
+    { 150, { .name = "Q8_K128" IK } },   { 151, { .name = "Q8_KV" IK } },
+    { 152, { .name = "IQ5_KS" IK } },    { 153, { .name = "IQ2_KT" IK } },
+    { 154, { .name = "IQ3_KT" IK } },    { 155, { .name = "IQ4_KT" IK } },
+    { 156, { .name = "IQ3_KS" IK } },    { 157, { .name = "IQ2_KL" IK } },
+    { 158, { .name = "IQ1_KT" IK } },
+};
+#define FIRST_INTERLEAVED 202u /* one row-interleaved form per type, up to LAST_ */
+#define LAST_INTERLEAVED 399u
+
+const struct quant_traits *quant_traits(uint32_t type)
+{
+    static const struct quant_traits unknown;
+    static const struct quant_traits interleaved = { .name = "a row-interleaved type" IK };
+    if (type < N_TENSOR_TYPES)
+        return &table[type];
+    for (size_t i = 0; i < sizeof foreign / sizeof *foreign; i++)
+        if (foreign[i].id == type)
+            return &foreign[i].traits;
+    return type >= FIRST_INTERLEAVED && type <= LAST_INTERLEAVED ? &interleaved : &unknown;
+}
+
+int quant_type_by_name(const char *name)
+{
+    for (int i = 0; i < N_TENSOR_TYPES; i++)
+        if (table[i].block_elements && strcasecmp(table[i].name, name) == 0)
+            return i;
+    return -1;
+}
