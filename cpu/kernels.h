@@ -40,8 +40,11 @@ struct kernels {
 
     /* out = x / sqrt(mean(x^2) + eps) * weight; in place ok */
     void (*rmsnorm)(const float *x, const float *weight, float *out, int64_t n, float eps);
-    /* x = e^(x - max x), returns the sum; -inf gives 0 */
-    float (*softmax_exp)(float *x, int64_t n);
+    /* max x[i]; -inf when n is 0 */
+    float (*max_f32)(const float *x, int64_t n);
+    /* x = e^(x - max), returns the sum; max >= every x[i]. Results below the smallest normal float
+     * are 0 (so are those of -inf): subnormal weights would slow down everything behind them. */
+    float (*softmax_exp)(float *x, int64_t n, float max);
     /* out = silu(gate) * up; in place ok */
     void (*swiglu)(const float *gate, const float *up, float *out, int64_t n);
     /* out = a + b; in place ok */
@@ -50,5 +53,11 @@ struct kernels {
 
 /* Fill the table for these ISA bits (cpu/features.h). */
 void kernels_init(struct kernels *k, unsigned isa);
+
+/* The layers of the table: ref fills every row, the others override what they do better. Each
+ * assumes that the CPU has its instructions. */
+void kernels_use_ref(struct kernels *k);
+void kernels_use_avx2(struct kernels *k);
+void kernels_use_avx512(struct kernels *k);
 
 #endif
