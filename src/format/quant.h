@@ -1,7 +1,7 @@
 /* Block types: one row of traits per tensor type, reference dequantization and quantization.
  *
  * A row of a matrix is ne[0] elements = whole blocks of `block_elements` in `block_bytes` bytes, not
- * aligned. The layouts are drawn at the top of quant.c. Every bit pattern is memory-safe to decode:
+ * aligned. The layouts are drawn in quant_blocks.h. Every bit pattern is memory-safe to decode:
  * codebook indices are masked to the table size, so bad data can only give bad numbers.
  *
  * Source of the formats: ggml-org/llama.cpp ggml/src/ggml-quants.c and ggml-common.h (MIT licence);
@@ -50,7 +50,7 @@ uint16_t f32_to_bf16(float f);
 float e4m3_to_f32(uint8_t b); /* FP8 E4M3FN: 0x7F and 0xFF are NaN, max 448 */
 float e8m0_to_f32(uint8_t b); /* 2^(b-127); 255 is NaN, 0 is subnormal 2^-127 */
 
-/* Activation blocks (never in files). Layouts: quant.c.
+/* Activation blocks (never in files). Layouts: quant_blocks.h.
  *   Q8_0  32: f16 d, i8 q[32]           d = amax/127, q = round half away from zero
  *   Q8_1  32: f16 d, f16 s, i8 q[32]    s = d * sum(q)
  *   Q8_K 256: f32 d, i8 q[256], i16 bsums[16]                                                       */

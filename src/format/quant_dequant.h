@@ -1,0 +1,15 @@
+/* The decoders and encoders behind the rows of quant.c; callers go through quant_traits. */
+#ifndef TANDEM_FORMAT_QUANT_DEQUANT_H
+#define TANDEM_FORMAT_QUANT_DEQUANT_H
+
+#include "src/format/quant.h"
+
+dequantize_fn dequantize_f32, dequantize_f16, dequantize_bf16, dequantize_q4_0, dequantize_q4_1,
+    dequantize_q5_0, dequantize_q5_1, dequantize_q8_0, dequantize_q8_1, dequantize_q2_k,
+    dequantize_q3_k, dequantize_q4_k, dequantize_q5_k, dequantize_q6_k, dequantize_q8_k,
+    dequantize_iq2_xxs, dequantize_iq2_xs, dequantize_iq2_s, dequantize_iq3_xxs,
+    dequantize_iq3_s, dequantize_iq1_s, dequantize_iq1_m, dequantize_iq4_nl, dequantize_iq4_xs,
+    dequantize_tq1_0, dequantize_tq2_0, dequantize_mxfp4, dequantize_nvfp4, dequantize_q1_0,
+    dequantize_q2_0;
+
+#endif
