@@ -6,6 +6,7 @@
 #ifndef TANDEM_TEXT_SAMPLER_H
 #define TANDEM_TEXT_SAMPLER_H
 
+#include <stddef.h>
 #include <stdint.h>
 
 #include "src/base/error.h"
@@ -40,7 +41,8 @@ bool sampler_open(struct sampler **out, const struct sampler_options *o, int n_v
                   struct error *err);
 void sampler_close(struct sampler *s);
 
-/* logits [n_vocab] are overwritten. ERR_CHECK when one is NaN or none is finite.
+/* logits [n_vocab] are overwritten. ERR_CHECK when one is NaN or +inf or none is finite; -inf is a
+ * token that a grammar forbids. At least one candidate always survives the filters.
  * n_usable: ids from here on are never chosen (padding rows of the output matrix). */
 bool sampler_choose(struct sampler *s, float *logits, int n_usable, int32_t *token,
                     struct error *err);
@@ -55,7 +57,8 @@ struct stop_matcher;
 bool stop_open(struct stop_matcher **out, const char *const *strings, int n, struct error *err);
 void stop_close(struct stop_matcher *m);
 /* Append `len` bytes; *ready borrows the bytes that are now safe to show until the next call.
- * Returns true when a stop string is complete (*ready then ends before it). */
+ * Returns true when a stop string is complete (*ready then ends before it), and from then on.
+ * Feeds of up to 4096 bytes never allocate; a longer one that finds no memory ends the text. */
 bool stop_feed(struct stop_matcher *m, const char *bytes, size_t len, const char **ready,
                size_t *n_ready);
 /* End of the text: everything held back becomes ready. */
