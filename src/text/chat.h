@@ -29,9 +29,17 @@ const char *chat_format_name(const struct chat_format *f);
  * model without any hint gets the plain format. Never NULL; *why tells how it was found. */
 const struct chat_format *chat_format_detect(const struct gguf *g, const char **why);
 
+/* The format that a template's text stands for (--template FILE), NULL when it has none of the marks.
+ * `model_name` tells generations apart that share a template; may be empty. */
+const struct chat_format *chat_format_of_template(struct str template_text, struct str model_name);
+
 /* Does the format know thinking at all, and is it on when nobody says? */
 bool chat_format_thinks(const struct chat_format *f);
+/* tandem.think_default (bool) in the file decides; without it the format does. */
 bool chat_format_think_default(const struct chat_format *f, const struct gguf *g);
+
+/* What ends thinking in this format ("</think>\n\n", "</think>"): for think_start. */
+const char *chat_format_think_close(const struct chat_format *f);
 
 /* The prompt for the next answer: all messages, then the opening of an assistant turn. Appends ids to
  * `tokens` and, if not NULL, the rendered text (special tokens visible) to `text`, which the caller
