@@ -5,5 +5,11 @@
 void kernels_init(struct kernels *k, unsigned isa)
 {
     kernels_use_ref(k);
-    (void)isa;
+    (void)isa; /* on machines without vector kernels */
+#if defined(__x86_64__)
+    if (isa & ISA_AVX2)
+        kernels_use_avx2(k);
+    if (isa & ISA_AVX512)
+        kernels_use_avx512(k);
+#endif
 }

@@ -1,0 +1,207 @@
+/* Dot products of quantized rows, AVX-512 with VNNI. The plan, the order of the sums and the bits
+ * are those of cpu/avx2/dot.c; here 64 bytes go in one step and the transposing sum is wider. */
+#include "cpu/avx2/sums.h"
+#include "cpu/avx512/table.h"
+
+#define TILE 8 /* tokens per unpacked block */
+
+/* Two vectors of 32 bytes side by side. */
+ALWAYS_INLINE __m512i pair(__m256i low, __m256i high)
+{
+    return _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
+}
+
+/* Minus q where the weight is negative. */
+ALWAYS_INLINE __m512i signed_by(__m512i q, __mmask64 minus)
+{
+    return _mm512_mask_sub_epi8(q, minus, _mm512_setzero_si512(), q);
+}
+
+/* The sums of four vectors of 16 dwords, in order. */
+ALWAYS_INLINE __m128i sums4_wide(const __m512i v[4])
+{
+    __m512i ab = _mm512_add_epi32(_mm512_unpacklo_epi32(v[0], v[1]),
+                                  _mm512_unpackhi_epi32(v[0], v[1]));
+    __m512i cd = _mm512_add_epi32(_mm512_unpacklo_epi32(v[2], v[3]),
+                                  _mm512_unpackhi_epi32(v[2], v[3]));
+    __m512i abcd = _mm512_add_epi32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
+    __m256i half = _mm256_add_epi32(_mm512_castsi512_si256(abcd),
+                                    _mm512_extracti64x4_epi64(abcd, 1));
+    return _mm_add_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
+}
+
+/* The sums of four vectors of 8 dwords, given as two pairs. */
+ALWAYS_INLINE __m128i sums4_pairs(__m512i ab, __m512i cd)
+{
+    __m512i s = _mm512_add_epi32(_mm512_shuffle_i32x4(ab, cd, 0x88),
+                                 _mm512_shuffle_i32x4(ab, cd, 0xdd));
+    s = _mm512_add_epi32(s, _mm512_shuffle_epi32(s, _MM_PERM_BADC));
+    s = _mm512_add_epi32(s, _mm512_shuffle_epi32(s, _MM_PERM_CDAB));
+    return _mm512_castsi512_si128(_mm512_maskz_compress_epi32(0x1111, s));
+}
+
+/* Scales of runs as words beside their products: 64 bytes are four runs, a word is two bytes. */
+ALWAYS_INLINE void spread_scales(__m256i scale, __m512i spread[4])
+{
+    const __m512i pick = pair(_mm256_set_m128i(_mm_set1_epi16(1), _mm_set1_epi16(0)),
+                              _mm256_set_m128i(_mm_set1_epi16(3), _mm_set1_epi16(2)));
+    __m512i all = _mm512_castsi256_si512(scale);
+    for (int k = 0; k < 4; k++)
+        spread[k] = _mm512_permutexvar_epi16(_mm512_add_epi16(pick, _mm512_set1_epi16((short)(4 * k))),
+                                             all);
+}
+
+ALWAYS_INLINE void dot256(int64_t n, const uint8_t *row, const uint8_t *act, size_t act_stride,
+                          int n_tokens, float *out, const struct format256 f,
+                          unpack256_fn *unpack, scales_fn *scales)
+{
+    __m128 sum[TILE];
+    __m512i isum[TILE][4];
+    __m256i msum[TILE][4];
+    for (int t = 0; t < n_tokens; t++)
+        sum[t] = _mm_setzero_ps();
+
+    for (int64_t b = 0, n_blocks = n / 256; b < n_blocks; b += 4) {
+        int count = n_blocks - b < 4 ? (int)(n_blocks - b) : 4;
+        const uint8_t *w4 = row + b * f.bytes, *a4 = act + b * Q8_K_BYTES;
+        for (int j = 0; j < count; j++) {
+            struct block256 w;
+            __m512i q[4], scale[4];
+            __mmask64 minus[4];
+            unpack(w4 + j * f.bytes, &w);
+            spread_scales(w.scale, scale);
+            __m256i correction = _mm256_mullo_epi16(w.scale, _mm256_set1_epi16((short)-f.offset));
+            for (int k = 0; k < 4; k++) {
+                q[k] = pair(w.q[2 * k], w.q[2 * k + 1]);
+                minus[k] = _mm512_movepi8_mask(q[k]);
+                if (f.is_signed)
+                    q[k] = _mm512_abs_epi8(q[k]);
+            }
+            for (int t = 0; t < n_tokens; t++) {
+                const uint8_t *a = a4 + t * act_stride + j * Q8_K_BYTES;
+                __m256i bsums = load256(a + Q8_K_BSUMS);
+                __m512i products = _mm512_setzero_si512();
+                if (f.offset)
+                    products = _mm512_zextsi256_si512(_mm256_madd_epi16(bsums, correction));
+                for (int k = 0; k < 4; k++) {
+                    __m512i x = _mm512_loadu_si512(a + Q8_K_QS + 64 * k);
+                    if (f.is_signed)
+                        x = signed_by(x, minus[k]);
+                    products = _mm512_dpwssd_epi32(products, _mm512_maddubs_epi16(q[k], x),
+                                                   scale[k]);
+                }
+                isum[t][j] = products;
+                if (f.dmin_at >= 0)
+                    msum[t][j] = _mm256_madd_epi16(bsums, w.min);
+            }
+        }
+        __m128 d = scales(w4, f.bytes, count), dmin = _mm_setzero_ps();
+        if (f.dmin_at >= 0)
+            dmin = f16x4(w4 + f.dmin_at, f.bytes, count);
+        for (int t = 0; t < n_tokens; t++) {
+            for (int j = count; j < 4; j++) {
+                isum[t][j] = _mm512_setzero_si512();
+                msum[t][j] = _mm256_setzero_si256();
+            }
+            __m128 da = f32x4(a4 + t * act_stride, Q8_K_BYTES, count);
+            __m128 s = scaled(d, da, sums4_wide(isum[t]));
+            if (f.dmin_at >= 0)
+                s = _mm_sub_ps(s, scaled(dmin, da, sums4(msum[t])));
+            sum[t] = _mm_add_ps(sum[t], s);
+        }
+    }
+    for (int t = 0; t < n_tokens; t++)
+        out[t] = fold4(sum[t]);
+}
+
+/* ---- 32 elements: two blocks side by side, two pairs per step ---- */
+
+ALWAYS_INLINE __m256i load_block(const uint8_t *p, bool present)
+{
+    return present ? load256(p) : _mm256_setzero_si256();
+}
+
+ALWAYS_INLINE void dot32(int64_t n, const uint8_t *row, const uint8_t *act, size_t act_stride,
+                         int n_tokens, float *out, const struct format32 f, unpack32_fn *unpack,
+                         scales_fn *scales)
+{
+    const bool has_m = f.m_at >= 0;
+    const int act_bytes = has_m ? Q8_1_BYTES : Q8_0_BYTES, qs = has_m ? Q8_1_QS : Q8_0_QS;
+    const __m512i zero = _mm512_setzero_si512(), ones = _mm512_set1_epi8(1);
+    __m128 sum[TILE];
+    for (int t = 0; t < n_tokens; t++)
+        sum[t] = _mm_setzero_ps();
+
+    for (int64_t b = 0, n_blocks = n / 32; b < n_blocks; b += 4) {
+        int count = n_blocks - b < 4 ? (int)(n_blocks - b) : 4;
+        const uint8_t *w4 = row + b * f.bytes, *a4 = act + b * act_bytes;
+        __m512i w[2];
+        __mmask64 minus[2];
+        for (int j = 0; j < 2; j++) {
+            __m256i low = 2 * j < count ? unpack(w4 + 2 * j * f.bytes) : _mm256_setzero_si256();
+            __m256i high = 2 * j + 1 < count ? unpack(w4 + (2 * j + 1) * f.bytes)
+                                             : _mm256_setzero_si256();
+            w[j] = pair(low, high);
+            minus[j] = _mm512_movepi8_mask(w[j]);
+            if (!has_m)
+                w[j] = _mm512_abs_epi8(w[j]);
+        }
+        __m128 d = scales(w4, f.bytes, count), m = _mm_setzero_ps();
+        if (has_m)
+            m = f16x4(w4 + f.m_at, f.bytes, count);
+
+        for (int t = 0; t < n_tokens; t++) {
+            const uint8_t *a = a4 + t * act_stride;
+            __m512i isum[2], asum[2];
+            for (int j = 0; j < 2; j++) {
+                const uint8_t *q = a + 2 * j * act_bytes + qs;
+                __m512i x = pair(load_block(q, 2 * j < count),
+                                 load_block(q + act_bytes, 2 * j + 1 < count));
+                isum[j] = _mm512_dpbusd_epi32(zero, w[j], has_m ? x : signed_by(x, minus[j]));
+                if (has_m)
+                    asum[j] = _mm512_dpbusd_epi32(zero, ones, x);
+            }
+            __m128 da = f16x4(a, act_bytes, count);
+            __m128 s = scaled(d, da, sums4_pairs(isum[0], isum[1]));
+            if (has_m)
+                s = _mm_add_ps(s, scaled(m, da, sums4_pairs(asum[0], asum[1])));
+            sum[t] = _mm_add_ps(sum[t], s);
+        }
+    }
+    for (int t = 0; t < n_tokens; t++)
+        out[t] = fold4(sum[t]);
+}
+
+#define TILES_OF_TOKENS(call)                                                                     \
+    for (int t = 0; t < n_tokens; t += TILE) {                                                    \
+        const uint8_t *a = (const uint8_t *)act + (size_t)t * act_stride;                         \
+        int tokens = n_tokens - t < TILE ? n_tokens - t : TILE;                                   \
+        call;                                                                                     \
+    }
+
+#define DEFINE_256(T, name, scales, bytes, dmin_at, offset, is_signed)                            \
+    static void dot_##name##_avx512(int64_t n, const void *row, const void *act,                  \
+                                    size_t act_stride, int n_tokens, float *out)                  \
+    {                                                                                             \
+        const struct format256 f = { bytes, dmin_at, offset, is_signed };                         \
+        TILES_OF_TOKENS(dot256(n, row, a, act_stride, tokens, out + t, f, unpack_##name,          \
+                               scales_##scales))                                                  \
+    }
+TYPES_256(DEFINE_256)
+
+#define DEFINE_32(T, name, scales, bytes, m_at)                                                   \
+    static void dot_##name##_avx512(int64_t n, const void *row, const void *act,                  \
+                                    size_t act_stride, int n_tokens, float *out)                  \
+    {                                                                                             \
+        const struct format32 f = { bytes, m_at };                                                \
+        TILES_OF_TOKENS(                                                                          \
+            dot32(n, row, a, act_stride, tokens, out + t, f, unpack_##name, scales_##scales))     \
+    }
+TYPES_32(DEFINE_32)
+
+void use_dot_avx512(struct kernels *k)
+{
+#define SET(T, name, ...) k->dot[TYPE_##T] = dot_##name##_avx512;
+    TYPES_256(SET)
+    TYPES_32(SET)
+}

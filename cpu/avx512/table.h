@@ -1,0 +1,10 @@
+/* The parts of kernels_use_avx512, one per file. What is missing here stays with AVX2. */
+#ifndef TANDEM_CPU_AVX512_TABLE_H
+#define TANDEM_CPU_AVX512_TABLE_H
+
+#include "cpu/kernels.h"
+
+void use_dot_avx512(struct kernels *k);   /* quantized rows times int8 activations */
+void use_float_avx512(struct kernels *k); /* everything on F32, F16 and BF16 */
+
+#endif

@@ -1,0 +1,602 @@
+/* Every row of the kernel table against plain C.
+ *
+ * The mask of instruction sets is lowered to nothing and raised one set at a time; whenever the
+ * pointer of a row changes, the new version is tested. So a new kernel is tested by being in the
+ * table. Operands end at a page that may not be touched and start behind bytes that must not
+ * change, at odd addresses as the sizes fall.
+ *
+ * --bench [word] prints rates instead, of types whose name contains word (kernels_bench.h). */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "cpu/features.h"
+#include "cpu/kernels.h"
+#include "src/base/util.h"
+#include "src/format/quant.h"
+#include "tests/check.h"
+
+/* ---- Guarded memory ---- */
+
+#define CANARY 64
+
+struct guarded {
+    uint8_t *map, *data; /* data .. data + size ends at the forbidden page */
+    size_t map_size, size;
+};
+
+static struct guarded guarded(size_t size)
+{
+    size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    struct guarded g = { .size = size, .map_size = align_up(size + CANARY, page) + page };
+    g.map = mmap(NULL, g.map_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (g.map == MAP_FAILED || mprotect(g.map + g.map_size - page, page, PROT_NONE) != 0) {
+        perror("guarded memory");
+        exit(2);
+    }
+    g.data = g.map + g.map_size - page - size;
+    memset(g.data - CANARY, 0xa5, CANARY);
+    return g;
+}
+
+/* Give the memory back; bytes before the data must be as they were. */
+static void release(struct guarded g)
+{
+    bool intact = true;
+    for (int i = 1; i <= CANARY; i++)
+        intact &= g.data[-i] == 0xa5;
+    CHECK_MSG(intact, "bytes before a buffer were overwritten");
+    munmap(g.map, g.map_size);
+}
+
+/* ---- Operands ---- */
+
+enum pattern { RANDOM, ZEROS, ONES, EXTREMES, SPIKE, N_PATTERNS };
+static const char *const pattern_name[] = { "random", "zeros", "ones", "extremes", "spike" };
+
+static float random_normal(void)
+{
+    float s = 0;
+    for (int i = 0; i < 6; i++)
+        s += check_random_float(-1, 1);
+    return s;
+}
+
+static void fill_floats(float *x, int64_t n, enum pattern pattern)
+{
+    for (int64_t i = 0; i < n; i++) {
+        switch (pattern) {
+        case ZEROS:
+            x[i] = 0;
+            break;
+        case ONES:
+            x[i] = 1;
+            break;
+        case EXTREMES: /* both signs of one magnitude: every quant is -127 or 127 */
+            x[i] = check_random() & 1 ? 3.5f : -3.5f;
+            break;
+        case SPIKE:
+            x[i] = i % 37 == 5 ? -90.0f : 0.01f * random_normal();
+            break;
+        default:
+            x[i] = random_normal();
+        }
+    }
+}
+
+/* Where the floating-point fields of a block lie; the rest may hold any bits. */
+static const struct scale_fields {
+    enum tensor_type type;
+    int f16_at[2]; /* -1: none */
+} scale_fields[] = {
+    { TYPE_Q4_0, { 0, -1 } },    { TYPE_Q4_1, { 0, 2 } },     { TYPE_Q5_0, { 0, -1 } },
+    { TYPE_Q5_1, { 0, 2 } },     { TYPE_Q8_0, { 0, -1 } },    { TYPE_IQ4_NL, { 0, -1 } },
+    { TYPE_Q2_K, { 80, 82 } },   { TYPE_Q3_K, { 108, -1 } },  { TYPE_Q4_K, { 0, 2 } },
+    { TYPE_Q5_K, { 0, 2 } },     { TYPE_Q6_K, { 208, -1 } },  { TYPE_IQ4_XS, { 0, -1 } },
+    { TYPE_IQ3_S, { 0, -1 } },   { TYPE_IQ3_XXS, { 0, -1 } }, { TYPE_IQ2_XXS, { 0, -1 } },
+    { TYPE_IQ2_XS, { 0, -1 } },  { TYPE_IQ2_S, { 0, -1 } },   { TYPE_IQ1_S, { 0, -1 } },
+    { TYPE_TQ1_0, { 52, -1 } },  { TYPE_TQ2_0, { 64, -1 } },  { TYPE_Q1_0, { 0, -1 } },
+    { TYPE_Q2_0, { 0, -1 } },    { TYPE_IQ1_M, { -1, -1 } },  { TYPE_MXFP4, { -1, -1 } },
+    { TYPE_NVFP4, { -1, -1 } },
+};
+
+static float random_scale(enum pattern pattern)
+{
+    if (pattern == ZEROS)
+        return 0;
+    if (pattern == EXTREMES)
+        return check_random() & 1 ? 65504.0f : -65504.0f; /* the largest f16 */
+    return check_random_float(-0.1f, 0.1f);
+}
+
+static void put_f16(uint8_t *p, float x)
+{
+    uint16_t h = f32_to_f16(x);
+    memcpy(p, &h, sizeof h);
+}
+
+static void fill_weights(enum tensor_type type, uint8_t *row, int64_t n, enum pattern pattern)
+{
+    const struct quant_traits *traits = quant_traits(type);
+    size_t bytes = quant_row_bytes(type, n);
+    if (traits->block_elements == 1) {
+        for (int64_t i = 0; i < n; i++) {
+            float x;
+            fill_floats(&x, 1, pattern);
+            uint16_t h = type == TYPE_BF16 ? f32_to_bf16(x) : f32_to_f16(x);
+            memcpy(row + i * traits->block_bytes, type == TYPE_F32 ? (void *)&x : (void *)&h,
+                   (size_t)traits->block_bytes);
+        }
+        return;
+    }
+    bool all_ones = pattern == ONES || pattern == EXTREMES;
+    for (size_t i = 0; i < bytes; i++)
+        row[i] = pattern == ZEROS ? 0 : all_ones ? 0xff : (uint8_t)(check_random() >> 24);
+    for (uint8_t *b = row; b < row + bytes; b += traits->block_bytes) {
+        for (size_t i = 0; i < ARRAY_LEN(scale_fields); i++) {
+            for (int f = 0; scale_fields[i].type == type && f < 2; f++)
+                if (scale_fields[i].f16_at[f] >= 0)
+                    put_f16(b + scale_fields[i].f16_at[f], random_scale(pattern));
+        }
+        if (type == TYPE_MXFP4)
+            b[0] = pattern == EXTREMES ? 180 : (uint8_t)(120 + b[0] % 8);
+        if (type == TYPE_NVFP4)
+            for (int i = 0; i < 4; i++)
+                b[i] &= 0x7b;
+        if (type == TYPE_IQ1_M) { /* top nibbles of four words: 0x2fff or so, below one */
+            b[49] &= pattern == ZEROS ? 0 : 0xff;
+            b[55] = (uint8_t)((b[55] & 0x0f) | (pattern == EXTREMES ? 0x70 : 0x20));
+            b[53] &= 0xbf;
+        }
+    }
+}
+
+/* ---- Dot products ---- */
+
+static size_t sizes_for(int block, int64_t sizes[24])
+{
+    static const int64_t of_one[] = { 0,  1,  2,  3,  7,  8,  9,  15,  16,  17,  31, 33,
+                                      47, 63, 64, 65, 96, 97, 127, 128, 129, 200, 511, 1024 };
+    static const int64_t blocks[] = { 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 15, 21 };
+    size_t count = block == 1 ? ARRAY_LEN(of_one) : ARRAY_LEN(blocks);
+    for (size_t i = 0; i < count; i++)
+        sizes[i] = block == 1 ? of_one[i] : blocks[i] * block;
+    return count;
+}
+
+/* What the encoded operands mean, and the scale against which an error counts. */
+static double exact_dot(enum tensor_type type, int64_t n, const uint8_t *row, const uint8_t *act,
+                        double *sum_abs)
+{
+    const struct quant_traits *w = quant_traits(type), *a = quant_traits(w->act);
+    float *wf = malloc((size_t)(n + 1) * sizeof *wf), *af = malloc((size_t)(n + 1) * sizeof *af);
+    w->dequantize(row, wf, n);
+    a->dequantize(act, af, n);
+    double sum = 0;
+    *sum_abs = 0;
+    for (int64_t i = 0; i < n; i++) {
+        sum += (double)wf[i] * af[i];
+        *sum_abs += fabs((double)wf[i] * af[i]);
+    }
+    free(wf);
+    free(af);
+    return sum;
+}
+
+/* One row and n_tokens activations: right within the tolerance, and each token as if it were alone. */
+static void check_dot(const struct kernels *new, const struct kernels *old, enum tensor_type type,
+                      int64_t n, int n_tokens, enum pattern weights, enum pattern acts)
+{
+    const struct quant_traits *traits = quant_traits(type);
+    size_t act_bytes = quant_row_bytes(traits->act, n), stride = act_bytes + 3;
+    struct guarded row = guarded(quant_row_bytes(type, n));
+    struct guarded act = guarded((size_t)n_tokens * stride - 3);
+    struct guarded out = guarded((size_t)n_tokens * sizeof(float));
+    float *x = malloc((size_t)(n + 1) * sizeof *x), *found = (float *)(void *)out.data;
+
+    fill_weights(type, row.data, n, weights);
+    for (int t = 0; t < n_tokens; t++) {
+        fill_floats(x, n, acts);
+        old->quantize[traits->act](x, act.data + (size_t)t * stride, n);
+    }
+    new->dot[type](n, row.data, act.data, stride, n_tokens, found);
+    for (int t = 0; t < n_tokens; t++) {
+        const uint8_t *a = act.data + (size_t)t * stride;
+        double sum_abs, wanted = exact_dot(type, n, row.data, a, &sum_abs);
+        CHECK_MSG(fabs(found[t] - wanted) <= 1e-5 * sum_abs || (isinf(found[t]) && sum_abs > 1e38),
+                  "n %lld, token %d of %d, weights %s, activations %s: found %.9g, wanted %.9g, "
+                  "sum of magnitudes %.3g",
+                  (long long)n, t, n_tokens, pattern_name[weights], pattern_name[acts], found[t],
+                  wanted, sum_abs);
+        float alone;
+        new->dot[type](n, row.data, a, stride, 1, &alone);
+        CHECK_MSG(memcmp(&alone, &found[t], sizeof alone) == 0,
+                  "n %lld, token %d of %d is %.9g, alone it is %.9g", (long long)n, t, n_tokens,
+                  found[t], alone);
+    }
+    free(x);
+    release(row);
+    release(act);
+    release(out);
+}
+
+static void check_dots(const struct kernels *new, const struct kernels *old, enum tensor_type type)
+{
+    if (!quant_traits(quant_traits(type)->act)->quantize) {
+        check_skip("plain C has no encoder for its activations");
+        return;
+    }
+    int64_t sizes[24];
+    size_t n_sizes = sizes_for(quant_traits(type)->block_elements, sizes);
+    for (size_t i = 0; i < n_sizes; i++) {
+        check_dot(new, old, type, sizes[i], 1, RANDOM, RANDOM);
+        check_dot(new, old, type, sizes[i], 3, RANDOM, SPIKE);
+    }
+    int64_t n = sizes[7];
+    for (int n_tokens = 1; n_tokens <= 17; n_tokens++)
+        check_dot(new, old, type, n, n_tokens, RANDOM, RANDOM);
+    for (int w = 0; w < N_PATTERNS - 1; w++)
+        for (int a = 0; a < N_PATTERNS; a++)
+            check_dot(new, old, type, n, 2, (enum pattern)w, (enum pattern)a);
+}
+
+/* Quantized types add in the same order on every vector ISA, so these agree to the last bit. */
+static void check_same_dots(const struct kernels *new, const struct kernels *before,
+                            enum tensor_type type)
+{
+    const struct quant_traits *traits = quant_traits(type);
+    int64_t n = 11 * (int64_t)traits->block_elements;
+    uint8_t *row = malloc(quant_row_bytes(type, n)), *act = malloc(quant_row_bytes(traits->act, n));
+    float *x = malloc((size_t)n * sizeof *x);
+    for (int w = 0; w < N_PATTERNS - 1; w++) {
+        fill_weights(type, row, n, (enum pattern)w);
+        fill_floats(x, n, RANDOM);
+        before->quantize[traits->act](x, act, n);
+        float a, b;
+        before->dot[type](n, row, act, 0, 1, &a);
+        new->dot[type](n, row, act, 0, 1, &b);
+        CHECK_MSG(memcmp(&a, &b, sizeof a) == 0, "weights %s: %.9g, the weaker set gave %.9g",
+                  pattern_name[w], b, a);
+    }
+    free(row);
+    free(act);
+    free(x);
+}
+
+/* ---- Quantizing and decoding: bit for bit ---- */
+
+static void check_quantize(const struct kernels *new, const struct kernels *ref,
+                           enum tensor_type type)
+{
+    if (!quant_traits(type)->quantize) {
+        check_skip("plain C has no encoder");
+        return;
+    }
+    int64_t sizes[24];
+    size_t n_sizes = sizes_for(quant_traits(type)->block_elements, sizes);
+    for (size_t i = 0; i < n_sizes; i++) {
+        int64_t n = sizes[i];
+        for (int pattern = 0; pattern < N_PATTERNS; pattern++) {
+            struct guarded x = guarded((size_t)n * sizeof(float));
+            struct guarded found = guarded(quant_row_bytes(type, n));
+            struct guarded wanted = guarded(quant_row_bytes(type, n));
+            fill_floats((float *)(void *)x.data, n, (enum pattern)pattern);
+            new->quantize[type]((float *)(void *)x.data, found.data, n);
+            ref->quantize[type]((float *)(void *)x.data, wanted.data, n);
+            size_t at = 0;
+            while (at < wanted.size && found.data[at] == wanted.data[at])
+                at++;
+            CHECK_MSG(at == wanted.size, "n %lld, %s: byte %zu differs", (long long)n,
+                      pattern_name[pattern], at);
+            release(x);
+            release(found);
+            release(wanted);
+        }
+    }
+}
+
+static void check_decode(const struct kernels *new, const struct kernels *ref,
+                         enum tensor_type type)
+{
+    int64_t sizes[24];
+    size_t n_sizes = sizes_for(quant_traits(type)->block_elements, sizes);
+    for (size_t i = 0; i < n_sizes; i++) {
+        int64_t n = sizes[i];
+        for (int pattern = 0; pattern < N_PATTERNS - 1; pattern++) {
+            struct guarded row = guarded(quant_row_bytes(type, n));
+            struct guarded found = guarded((size_t)n * sizeof(float));
+            float *wanted = malloc((size_t)(n + 1) * sizeof *wanted);
+            fill_weights(type, row.data, n, (enum pattern)pattern);
+            new->decode[type](row.data, (float *)(void *)found.data, n);
+            ref->decode[type](row.data, wanted, n);
+            for (int64_t j = 0; j < n; j++) {
+                float f = ((float *)(void *)found.data)[j];
+                CHECK_MSG(memcmp(&f, &wanted[j], sizeof f) == 0 || (isnan(f) && isnan(wanted[j])),
+                          "n %lld, %s: element %lld is %.9g, wanted %.9g", (long long)n,
+                          pattern_name[pattern], (long long)j, f, wanted[j]);
+            }
+            free(wanted);
+            release(row);
+            release(found);
+        }
+    }
+}
+
+/* ---- Kernels on floats ---- */
+
+/* A guarded vector of n floats (or f16) filled with a pattern. */
+static struct guarded floats(int64_t n, enum pattern pattern)
+{
+    struct guarded g = guarded((size_t)n * sizeof(float));
+    fill_floats((float *)(void *)g.data, n, pattern);
+    return g;
+}
+
+static struct guarded halves(int64_t n, enum pattern pattern)
+{
+    struct guarded g = guarded((size_t)n * sizeof(uint16_t));
+    fill_weights(TYPE_F16, g.data, n, pattern);
+    return g;
+}
+
+#define F(g) ((float *)(void *)(g).data)
+#define H(g) ((uint16_t *)(void *)(g).data)
+
+static bool close_to(double found, double wanted, double scale)
+{
+    return fabs(found - wanted) <= scale || found == wanted || (isnan(found) && isnan(wanted));
+}
+
+static void check_dot_f32(const struct kernels *new, int64_t n, enum pattern p)
+{
+    struct guarded x = floats(n, p), y = floats(n, RANDOM);
+    double sum = 0, sum_abs = 0;
+    for (int64_t i = 0; i < n; i++) {
+        sum += (double)F(x)[i] * F(y)[i];
+        sum_abs += fabs((double)F(x)[i] * F(y)[i]);
+    }
+    float found = new->dot_f32(F(x), F(y), n);
+    CHECK_MSG(close_to(found, sum, 1e-6 * sum_abs), "n %lld: %.9g, wanted %.9g", (long long)n, found,
+              sum);
+    release(x);
+    release(y);
+}
+
+static void check_dot_f32_f16(const struct kernels *new, int64_t n, enum pattern p)
+{
+    struct guarded x = floats(n, p), y = halves(n, RANDOM);
+    double sum = 0, sum_abs = 0;
+    for (int64_t i = 0; i < n; i++) {
+        sum += (double)F(x)[i] * f16_to_f32(H(y)[i]);
+        sum_abs += fabs((double)F(x)[i] * f16_to_f32(H(y)[i]));
+    }
+    float found = new->dot_f32_f16(F(x), H(y), n);
+    CHECK_MSG(close_to(found, sum, 1e-6 * sum_abs), "n %lld: %.9g, wanted %.9g", (long long)n, found,
+              sum);
+    release(x);
+    release(y);
+}
+
+static void check_axpy(const struct kernels *new, int64_t n, enum pattern p, bool half)
+{
+    struct guarded x = half ? halves(n, p) : floats(n, p), y = floats(n, RANDOM);
+    float *before = malloc((size_t)(n + 1) * sizeof *before), a = 1.7f;
+    memcpy(before, y.data, y.size);
+    if (half)
+        new->axpy_f16(a, H(x), F(y), n);
+    else
+        new->axpy_f32(a, F(x), F(y), n);
+    for (int64_t i = 0; i < n; i++) {
+        double ax = (double)a * (half ? f16_to_f32(H(x)[i]) : F(x)[i]);
+        CHECK_MSG(close_to(F(y)[i], before[i] + ax, 1.2e-7 * (fabs(ax) + fabsf(before[i]))),
+                  "n %lld, element %lld: %.9g, wanted %.9g", (long long)n, (long long)i, F(y)[i],
+                  before[i] + ax);
+    }
+    free(before);
+    release(x);
+    release(y);
+}
+
+static void check_axpy_f32(const struct kernels *new, int64_t n, enum pattern p)
+{
+    check_axpy(new, n, p, false);
+}
+
+static void check_axpy_f16(const struct kernels *new, int64_t n, enum pattern p)
+{
+    check_axpy(new, n, p, true);
+}
+
+static void check_to_f16(const struct kernels *new, int64_t n, enum pattern p)
+{
+    struct guarded x = floats(n, p), y = halves(n, ZEROS);
+    static const float hard[] = { 65504, 65519.996f, 65520, 1e9f, -1e-8f, 6.0e-8f, 2.9802322e-8f,
+                                  2.980233e-8f, 0.000061f, 1.00048828f, 1.00146484f, -0.0f, INFINITY };
+    for (int64_t i = 0; p == RANDOM && i < n; i += 2)
+        F(x)[i] = hard[check_random() % ARRAY_LEN(hard)];
+    new->to_f16(F(x), H(y), n);
+    for (int64_t i = 0; i < n; i++)
+        CHECK_MSG(H(y)[i] == f32_to_f16(F(x)[i]), "n %lld: %.9g is %04x, wanted %04x", (long long)n,
+                  F(x)[i], H(y)[i], f32_to_f16(F(x)[i]));
+    release(x);
+    release(y);
+}
+
+static void check_rmsnorm(const struct kernels *new, int64_t n, enum pattern p)
+{
+    struct guarded x = floats(n, p), weight = floats(n, RANDOM);
+    double squares = 0, eps = 1e-6f;
+    for (int64_t i = 0; i < n; i++)
+        squares += (double)F(x)[i] * F(x)[i];
+    double scale = 1 / sqrt(squares / (double)max_of(n, 1) + eps);
+    float *before = malloc((size_t)(n + 1) * sizeof *before);
+    memcpy(before, x.data, x.size);
+    new->rmsnorm(F(x), F(weight), F(x), n, (float)eps);
+    for (int64_t i = 0; i < n; i++) {
+        double wanted = before[i] * scale * F(weight)[i];
+        CHECK_MSG(close_to(F(x)[i], wanted, 1e-6 * fabs(wanted)),
+                  "n %lld, element %lld: %.9g, wanted %.9g", (long long)n, (long long)i, F(x)[i],
+                  wanted);
+    }
+    free(before);
+    release(x);
+    release(weight);
+}
+
+static void check_max_f32(const struct kernels *new, int64_t n, enum pattern p)
+{
+    struct guarded x = floats(n, p);
+    if (n > 3)
+        F(x)[check_random() % (uint64_t)n] = -INFINITY;
+    float wanted = -INFINITY;
+    for (int64_t i = 0; i < n; i++)
+        wanted = F(x)[i] > wanted ? F(x)[i] : wanted;
+    float found = new->max_f32(F(x), n);
+    CHECK_MSG(found == wanted, "n %lld: %.9g, wanted %.9g", (long long)n, found, wanted);
+    release(x);
+}
+
+static void check_softmax_exp(const struct kernels *new, int64_t n, enum pattern p)
+{
+    struct guarded x = floats(n, p);
+    for (int64_t i = 0; p == SPIKE && i < n; i++) /* into the range where results vanish */
+        F(x)[i] = i % 5 == 4 ? -INFINITY : check_random_float(-95, 0);
+    float max = -INFINITY;
+    for (int64_t i = 0; i < n; i++)
+        max = max_of(max, F(x)[i]);
+    float *before = malloc((size_t)(n + 1) * sizeof *before);
+    memcpy(before, x.data, x.size);
+    double sum = 0, found = new->softmax_exp(F(x), n, max);
+    for (int64_t i = 0; i < n; i++) {
+        double wanted = exp((double)(before[i] - max));
+        sum += wanted;
+        CHECK_MSG(close_to(F(x)[i], wanted, 2e-7 * wanted) || (wanted < 1.18e-38 && F(x)[i] == 0),
+                  "n %lld: e^%.9g is %.9g, wanted %.9g", (long long)n, before[i] - max, F(x)[i],
+                  wanted);
+        CHECK_MSG(F(x)[i] == 0 || F(x)[i] >= 0x1p-126f, "e^%.9g is subnormal", before[i] - max);
+    }
+    CHECK_MSG(close_to(found, sum, 1e-6 * sum), "n %lld: sum %.9g, wanted %.9g", (long long)n, found,
+              sum);
+    free(before);
+    release(x);
+}
+
+static void check_swiglu(const struct kernels *new, int64_t n, enum pattern p)
+{
+    struct guarded gate = floats(n, p), up = floats(n, RANDOM);
+    if (n > 8) {
+        F(gate)[1] = 100;
+        F(gate)[2] = -100;
+        F(gate)[3] = 1e30f;
+        F(gate)[5] = NAN;
+        F(gate)[7] = -20;
+    }
+    float *before = malloc((size_t)(n + 1) * sizeof *before);
+    memcpy(before, gate.data, gate.size);
+    new->swiglu(F(gate), F(up), F(gate), n);
+    for (int64_t i = 0; i < n; i++) {
+        double wanted = before[i] / (1 + exp(-(double)before[i])) * F(up)[i];
+        CHECK_MSG(close_to(F(gate)[i], wanted, 1e-6 * fabs(wanted) + 1e-34),
+                  "n %lld: gate %.9g up %.9g: %.9g, wanted %.9g", (long long)n, before[i], F(up)[i],
+                  F(gate)[i], wanted);
+    }
+    free(before);
+    release(gate);
+    release(up);
+}
+
+static void check_add(const struct kernels *new, int64_t n, enum pattern p)
+{
+    struct guarded a = floats(n, p), b = floats(n, RANDOM), out = floats(n, ZEROS);
+    new->add(F(a), F(b), F(out), n);
+    for (int64_t i = 0; i < n; i++)
+        CHECK_MSG(F(out)[i] == F(a)[i] + F(b)[i], "n %lld, element %lld", (long long)n, (long long)i);
+    new->add(F(a), F(b), F(a), n);
+    CHECK_MSG(memcmp(a.data, out.data, a.size) == 0, "in place, n %lld", (long long)n);
+    release(a);
+    release(b);
+    release(out);
+}
+
+static const struct float_case {
+    const char *name;
+    size_t at; /* of the pointer in struct kernels */
+    void (*check)(const struct kernels *new, int64_t n, enum pattern p);
+} float_cases[] = {
+#define CASE(name) { #name, offsetof(struct kernels, name), check_##name }
+    CASE(dot_f32), CASE(dot_f32_f16), CASE(axpy_f32),    CASE(axpy_f16), CASE(to_f16),
+    CASE(rmsnorm), CASE(max_f32),     CASE(softmax_exp), CASE(swiglu),   CASE(add),
+};
+
+/* ---- The ladder ---- */
+
+static const char *const isa_ladder[] = { "ref", "avx2", "avx512", "amx", "neon" };
+
+static bool same_pointer(const struct kernels *a, const struct kernels *b, size_t at)
+{
+    return memcmp((const char *)a + at, (const char *)b + at, sizeof(void (*)(void))) == 0;
+}
+
+/* `before` is the table of the next weaker set, all zero for the first. */
+static void check_table(const char *isa, const struct kernels *new, const struct kernels *before,
+                        const struct kernels *ref)
+{
+    bool first = new == ref;
+    for (int type = 0; type < N_TENSOR_TYPES; type++) {
+        const char *name = quant_traits((uint32_t)type)->name;
+        if (new->quantize[type] && new->quantize[type] != before->quantize[type]) {
+            check_case("%s quantize %s", isa, name);
+            check_quantize(new, ref, (enum tensor_type)type);
+        }
+        if (new->decode[type] && new->decode[type] != before->decode[type]) {
+            check_case("%s decode %s", isa, name);
+            check_decode(new, ref, (enum tensor_type)type);
+        }
+        if (new->dot[type] && new->dot[type] != before->dot[type]) {
+            check_case("%s dot %s", isa, name);
+            check_dots(new, ref, (enum tensor_type)type);
+            bool quantized = quant_traits((uint32_t)type)->block_elements > 1;
+            if (!first && quantized && quant_traits(quant_traits((uint32_t)type)->act)->quantize && before->dot[type] != ref->dot[type])
+                check_same_dots(new, before, (enum tensor_type)type);
+        }
+    }
+    for (size_t i = 0; i < ARRAY_LEN(float_cases); i++) {
+        const struct float_case *c = &float_cases[i];
+        if (same_pointer(new, before, c->at))
+            continue;
+        check_case("%s %s", isa, c->name);
+        int64_t sizes[24];
+        size_t n_sizes = sizes_for(1, sizes);
+        for (size_t s = 0; s < n_sizes; s++)
+            for (int p = 0; p < N_PATTERNS; p++)
+                c->check(new, sizes[s], (enum pattern)p);
+    }
+}
+
+#include "tests/kernels_bench.h"
+
+int main(int argc, char **argv)
+{
+    if (argc > 1 && strcmp(argv[1], "--bench") == 0) {
+        bench_all(argc > 2 ? argv[2] : "");
+        return 0;
+    }
+    struct kernels ref, before;
+    memset(&before, 0, sizeof before);
+    kernels_init(&ref, ISA_REF);
+    unsigned mask = 0;
+    for (size_t i = 0; i < ARRAY_LEN(isa_ladder); i++) {
+        unsigned cap;
+        if (!cpu_isa_cap(isa_ladder[i], &cap) || (i > 0 && (cpu_isa() & cap & ~mask) == 0))
+            continue;
+        mask = cpu_isa() & cap;
+        struct kernels new;
+        kernels_init(&new, mask);
+        check_table(isa_ladder[i], i == 0 ? &ref : &new, &before, &ref);
+        before = new;
+    }
+    return check_finish();
+}
