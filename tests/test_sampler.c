@@ -290,8 +290,8 @@ static void test_filters(void)
         for (int i = 0; i < kept * 24; i++) /* a survivor stays unseen with 1e-10 */
             seen[choose(s, logits, n)] = true;
         for (int i = 0; i < n; i++)
-            CHECK_MSG(seen[i] == keep[i], "trial %d, token %d of %d: %s, k %d p %g min %g", trial, i,
-                      n, seen[i] ? "chosen" : "never chosen", o.top_k, (double)o.top_p,
+            CHECK_MSG(seen[i] == keep[i], "trial %d, token %d of %d: %s, k %d p %g min %g", trial,
+                      i, n, seen[i] ? "chosen" : "never chosen", o.top_k, (double)o.top_p,
                       (double)o.min_p);
         sampler_close(s);
     }

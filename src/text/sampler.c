@@ -1,15 +1,16 @@
 /* Sampling without sorting.
  *
- * Tokens have one total order: higher logit first, lower id first on equal logits. Every filter
- * keeps a prefix of that order, so every filter is a *cut*: the last token that stays. top-k is the
- * cut where the count reaches k, top-p the cut where the probability mass reaches p, min-p the cut at
- * a probability. A cut is found by radix selection: map logits to integers that sort alike, add up
- * counts (or masses) per leading digit, walk down from the top until the goal is reached, and go on
- * inside that digit only. That is linear for any input, flat or peaked, ties included.
+ * Tokens have one total order: higher logit first, lower id first on equal logits. Every
+ * filter keeps a prefix of that order, so every filter is a *cut*: the last token that stays.
+ * top-k is the cut where the count reaches k, top-p the cut where the probability mass reaches
+ * p, min-p the cut at a probability. A cut is found by radix selection: map logits to integers
+ * that sort alike, add up counts (or masses) per leading digit, walk down from the top until
+ * the goal is reached, and go on inside that digit only. That is linear for any input, flat or
+ * peaked, ties included.
  *
- * After the cuts the survivors stand in the order of their ids, and the draw walks them in that
- * order. All sums are in double and in a fixed order; exp is our own, made of operations that IEEE
- * 754 defines to the last bit. So a seed means the same text on every machine. */
+ * After the cuts the survivors stand in the order of their ids, and the draw walks them in
+ * that order. All sums are in double and in a fixed order; exp is our own, made of operations
+ * that IEEE 754 defines to the last bit. So a seed means the same text on every machine. */
 #include "src/text/sampler.h"
 
 #include <float.h>

@@ -1,9 +1,10 @@
 /* Stop strings in a stream of bytes.
  *
- * Each string has a Knuth-Morris-Pratt automaton: its state is the length of its longest prefix that
- * ends at the last byte seen. The longest state over all strings is therefore exactly what could
- * still become a stop string, and that many bytes are held back. The text ends with the first byte
- * that completes any string; of strings completed by the same byte the longest counts. */
+ * Each string has a Knuth-Morris-Pratt automaton: its state is the length of its longest
+ * prefix that ends at the last byte seen. The longest state over all strings is therefore
+ * exactly what could still become a stop string, and that many bytes are held back. The text
+ * ends with the first byte that completes any string; of strings completed by the same byte the
+ * longest counts. */
 #include "src/base/mem.h"
 #include "src/base/util.h"
 #include "src/text/sampler.h"
@@ -86,8 +87,8 @@ void stop_close(struct stop_matcher *m)
     mem_free(m);
 }
 
-/* Advance every automaton by one byte; returns the longest state, or, with *complete set, the length
- * of the longest string that is whole now. */
+/* Advance every automaton by one byte; returns the longest state, or, with *complete set, the
+ * length of the longest string that is whole now. */
 static size_t step(struct stop_matcher *m, char byte, bool *complete)
 {
     size_t held = 0, whole = 0;
