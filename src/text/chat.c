@@ -77,7 +77,7 @@ static const struct chat_format formats[] = {
     { .name = "chatml", CHATML_FRAMES, NO_ADVICE },
     { .name = "qwen3", CHATML_FRAMES, .think = "", .no_think = EMPTY_THOUGHT,
       .think_close = "</think>\n\n", .think_by_default = true, .history = HISTORY_AFTER_LAST,
-      .temperature = 0.6f, .top_p = 0.95f },
+      .bare_answer = true, .temperature = 0.6f, .top_p = 0.95f },
 
     { .name = "llama3", .bos = "<|begin_of_text|>",
       .system = { "<|start_header_id|>system<|end_header_id|>\n\n", "<|eot_id|>" },
@@ -124,7 +124,7 @@ static const struct {
     { NULL, "deepseek-coder", "instruct", "coder", "DeepSeek Coder by its name" },
 };
 
-/* --- the table ---------------------------------------------------------------------------------- */
+/* --- the table -------------------------------------------------------------------------------- */
 
 const struct chat_format *chat_format_at(int index)
 {
@@ -161,7 +161,7 @@ const char *chat_format_think_close(const struct chat_format *f)
     return f->think_close ? f->think_close : "</think>\n\n";
 }
 
-/* --- detection ---------------------------------------------------------------------------------- */
+/* --- detection -------------------------------------------------------------------------------- */
 
 static bool contains(struct str text, const char *mark)
 {
@@ -246,7 +246,7 @@ const struct chat_format *chat_format_detect(const struct gguf *g, const char **
     return chat_format_find("plain");
 }
 
-/* --- advice ------------------------------------------------------------------------------------- */
+/* --- advice ----------------------------------------------------------------------------------- */
 
 static float advice(const struct gguf *g, const char *key, float low, float high, float otherwise)
 {
@@ -261,7 +261,8 @@ struct chat_sampling chat_format_sampling(const struct chat_format *f, const str
     if (!g)
         return s;
     struct str name = text_of(g, "general.name"), pre = text_of(g, "tokenizer.ggml.pre");
-    bool v2 = str_is(text_of(g, "general.architecture"), "deepseek2") && str_is(pre, "deepseek-llm");
+    bool v2 = str_is(pre, "deepseek-llm") &&
+              str_is(text_of(g, "general.architecture"), "deepseek2");
     if (v2 || (strcmp(f->name, "v3") == 0 && contains_name(name, "0324")))
         s = (struct chat_sampling){ 0.3f, -1 };
     s.temperature = advice(g, "general.sampling.temp", 0, 1000, s.temperature);

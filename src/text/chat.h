@@ -1,8 +1,9 @@
 /* Role messages -> prompt tokens, one format per model generation.
  *
- * Formats are built in and chosen by looking for marks in the file's template text, which is data and
- * is never executed. Markers are encoded as special tokens, contents never are: nobody can smuggle a
- * role change into a message. Source: architectures section 7 (official templates of each model). */
+ * Formats are built in and chosen by looking for marks in the file's template text, which is
+ * data and is never executed. Markers are encoded as special tokens, contents never are: nobody
+ * can smuggle a role change into a message. Source: architectures section 7 (official templates
+ * of each model). */
 #ifndef TANDEM_TEXT_CHAT_H
 #define TANDEM_TEXT_CHAT_H
 
@@ -25,12 +26,12 @@ const struct chat_format *chat_format_find(const char *name);
 const struct chat_format *chat_format_at(int index);
 const char *chat_format_name(const struct chat_format *f);
 
-/* The format of a file: by its template's marks, else by pre-tokenizer, architecture and name; a base
- * model without any hint gets the plain format. Never NULL; *why tells how it was found. */
+/* The format of a file: by its template's marks, else by pre-tokenizer, architecture and name;
+ * a base model without any hint gets the plain format. Never NULL; *why tells how it was found. */
 const struct chat_format *chat_format_detect(const struct gguf *g, const char **why);
 
-/* The format that a template's text stands for (--template FILE), NULL when it has none of the marks.
- * `model_name` tells generations apart that share a template; may be empty. */
+/* The format that a template's text stands for (--template FILE), NULL when it has none of the
+ * marks. `model_name` tells generations apart that share a template; may be empty. */
 const struct chat_format *chat_format_of_template(struct str template_text, struct str model_name);
 
 /* Does the format know thinking at all, and is it on when nobody says? */
@@ -41,9 +42,12 @@ bool chat_format_think_default(const struct chat_format *f, const struct gguf *g
 /* What ends thinking in this format ("</think>\n\n", "</think>"): for think_start. */
 const char *chat_format_think_close(const struct chat_format *f);
 
-/* The prompt for the next answer: all messages, then the opening of an assistant turn. Appends ids to
- * `tokens` and, if not NULL, the rendered text (special tokens visible) to `text`, which the caller
- * frees with mem_free. BOS comes exactly once, as the format and tokenizer ask.
+/* The prompt for the next answer: all messages, then the opening of an assistant turn. Appends
+ * ids to `tokens` and, if not NULL, the rendered text (special tokens visible) to `text`, which
+ * the caller frees with mem_free. BOS comes exactly once, as the format and tokenizer ask.
+ * Formats with a default system message insert it unless there is one; an empty one leaves it out.
+ * THINK_DEFAULT is the format's own; pass what chat_format_think_default says for a file's.
+ * A format that cannot think ignores THINK_ON: ask chat_format_thinks and warn.
  * *in_thinking (may be NULL): the answer starts inside a thinking block. */
 bool chat_render(const struct chat_format *f, const struct tokenizer *t,
                  const struct chat_message *messages, size_t n_messages, enum think_mode think,

@@ -2,10 +2,10 @@
  *
  * Private to chat.c, chat_render.c and their test; everybody else reads chat.h.
  *
- * A prompt is built in two stages. chat_segments turns messages into segments: marks (single control
- * tokens) and texts, without asking any vocabulary. Encoding then glues neighbouring texts together,
- * whether they come from the format or from a message, and pre-tokenizes each such run as one; marks
- * cut runs. Control tokens thus come from the format alone. */
+ * A prompt is built in two stages. chat_segments turns messages into segments: marks (single
+ * control tokens) and texts, without asking any vocabulary. Encoding then glues neighbouring texts
+ * together, whether they come from the format or from a message, and pre-tokenizes each such run as
+ * one; marks cut runs. Control tokens thus come from the format alone. */
 #ifndef TANDEM_TEXT_CHAT_FORMAT_H
 #define TANDEM_TEXT_CHAT_FORMAT_H
 
@@ -35,7 +35,8 @@ struct chat_format {
     const char *think, *no_think; /* after the opening of the new turn; NULL: cannot think */
     const char *think_close;      /* what ends thinking that is cut short */
     bool think_by_default;
-    bool trim; /* white space around contents goes */
+    bool trim;        /* white space around contents goes */
+    bool bare_answer; /* line ends in front of earlier answers go */
     enum history history;
     float temperature, top_p; /* of the model card; < 0: no advice */
 };

@@ -20,7 +20,7 @@ struct str chat_mark_at(struct str text)
     return (struct str){ text.data, 0 };
 }
 
-/* --- stage one: segments ------------------------------------------------------------------------ */
+/* --- stage one: segments ---------------------------------------------------------------------- */
 
 static bool add(struct segments *s, enum segment_kind kind, struct str text, struct error *err)
 {
@@ -69,10 +69,10 @@ static bool add_format(struct segments *s, const char *text, struct error *err)
 static struct str trimmed(const struct chat_format *f, struct str text)
 {
     static const char white[] = " \t\n\v\f\r";
-    while (f->trim && text.len > 0 && strchr(white, text.data[0]) && text.data[0])
+    size_t n_white = sizeof white - 1; /* without the 0 */
+    while (f->trim && text.len > 0 && memchr(white, text.data[0], n_white))
         text.data++, text.len--;
-    while (f->trim && text.len > 0 && strchr(white, text.data[text.len - 1]) &&
-           text.data[text.len - 1])
+    while (f->trim && text.len > 0 && memchr(white, text.data[text.len - 1], n_white))
         text.len--;
     return text;
 }
@@ -80,21 +80,22 @@ static struct str trimmed(const struct chat_format *f, struct str text)
 struct str chat_answer_part(const struct chat_format *f, struct str content)
 {
     static const char open[] = "<think>", close[] = "</think>";
-    size_t n_open = sizeof open - 1, n_close = sizeof close - 1;
+    size_t n_open = sizeof open - 1, n_close = sizeof close - 1, start = 0;
     if (f->history == HISTORY_AS_IS)
         return content;
-    struct str answer = content;
     for (size_t i = 0; i + n_close <= content.len; i++) {
         if (memcmp(content.data + i, close, n_close) != 0)
             continue;
-        answer = (struct str){ content.data + i + n_close, content.len - i - n_close };
+        start = i + n_close;
         if (f->history == HISTORY_AFTER_FIRST)
-            return answer;
+            break;
     }
     /* A thought that was never finished has no answer. */
-    bool unfinished = answer.len == content.len && content.len >= n_open &&
-                      memcmp(content.data, open, n_open) == 0;
-    return unfinished ? (struct str){ content.data + content.len, 0 } : answer;
+    if (start == 0 && content.len >= n_open && memcmp(content.data, open, n_open) == 0)
+        start = content.len;
+    while (f->bare_answer && start < content.len && content.data[start] == '\n')
+        start++;
+    return (struct str){ content.data + start, content.len - start };
 }
 
 /* An earlier answer. Models write the space after "Assistant:" and the line end before <|EOT|>
@@ -161,7 +162,7 @@ bool chat_segments(const struct chat_format *f, const struct chat_message *messa
     return ok && add_format(out, f->assistant.before, err) && add_format(out, beginning, err);
 }
 
-/* --- stage two: tokens -------------------------------------------------------------------------- */
+/* --- stage two: tokens ------------------------------------------------------------------------ */
 
 struct bytes {
     char *data; /* owned */
@@ -211,8 +212,8 @@ static size_t look_alike(const struct tokenizer *t, struct str text)
     return id >= 0 && tokenizer_type(t, id) == TOKEN_USER_DEFINED ? len : 0;
 }
 
-/* A run of plain text. Look-alikes of marks are cut after their first byte, so that they are spelled
- * out instead of becoming a token. */
+/* A run of plain text. Look-alikes of marks are cut after their first byte, so that they are
+ * spelled out instead of becoming a token. */
 static bool encode_plain(const struct tokenizer *t, struct str run, struct tokens *tokens,
                          struct error *err)
 {

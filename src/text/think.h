@@ -1,15 +1,16 @@
 /* Which part of a reply a token belongs to: thinking or answer.
  *
- * The marks <think> and </think> are single tokens, recognized by id and never by searching the text,
- * so a model that writes *about* the marks confuses nobody. A vocabulary without them (base models,
- * older generations) gives one long answer. The reply starts inside the thinking when the prompt has
- * opened it (chat_render says so), else the model opens it itself.
+ * The marks <think> and </think> are single tokens, recognized by id and never by searching the
+ * text, so a model that writes *about* the marks confuses nobody. A vocabulary without them (base
+ * models, older generations) gives one long answer. The reply starts inside the thinking when the
+ * prompt has opened it (chat_render says so), else the model opens it itself.
  *
  *     struct think think;
  *     think_start(&think, tokenizer, in_thinking, close_text, budget, err);
  *     loop: id = think_due(&think) ? think_inject(&think) : choose a token;
  *           part = think_token(&think, id);
- *           bytes = think_show(&think, tokenizer_bytes(tokenizer, id, false));
+ *           if (part != PART_MARK)
+ *               bytes = think_show(&think, tokenizer_bytes(tokenizer, id, false));
  *
  * Plain data, allocates nothing, nothing to release. Source: architectures 7.8. */
 #ifndef TANDEM_TEXT_THINK_H
@@ -45,8 +46,9 @@ bool think_start(struct think *k, const struct tokenizer *t, bool in_thinking,
 /* Tell what the next token of the reply is; returns the part that it belongs to. */
 enum think_part think_token(struct think *k, int32_t id);
 
-/* Of the bytes of that token, what a reader should see: without the line ends that formats put at the
- * beginning of thinking and answer. Stored answers keep them (byte-exact history): store the bytes. */
+/* Of the bytes of that token, what a reader should see: without the line ends that formats put at
+ * the beginning of thinking and answer. Stored answers keep them (byte-exact history): store the
+ * bytes as they come. */
 struct str think_show(struct think *k, struct str bytes);
 
 /* Is the budget spent, or an injection under way? Then the next token is not the model's choice but
