@@ -154,15 +154,14 @@ static bool any_of(struct str s, const char *const *names)
 }
 
 /* Files disagree on the type of markers; these are control tokens whatever their file says, or a user
- * could type them into a role's content. Full-width bars: the markers of DeepSeek. */
+ * could type them into a role's content. DeepSeek's are those with full-width bars. */
 static bool is_marker(struct str s)
 {
     static const char *const names[] = { "<|im_start|>", "<|im_end|>", "<|im_middle|>",
         "<|im_user|>", "<|im_assistant|>", "<|im_system|>", "<|eot_id|>", "<|eom_id|>",
         "<|start_header_id|>", "<|end_header_id|>", "<|end_of_text|>", "<|endoftext|>", NULL };
-    static const char open[] = "<\xEF\xBD\x9C", close[] = "\xEF\xBD\x9C>"; /* <| and |>, wide */
-    return any_of(s, names) || (s.len > 8 && memcmp(s.data, open, 4) == 0 &&
-                                memcmp(s.data + s.len - 4, close, 4) == 0);
+    static const char bar[] = "\xEF\xBD\x9C"; /* U+FF5C */
+    return any_of(s, names) || memmem(s.data, s.len, bar, 3);
 }
 
 static bool ends_by_name(struct str s)
