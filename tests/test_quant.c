@@ -325,6 +325,225 @@ static void test_any_bits(void)
     }
 }
 
+/* ---- encoders ---- */
+
+/* The data of the published gates: sums of twelve uniform numbers, then column importances. */
+#define GATE_ROWS 256
+#define GATE_COLS 2048
+
+static double uniform(uint64_t *state)
+{
+    uint64_t z = *state += 0x9e3779b97f4a7c15u; /* splitmix64 */
+    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ z >> 27) * 0x94d049bb133111ebu;
+    return (double)((z ^ z >> 31) >> 11) * 0x1p-53;
+}
+
+static float gate_x[GATE_ROWS * GATE_COLS], gate_v[GATE_COLS];
+
+static void make_gate_data(void)
+{
+    uint64_t state = 42;
+    for (size_t i = 0; i < ARRAY_LEN(gate_x); i++) {
+        double sum = 0;
+        for (int k = 0; k < 12; k++)
+            sum += uniform(&state);
+        gate_x[i] = (float)(0.02 * (sum - 6));
+    }
+    for (size_t i = 0; i < GATE_COLS; i++) {
+        double u = uniform(&state);
+        gate_v[i] = (float)(0.25 + 4 * u * u * u * u);
+    }
+}
+
+/* Relative error of `rows` rows, encoded and judged with or without importance. */
+static double gate_error(const struct quant_traits *t, int rows, const float *importance)
+{
+    static uint8_t row[GATE_COLS * 4];
+    static float y[GATE_COLS];
+    double wrong = 0, all = 0;
+    for (int r = 0; r < rows; r++) {
+        const float *x = gate_x + r * GATE_COLS;
+        t->quantize(x, row, GATE_COLS, importance);
+        t->dequantize(row, y, GATE_COLS);
+        for (int i = 0; i < GATE_COLS; i++) {
+            double w = importance ? (double)importance[i] : 1, d = (double)y[i] - (double)x[i];
+            wrong += w * d * d;
+            all += w * (double)x[i] * (double)x[i];
+        }
+    }
+    return sqrt(wrong / all);
+}
+
+static void test_gates(void)
+{
+    static const struct {
+        enum tensor_type type;
+        double plain, weighted; /* 0: not a use of this type */
+    } gates[] = {
+        { TYPE_Q4_0, 0.0846, 0.0766 },   { TYPE_Q4_1, 0.0774, 0.0638 },
+        { TYPE_Q5_0, 0.0420, 0.0379 },   { TYPE_Q5_1, 0.0374, 0.0309 },
+        { TYPE_Q8_0, 0.00526, 0 },       { TYPE_Q2_K, 0.2930, 0.2367 },
+        { TYPE_Q3_K, 0.1492, 0.1334 },   { TYPE_Q4_K, 0.0705, 0.0648 },
+        { TYPE_Q5_K, 0.0357, 0.0329 },   { TYPE_Q6_K, 0.0175, 0.0161 },
+        { TYPE_IQ4_NL, 0.0754, 0.0703 }, { TYPE_IQ4_XS, 0.0760, 0.0711 },
+        { TYPE_MXFP4, 0.1132, 0 },       { TYPE_NVFP4, 0.1033, 0 },
+    };
+    make_gate_data();
+    for (size_t i = 0; i < ARRAY_LEN(gates); i++) {
+        const struct quant_traits *t = quant_traits(gates[i].type);
+        check_case("encoding error of %s", t->name);
+        double e = gate_error(t, GATE_ROWS, NULL);
+        CHECK_MSG(e <= 1.01 * gates[i].plain, "%.5f, wanted %.5f", e, gates[i].plain);
+        if (gates[i].weighted > 0) {
+            e = gate_error(t, GATE_ROWS, gate_v);
+            CHECK_MSG(e <= 1.01 * gates[i].weighted, "with importance %.5f, wanted %.5f", e,
+                      gates[i].weighted);
+        }
+    }
+}
+
+/* Blocks that break careless encoders: the result is finite and not absurd. */
+static void test_strange_blocks(void)
+{
+    enum { N = 512 };
+    static float x[N], y[N], importance[N];
+    static uint8_t blocks[N * 4];
+    static const char *const kinds[] = { "zeros", "ones", "minus ones", "tiny", "subnormal",
+                                         "one outlier", "alternating", "large", "no importance" };
+    for (int type = 0; type < N_TENSOR_TYPES; type++) {
+        const struct quant_traits *t = quant_traits((uint32_t)type);
+        if (!t->quantize)
+            continue;
+        check_case("strange blocks: %s", t->name);
+        for (size_t kind = 0; kind < ARRAY_LEN(kinds); kind++) {
+            for (int i = 0; i < N; i++) {
+                const float values[] = { 0, 1, -1, 1e-30f, 1e-42f, i == 77 ? -3.0f : 1e-3f,
+                                         i % 2 ? -0.5f : 0.5f, i % 3 ? 1000.0f : -900.0f,
+                                         (float)(i % 16) - 8 };
+                x[i] = values[kind];
+                importance[i] = kind == 8 && i < 288 ? 0 : 1.0f + (float)(i % 5);
+            }
+            for (int weighted = 0; weighted < 2; weighted++) {
+                double largest = 0, worst = 0;
+                t->quantize(x, blocks, N, weighted ? importance : NULL);
+                t->dequantize(blocks, y, N);
+                CHECK_INT(quant_bad_block((enum tensor_type)type, blocks, N), -1);
+                for (int i = 0; i < N; i++) {
+                    largest = fmax(largest, fabs((double)x[i]));
+                    worst = fmax(worst, fabs((double)x[i] - (double)y[i]));
+                }
+                double share = largest > 1e-6 ? 0.55 : 1; /* tiny ones may become zero */
+                CHECK_MSG(worst <= share * largest, "%s: error %g of %g", kinds[kind], worst,
+                          largest);
+                if (kind == 0)
+                    CHECK(worst == 0);
+            }
+        }
+    }
+}
+
+static void test_activations(void)
+{
+    enum { N = 256 };
+    float x[N], y[N];
+    for (int i = 0; i < N; i++)
+        x[i] = check_random_float(-3, 3);
+
+    check_case("Q8_0: half away from zero, d = amax/127");
+    struct block_q8_0 b8;
+    float steps[32] = { 127, 0.5f, -0.5f, 1.5f, -1.5f, 2.5f, -126.5f };
+    quant_traits(TYPE_Q8_0)->quantize(steps, &b8, 32, NULL);
+    static const int8_t wanted[7] = { 127, 1, -1, 2, -2, 3, -127 };
+    CHECK(block_f16(b8.d) == 1.0f);
+    for (int i = 0; i < 7; i++)
+        CHECK_INT(b8.qs[i], wanted[i]);
+
+    check_case("Q8_1: s is d times the sum");
+    struct block_q8_1 b1;
+    quant_traits(TYPE_Q8_1)->quantize(steps, &b1, 32, NULL);
+    int sum = 0;
+    for (int i = 0; i < 32; i++)
+        sum += b1.qs[i];
+    CHECK(block_f16(b1.d) == 1.0f && block_f16(b1.s) == (float)sum);
+
+    check_case("Q8_K: largest magnitude becomes -127, sums of 16, zero blocks too");
+    struct block_q8_k bk;
+    memset(&bk, 0xaa, sizeof bk);
+    x[100] = 3.5f;
+    quant_traits(TYPE_Q8_K)->quantize(x, &bk, N, NULL);
+    CHECK_INT(bk.qs[100], -127);
+    for (int run = 0; run < 16; run++) {
+        sum = 0;
+        for (int i = 0; i < 16; i++)
+            sum += bk.qs[16 * run + i];
+        CHECK_INT((int16_t)block_u16(bk.bsums + 2 * run), sum);
+    }
+    quant_traits(TYPE_Q8_K)->dequantize(&bk, y, N);
+    for (int i = 0; i < N; i++)
+        CHECK(fabsf(x[i] - y[i]) <= 3.5f / 127 * 0.5001f);
+    memset(x, 0, sizeof x);
+    memset(&bk, 0xaa, sizeof bk);
+    quant_traits(TYPE_Q8_K)->quantize(x, &bk, N, NULL);
+    for (size_t i = 0; i < sizeof bk; i++)
+        CHECK_INT(((uint8_t *)&bk)[i], 0);
+
+    static const enum tensor_type acts[] = { TYPE_Q8_0, TYPE_Q8_1, TYPE_Q8_K };
+    static const float poison[] = { NAN, INFINITY, -INFINITY };
+    for (size_t a = 0; a < ARRAY_LEN(acts); a++) {
+        const struct quant_traits *t = quant_traits(acts[a]);
+        check_case("%s: a block with a non-finite value decodes to NaN", t->name);
+        for (size_t p = 0; p < ARRAY_LEN(poison); p++) {
+            uint8_t block[300];
+            for (int i = 0; i < N; i++)
+                x[i] = 1;
+            x[t->block_elements - 1] = poison[p];
+            t->quantize(x, block, t->block_elements, NULL);
+            t->dequantize(block, y, t->block_elements);
+            CHECK(isnan(y[0]) && isnan(y[t->block_elements - 1]));
+            CHECK_INT(quant_bad_block(acts[a], block, t->block_elements), 0);
+        }
+    }
+}
+
+/* Every field that must be finite is looked at. */
+static void test_bad_blocks(void)
+{
+    for (size_t i = 0; i < ARRAY_LEN(golden); i++) {
+        const struct golden *c = &golden[i];
+        const struct quant_traits *t = quant_traits(c->type);
+        check_case("content scan: %s", t->name);
+        uint8_t blocks[600];
+        golden_block(c, blocks, t->block_bytes);
+        golden_block(c, blocks + t->block_bytes, t->block_bytes);
+        const int64_t n = 2 * t->block_elements;
+        CHECK_INT(quant_bad_block(c->type, blocks, n), -1);
+        uint8_t *second = blocks + t->block_bytes;
+        const int fields[] = { c->d_at, c->min_at };
+        for (int f = 0; f < 2; f++) {
+            if (fields[f] < 0)
+                continue;
+            uint16_t good = block_u16(second + fields[f]);
+            block_put_u16(second + fields[f], 0xfc00);
+            CHECK_INT(quant_bad_block(c->type, blocks, n), 1);
+            block_put_u16(second + fields[f], good);
+        }
+        if (c->type == TYPE_MXFP4 || c->type == TYPE_IQ1_M || c->type == TYPE_Q8_K) {
+            memset(second, 0xff, (size_t)t->block_bytes);
+            CHECK_INT(quant_bad_block(c->type, blocks, n), 1);
+        }
+    }
+    check_case("content scan: plain floats");
+    float f[3] = { 1, 2, INFINITY };
+    CHECK_INT(quant_bad_block(TYPE_F32, f, 3), 2);
+    CHECK_INT(quant_bad_block(TYPE_F32, f, 2), -1);
+    double d[2] = { 1e308, NAN };
+    CHECK_INT(quant_bad_block(TYPE_F64, d, 2), 1);
+    uint16_t h[3] = { 0x7bff, 0x8000, 0x7e00 }, b[3] = { 0x7f7f, 0xff7f, 0x7f80 };
+    CHECK_INT(quant_bad_block(TYPE_F16, h, 3), 2);
+    CHECK_INT(quant_bad_block(TYPE_BF16, b, 3), 2);
+}
+
 int main(void)
 {
     test_sha256();
@@ -336,5 +555,9 @@ int main(void)
     test_bf16();
     test_fp8();
     test_any_bits();
+    test_gates();
+    test_strange_blocks();
+    test_activations();
+    test_bad_blocks();
     return check_finish();
 }

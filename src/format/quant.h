@@ -41,6 +41,10 @@ static inline size_t quant_row_bytes(enum tensor_type type, int64_t cols)
 /* Type id of a name such as "q4_k" or "Q4_K" (case does not matter); -1 when there is none. */
 int quant_type_by_name(const char *name);
 
+/* Content scan (G-46): number of the first block among n elements that holds a non-finite scale,
+ * minimum or value, or an E8M0 scale of 255; -1 when there is none. Integer types have none. */
+int64_t quant_bad_block(enum tensor_type type, const void *blocks, int64_t n);
+
 /* Small floats. Exact in both directions where representable, else round to nearest even;
  * NaN stays NaN. */
 float f16_to_f32(uint16_t h);
@@ -53,7 +57,11 @@ float e8m0_to_f32(uint8_t b); /* 2^(b-127); 255 is NaN, 0 is subnormal 2^-127 */
 /* Activation blocks (never in files). Layouts: quant_blocks.h.
  *   Q8_0  32: f16 d, i8 q[32]           d = amax/127, q = round half away from zero
  *   Q8_1  32: f16 d, f16 s, i8 q[32]    s = d * sum(q)
- *   Q8_K 256: f32 d, i8 q[256], i16 bsums[16]                                                       */
+ *   Q8_K 256: f32 d, i8 q[256], i16 bsums[16]
+ *             d = -max/127 with max the value of largest magnitude, q = round to nearest even of x/d,
+ *             clamped to 127 above
+ * All three compute q as x * (1/d) with d before it is rounded to f16. A block whose 1/d is not
+ * finite (zeros, subnormals) gets zeros; one with a NaN or an infinity gets d = NaN and zeros. */
 
 /* Codebooks, expanded: points in index order, coordinates as consecutive bytes. */
 extern const uint8_t quant_grid_iq2xxs[256][8];

@@ -135,6 +135,14 @@ static inline void block_put_u32(uint8_t *p, uint32_t v)
     block_put_u16(p + 2, (uint16_t)(v >> 16));
 }
 
+/* Store d as f16 and return the value that was stored. */
+static inline float block_put_f16(uint8_t *p, float d)
+{
+    uint16_t h = f32_to_f16(d);
+    block_put_u16(p, h);
+    return f16_to_f32(h);
+}
+
 /* Scale and minimum of run j (0..7) of Q4_K and Q5_K, six bits each:
  *   bytes 0..3   scale of j in the low six bits, upper two bits of scale 4+j on top
  *   bytes 4..7   minimum of j likewise

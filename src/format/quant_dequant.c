@@ -3,7 +3,7 @@
  * These are the truth that kernels are compared with. Products are evaluated as written, from left
  * to right in binary32, which gives the same bits as ggml. The layouts are in quant_blocks.h. */
 #include "src/format/quant_blocks.h"
-#include "src/format/quant_dequant.h"
+#include "src/format/quant_codec.h"
 
 /* Loop a decoder of one block over n elements. */
 #define DEQUANTIZE(type, elements)                                                                 \
