@@ -1,0 +1,22 @@
+/* Choosing experts. Everything in F32, plain C on every processor, so that all builds pick alike. */
+#ifndef TANDEM_CPU_ROUTER_H
+#define TANDEM_CPU_ROUTER_H
+
+#include "src/device.h"
+
+#define ROUTER_MAX_GROUPS 256
+
+/* One token: `scores` [n_routed] raw router output, overwritten. Writes top_k ids, best first, and
+ * their weights. Whatever the scores are (NaN too), the ids are distinct and below n_routed.
+ *
+ *   p = softmax(scores) or sigmoid(scores)
+ *   c = p + bias                   steers the choice only
+ *   groups of n_routed / n_groups: those with the best maximum (or sum of the two largest c) stay,
+ *                                  the others get c = -inf
+ *   picks = top_k largest c, weights = their p, normalised and scaled as the router says
+ *
+ * Source: DeepSeek-V2 technical report, section 2.2 (maximum of a group); DeepSeek-V3, section 2.1.2
+ * (bias, two largest). */
+void router_choose(const struct router *r, float *scores, int32_t *ids, float *weights);
+
+#endif
