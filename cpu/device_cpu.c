@@ -1,0 +1,525 @@
+/* src/device.h on the CPU: opening, small operations, and the way to the large ones. */
+#include "cpu/device_cpu.h"
+
+#include <assert.h>
+#include <math.h>
+#include <string.h>
+
+#include "cpu/attention.h"
+#include "cpu/blas.h"
+#include "cpu/experts.h"
+#include "cpu/matmul.h"
+#include "cpu/router.h"
+#include "cpu/work.h"
+#include "src/base/mem.h"
+#include "src/base/util.h"
+
+#define SMALL_FLOATS 16384 /* elementwise work below this is not worth waking anybody */
+#define COLUMN_GRAIN 1024  /* columns per unit of elementwise work; results never depend on cuts */
+
+static struct device_cpu *cpu(struct device *d)
+{
+    return (struct device_cpu *)d;
+}
+
+static void *cpu_alloc(struct device *d, size_t bytes, const char *what, struct error *err)
+{
+    (void)d;
+    void *block = mem_alloc_aligned(bytes, 1, what, err);
+    if (block)
+        memset(block, 0, bytes);
+    return block;
+}
+
+static void cpu_release(struct device *d, void *block)
+{
+    (void)d;
+    mem_free(block);
+}
+
+static bool cpu_transfer(struct device *d, void *dst, const void *src, size_t bytes,
+                         struct error *err)
+{
+    (void)d, (void)err;
+    memcpy(dst, src, bytes);
+    return true;
+}
+
+static void cpu_begin(struct device *d, const struct step *s)
+{
+    assert(s->n_tokens > 0 && s->n_tokens <= cpu(d)->options.max_tokens);
+    assert(s->n_logits >= 0 && s->n_logits <= s->n_tokens);
+    cpu(d)->step = *s;
+    cpu(d)->n_steps++;
+}
+
+static bool cpu_end(struct device *d, struct error *err)
+{
+    (void)d, (void)err;
+    return true;
+}
+
+/* ---- row by row ---- */
+
+struct rows_job {
+    struct device_cpu *d;
+    struct rows dst, a, b, c;
+    const struct weight *weight;
+    int n_groups;
+    float eps;
+    const struct router *router;
+};
+
+/* Rows dealt out to the workers; in the calling thread when there is little to do. */
+static void run_rows(struct rows_job *j, pool_job *job, int64_t width)
+{
+    int64_t grain = max_of(SMALL_FLOATS / max_of(width, 1), 1);
+    pool_run(j->d->pool, job, j, j->d->step.n_tokens, grain);
+}
+
+static void embed_job(void *ctx, int64_t begin, int64_t end, int worker)
+{
+    const struct rows_job *j = ctx;
+    const struct weight *w = j->weight;
+    (void)worker;
+    for (int64_t t = begin; t < end; t++) {
+        int64_t token = j->d->step.tokens[t];
+        assert(token >= 0 && token < w->rows); /* ids are checked above the seam */
+        j->d->kernels.decode[w->type]((const uint8_t *)w->data + (size_t)token * w->row_bytes,
+                                      j->dst.data + t * j->dst.stride, w->cols);
+    }
+}
+
+static void cpu_embed(struct device *d, struct rows dst, const struct weight *w)
+{
+    struct rows_job job = { .d = cpu(d), .dst = dst, .weight = w };
+    run_rows(&job, embed_job, w->cols);
+}
+
+static void rmsnorm_job(void *ctx, int64_t begin, int64_t end, int worker)
+{
+    const struct rows_job *j = ctx;
+    (void)worker;
+    for (int64_t t = begin; t < end; t++) {
+        for (int g = 0; g < j->n_groups; g++) {
+            int64_t n = j->weight->cols, at = g * n;
+            j->d->kernels.rmsnorm(j->a.data + t * j->a.stride + at, j->weight->data,
+                                  j->dst.data + t * j->dst.stride + at, n, j->eps);
+        }
+    }
+}
+
+static void cpu_rmsnorm(struct device *d, struct rows dst, struct rows src,
+                        const struct weight *weight, int n_groups, float eps)
+{
+    assert(weight->type == TYPE_F32);
+    struct rows_job job = { .d = cpu(d), .dst = dst, .a = src, .weight = weight,
+                            .n_groups = n_groups, .eps = eps };
+    run_rows(&job, rmsnorm_job, weight->cols * n_groups);
+}
+
+static void router_job(void *ctx, int64_t begin, int64_t end, int worker)
+{
+    const struct rows_job *j = ctx;
+    struct choice *c = &j->d->choice;
+    (void)worker;
+    for (int64_t t = begin; t < end; t++)
+        router_choose(j->router, j->a.data + t * j->a.stride, c->ids + t * c->top_k,
+                      c->weights + t * c->top_k);
+}
+
+static void cpu_router_topk(struct device *d, const struct router *r, struct rows scores)
+{
+    assert(r->top_k <= cpu(d)->options.top_k && r->n_routed <= cpu(d)->options.n_routed);
+    cpu(d)->choice.top_k = r->top_k;
+    struct rows_job job = { .d = cpu(d), .a = scores, .router = r };
+    run_rows(&job, router_job, (int64_t)r->n_routed * r->top_k);
+}
+
+static bool cpu_read_choice(struct device *d, int32_t *ids, float *weights, struct error *err)
+{
+    const struct choice *c = &cpu(d)->choice;
+    size_t n = (size_t)cpu(d)->step.n_tokens * (size_t)c->top_k;
+    (void)err;
+    memcpy(ids, c->ids, n * sizeof *ids);
+    memcpy(weights, c->weights, n * sizeof *weights);
+    return true;
+}
+
+/* ---- element by element: cut at fixed columns, so that a single long row is shared too ---- */
+
+static void elementwise(struct rows_job *j, pool_job *job)
+{
+    int64_t pieces = (j->dst.width + COLUMN_GRAIN - 1) / COLUMN_GRAIN;
+    pool_run(j->d->pool, job, j, pieces * j->d->step.n_tokens, SMALL_FLOATS / COLUMN_GRAIN);
+}
+
+/* Token and columns of unit `unit`. */
+static int64_t piece(const struct rows_job *j, int64_t unit, int64_t *token, int64_t *n)
+{
+    int64_t pieces = (j->dst.width + COLUMN_GRAIN - 1) / COLUMN_GRAIN;
+    int64_t first = unit % pieces * COLUMN_GRAIN;
+    *token = unit / pieces;
+    *n = min_of(j->dst.width - first, COLUMN_GRAIN);
+    return first;
+}
+
+static void swiglu_job(void *ctx, int64_t begin, int64_t end, int worker)
+{
+    const struct rows_job *j = ctx;
+    (void)worker;
+    for (int64_t unit = begin; unit < end; unit++) {
+        int64_t t, n, at = piece(j, unit, &t, &n);
+        j->d->kernels.swiglu(j->a.data + t * j->a.stride + at, j->b.data + t * j->b.stride + at,
+                             j->dst.data + t * j->dst.stride + at, n);
+    }
+}
+
+static void cpu_swiglu(struct device *d, struct rows dst, struct rows gate, struct rows up)
+{
+    struct rows_job job = { .d = cpu(d), .dst = dst, .a = gate, .b = up };
+    elementwise(&job, swiglu_job);
+}
+
+static void add_job(void *ctx, int64_t begin, int64_t end, int worker)
+{
+    const struct rows_job *j = ctx;
+    (void)worker;
+    for (int64_t unit = begin; unit < end; unit++) {
+        int64_t t, n, at = piece(j, unit, &t, &n);
+        float *dst = j->dst.data + t * j->dst.stride + at;
+        j->d->kernels.add(j->a.data + t * j->a.stride + at, j->b.data + t * j->b.stride + at, dst,
+                          n);
+        if (j->c.data)
+            j->d->kernels.add(dst, j->c.data + t * j->c.stride + at, dst, n);
+    }
+}
+
+static void cpu_add(struct device *d, struct rows dst, struct rows a, struct rows b)
+{
+    struct rows_job job = { .d = cpu(d), .dst = dst, .a = a, .b = b };
+    elementwise(&job, add_job);
+}
+
+/* (a + b) + c. The sum goes through dst, so dst may be a or b; when it is c, c is added first. */
+static void cpu_add3(struct device *d, struct rows dst, struct rows a, struct rows b, struct rows c)
+{
+    struct rows_job job = { .d = cpu(d), .dst = dst, .a = a, .b = b, .c = c };
+    if (dst.data == c.data) {
+        job.a = c;
+        job.b = a;
+        job.c = b;
+        if (dst.data == b.data) /* c and b are one */
+            job.b = b, job.c = a;
+    }
+    elementwise(&job, add_job);
+}
+
+static void copy_job(void *ctx, int64_t begin, int64_t end, int worker)
+{
+    const struct rows_job *j = ctx;
+    (void)worker;
+    for (int64_t unit = begin; unit < end; unit++) {
+        int64_t t, n, at = piece(j, unit, &t, &n);
+        memmove(j->dst.data + t * j->dst.stride + at, j->a.data + t * j->a.stride + at,
+                (size_t)n * sizeof(float));
+    }
+}
+
+static void cpu_copy(struct device *d, struct rows dst, struct rows src)
+{
+    struct rows_job job = { .d = cpu(d), .dst = dst, .a = src };
+    elementwise(&job, copy_job);
+}
+
+/* ---- rotation ---- */
+
+struct rope_job {
+    struct device_cpu *d;
+    const struct rope *rope;
+    struct rows x;
+    int n_heads;
+    int64_t head_stride, offset;
+};
+
+/* Angles in double, reduced to one turn, then cos and sin in float: exact to the last place at any
+ * position. */
+static void angles_job(void *ctx, int64_t begin, int64_t end, int worker)
+{
+    const struct rope_job *j = ctx;
+    int n_pairs = j->rope->n_rot / 2;
+    (void)worker;
+    for (int64_t t = begin; t < end; t++) {
+        double position = (double)(j->d->step.n_past + t);
+        for (int i = 0; i < n_pairs; i++) {
+            float angle = (float)fmod(position * j->rope->frequency[i], 2 * M_PI);
+            j->d->rope_cos[t * n_pairs + i] = cosf(angle) * j->rope->magnitude;
+            j->d->rope_sin[t * n_pairs + i] = sinf(angle) * j->rope->magnitude;
+        }
+    }
+}
+
+static void rotate(float *x, const float *cosine, const float *sine, enum rope_pairing pairing,
+                   int n_pairs)
+{
+    int64_t step = pairing == ROPE_NORM ? 2 : 1, partner = pairing == ROPE_NORM ? 1 : n_pairs;
+    for (int i = 0; i < n_pairs; i++) {
+        float *p = x + i * step, a = p[0], b = p[partner];
+        p[0] = a * cosine[i] - b * sine[i];
+        p[partner] = a * sine[i] + b * cosine[i];
+    }
+}
+
+static void rotate_job(void *ctx, int64_t begin, int64_t end, int worker)
+{
+    const struct rope_job *j = ctx;
+    int n_pairs = j->rope->n_rot / 2;
+    (void)worker;
+    for (int64_t t = begin; t < end; t++) {
+        for (int h = 0; h < j->n_heads; h++)
+            rotate(j->x.data + t * j->x.stride + h * j->head_stride + j->offset,
+                   j->d->rope_cos + t * n_pairs, j->d->rope_sin + t * n_pairs, j->rope->pairing,
+                   n_pairs);
+    }
+}
+
+static void cpu_rope(struct device *dev, struct rows x, const struct rope *rope, int n_heads,
+                     int64_t head_stride, int64_t offset)
+{
+    struct device_cpu *d = cpu(dev);
+    struct rope_job job = { d, rope, x, n_heads, head_stride, offset };
+    int n_pairs = rope->n_rot / 2;
+    assert(rope->n_rot <= d->options.head_width && n_pairs <= ROPE_MAX_PAIRS);
+    if (d->rope != rope || d->rope_step != d->n_steps) { /* once per step: all layers share it */
+        pool_run(d->pool, angles_job, &job, d->step.n_tokens, 16);
+        d->rope = rope;
+        d->rope_step = d->n_steps;
+    }
+    int64_t floats = max_of((int64_t)n_heads * rope->n_rot, 1);
+    pool_run(d->pool, rotate_job, &job, d->step.n_tokens, max_of(SMALL_FLOATS / floats, 1));
+}
+
+/* ---- the cache ---- */
+
+struct cache_job {
+    struct device_cpu *d;
+    struct rows k, v;
+    void *k_cache, *v_cache;
+    int64_t k_width, v_width;
+    bool f16;
+};
+
+static void store(const struct cache_job *j, void *cache, int64_t width, const float *row,
+                  int64_t position)
+{
+    if (j->f16)
+        j->d->kernels.to_f16(row, (uint16_t *)cache + position * width, width);
+    else
+        memcpy((float *)cache + position * width, row, (size_t)width * sizeof *row);
+}
+
+static void store_job(void *ctx, int64_t begin, int64_t end, int worker)
+{
+    const struct cache_job *j = ctx;
+    (void)worker;
+    for (int64_t t = begin; t < end; t++) {
+        int64_t position = j->d->step.n_past + t;
+        store(j, j->k_cache, j->k_width, j->k.data + t * j->k.stride, position);
+        if (j->v.data)
+            store(j, j->v_cache, j->v_width, j->v.data + t * j->v.stride, position);
+    }
+}
+
+static void run_store(struct device_cpu *d, struct kvcache *c, int layer, struct rows k,
+                      struct rows v)
+{
+    assert(d->step.n_past + d->step.n_tokens <= c->n_ctx);
+    struct cache_job job = { d, k, v, c->k[layer], v.data ? c->v[layer] : NULL, c->k_width,
+                             c->v_width, c->type == TYPE_F16 };
+    int64_t floats = max_of(c->k_width + c->v_width, 1);
+    pool_run(d->pool, store_job, &job, d->step.n_tokens, max_of(SMALL_FLOATS / floats, 1));
+}
+
+static void cpu_cache_gqa(struct device *d, struct kvcache *c, int layer, struct rows k,
+                          struct rows v)
+{
+    run_store(cpu(d), c, layer, k, v);
+}
+
+static void cpu_cache_mla(struct device *d, struct kvcache *c, int layer, struct rows latent_rope)
+{
+    run_store(cpu(d), c, layer, latent_rope, (struct rows){ 0 });
+}
+
+/* ---- the large operations ---- */
+
+static void cpu_matmul(struct device *d, struct rows dst, const struct weight *w, struct rows src,
+                       const struct weight *bias)
+{
+    matmul_rows(cpu(d), dst, w, src, cpu(d)->step.n_tokens, bias);
+}
+
+static void cpu_logits(struct device *d, const struct weight *w, struct rows src)
+{
+    const struct step *s = &cpu(d)->step;
+    if (s->n_logits == 0)
+        return;
+    struct rows last = { src.data + (s->n_tokens - s->n_logits) * src.stride, src.width, src.stride };
+    struct rows dst = { s->logits, w->rows, w->rows };
+    matmul_rows(cpu(d), dst, w, last, s->n_logits, NULL);
+}
+
+static void cpu_attention_gqa(struct device *d, struct rows dst, struct rows q,
+                              const struct kvcache *c, int layer, int n_heads, int n_kv_heads,
+                              int head_dim, float scale)
+{
+    attention_run_gqa(cpu(d), dst, q, c, layer, n_heads, n_kv_heads, head_dim, scale);
+}
+
+static void cpu_attention_mla(struct device *d, struct rows dst, struct rows q,
+                              const struct kvcache *c, int layer, const struct mla *m)
+{
+    attention_run_mla(cpu(d), dst, q, c, layer, m);
+}
+
+/* The CPU has nothing to overlap: the work is done at the join, where dst is known. */
+static void cpu_experts_begin(struct device *d, const struct experts *e, struct rows src)
+{
+    cpu(d)->experts = e;
+    cpu(d)->experts_src = src;
+}
+
+static void cpu_experts_end(struct device *dev, struct rows dst)
+{
+    struct device_cpu *d = cpu(dev);
+    assert(d->experts && d->experts->top_k == d->choice.top_k);
+    experts_run(d, d->experts, dst, d->experts_src, d->step.n_tokens, d->choice.ids,
+                d->choice.weights);
+    d->experts = NULL;
+}
+
+static void cpu_close(struct device *d)
+{
+    if (d)
+        mem_free(cpu(d)->memory);
+    mem_free(d);
+}
+
+static const struct device_ops ops = {
+    .name = "cpu",
+    .alloc = cpu_alloc,
+    .release = cpu_release,
+    .write = cpu_transfer,
+    .read = cpu_transfer,
+    .begin = cpu_begin,
+    .end = cpu_end,
+    .embed = cpu_embed,
+    .rmsnorm = cpu_rmsnorm,
+    .matmul = cpu_matmul,
+    .rope = cpu_rope,
+    .cache_gqa = cpu_cache_gqa,
+    .cache_mla = cpu_cache_mla,
+    .attention_gqa = cpu_attention_gqa,
+    .attention_mla = cpu_attention_mla,
+    .swiglu = cpu_swiglu,
+    .router_topk = cpu_router_topk,
+    .experts_begin = cpu_experts_begin,
+    .experts_end = cpu_experts_end,
+    .add = cpu_add,
+    .add3 = cpu_add3,
+    .copy = cpu_copy,
+    .logits = cpu_logits,
+    .read_choice = cpu_read_choice,
+    .close = cpu_close,
+};
+
+/* ---- working memory ---- */
+
+/* One block, cut twice: without a base to learn its size, with one to set the pointers. */
+struct cut {
+    uint8_t *base;
+    size_t used;
+};
+
+static void *take(struct cut *c, int64_t count, size_t size)
+{
+    void *p = c->base ? c->base + c->used : NULL;
+    c->used += align_up((size_t)count * size, 64);
+    return p;
+}
+
+static void cut_worker(struct cut *c, const struct device_cpu *d, struct worker_scratch *s)
+{
+    const struct device_cpu_options *o = &d->options;
+    int64_t width = o->head_width;
+    s->row = take(c, max_of(o->max_cols, width), sizeof(float));
+    s->gathered = take(c, o->n_routed ? (int64_t)d->gathered_bytes : 0, 1);
+    s->heads = take(c, width * width, sizeof(float));
+    s->latents = take(c, KEY_BLOCK * width, sizeof(float));
+    s->keys = take(c, KEY_BLOCK * width, sizeof(float));
+    s->values = take(c, KEY_BLOCK * width, sizeof(float));
+    s->queries = take(c, QUERY_TILE * width + 1024, sizeof(float));
+    s->outputs = take(c, QUERY_TILE * width, sizeof(float));
+    s->scores = take(c, QUERY_TILE * KEY_BLOCK, sizeof(float));
+    s->states = take(c, 2 * max_of(o->max_tokens, QUERY_TILE), sizeof(float));
+}
+
+/* Sizes and, with a base, pointers of everything in the block. */
+static size_t cut_memory(struct device_cpu *d, uint8_t *base)
+{
+    const struct device_cpu_options *o = &d->options;
+    struct cut c = { base, 0 };
+    int64_t tokens = o->max_tokens, pairs = tokens * o->top_k;
+    d->act_stride = encoded_bytes(o->max_cols);
+    d->h_stride = encoded_bytes(o->expert_size);
+    d->gathered_bytes = TOKEN_TILE * (o->act_f32 ? 2 : 1) * d->act_stride;
+    d->act = take(&c, tokens, d->act_stride);
+    if (o->n_routed) {
+        d->h = take(&c, pairs * o->expert_size, sizeof *d->h);
+        d->h_act = take(&c, 1, max_of((size_t)pairs * d->h_stride, (size_t)tokens * d->act_stride));
+        d->order = take(&c, pairs, sizeof *d->order);
+        d->first = take(&c, o->n_routed + 1, sizeof *d->first);
+        d->choice.ids = take(&c, pairs, sizeof *d->choice.ids);
+        d->choice.weights = take(&c, pairs, sizeof *d->choice.weights);
+    }
+    d->rope_cos = take(&c, tokens * ((o->head_width + 1) / 2), sizeof *d->rope_cos);
+    d->rope_sin = take(&c, tokens * ((o->head_width + 1) / 2), sizeof *d->rope_sin);
+    d->absorbed = take(&c, SPLIT_TOKENS * (int64_t)o->n_heads * o->head_width, sizeof(float));
+    d->partial = take(&c, MAX_SPLITS * (int64_t)o->n_heads * (o->head_width + 2), sizeof(float));
+    struct worker_scratch *scratch = take(&c, d->n_threads, sizeof *scratch);
+    for (int w = 0; w < d->n_threads; w++) {
+        struct worker_scratch unused;
+        cut_worker(&c, d, base ? &scratch[w] : &unused);
+    }
+    d->scratch = scratch;
+    return c.used;
+}
+
+size_t device_cpu_bytes(const struct device_cpu_options *o)
+{
+    struct device_cpu d = { .options = *o };
+    d.n_threads = o->pool ? pool_threads(o->pool) : cpu_usable_cores();
+    return sizeof d + cut_memory(&d, NULL);
+}
+
+bool device_cpu_open(struct device **out, const struct device_cpu_options *o, struct error *err)
+{
+    *out = NULL;
+    struct device_cpu *d = mem_alloc(1, sizeof *d, "CPU device", err);
+    if (!d)
+        return false;
+    d->base.ops = &ops;
+    d->options = *o;
+    d->pool = o->pool;
+    d->n_threads = pool_threads(o->pool);
+    d->memory = mem_alloc_aligned(cut_memory(d, NULL), 1, "working memory of the CPU", err);
+    if (!d->memory) {
+        cpu_close(&d->base);
+        return false;
+    }
+    cut_memory(d, d->memory);
+    kernels_init(&d->kernels, o->isa);
+    blas_init();
+    *out = &d->base;
+    return true;
+}

@@ -1,0 +1,208 @@
+/* One call is one team job of three phases with barriers between them:
+ *
+ *   1  h = silu(gate src) * up src     blocks of rows of the experts in use, dealt out by cost
+ *   2  encode h for the down matrices
+ *   3  dst = sum weight * down h       each worker owns output rows, for all experts
+ *
+ * With one token (decode) every picked expert is thereby split over all workers by rows, and each
+ * worker reads a few long contiguous streams of weights. */
+#include "cpu/experts.h"
+
+#include <assert.h>
+#include <string.h>
+
+#include "cpu/matmul.h"
+#include "src/base/util.h"
+#include "src/format/quant.h"
+
+/* Reading a block of rows costs about as much as multiplying it with this many tokens. */
+#define READ_COST 2
+
+struct experts_job {
+    struct device_cpu *d;
+    const struct experts *e;
+    struct rows src, dst;
+    int n_tokens, top_k;
+    const float *weights; /* [n_tokens * top_k], by pair */
+    struct weight gate, up;
+    struct dot_plan gate_plan, up_plan, down_plan;
+    struct encoded gate_act, up_act; /* src by token; the same where the types agree */
+    int tile; /* pairs gathered at a time */
+};
+
+/* Stable counting sort of the pairs (token, slot) by expert. */
+static void sort_pairs(struct device_cpu *d, int n_routed, int n_pairs, const int32_t *ids)
+{
+    int32_t *first = d->first;
+    memset(first, 0, ((size_t)n_routed + 1) * sizeof *first);
+    for (int i = 0; i < n_pairs; i++) {
+        assert(ids[i] >= 0 && ids[i] < n_routed);
+        first[ids[i] + 1]++;
+    }
+    for (int e = 0; e < n_routed; e++)
+        first[e + 1] += first[e];
+    for (int i = 0; i < n_pairs; i++)
+        d->order[first[ids[i]]++] = i;
+    memmove(first + 1, first, (size_t)n_routed * sizeof *first); /* back to the beginnings */
+    first[0] = 0;
+}
+
+static const uint8_t *weight_row(const struct weight *w, int matrix, int64_t row)
+{
+    return (const uint8_t *)w->data + (size_t)matrix * w->matrix_bytes + (size_t)row * w->row_bytes;
+}
+
+/* The activations of pairs [at, at + n) side by side in `to`; one is used where it lies. */
+static struct encoded gather(const struct experts_job *j, const struct dot_plan *p,
+                             struct encoded act, int at, int n, uint8_t *to)
+{
+    const int32_t *order = j->d->order + at;
+    if (n == 1)
+        return (struct encoded){ act.data + (size_t)(order[0] / j->top_k) * act.stride, act.stride };
+    size_t bytes = quant_row_bytes(p->act, p->cols);
+    struct encoded dense = { to, align_up(bytes, 64) };
+    for (int i = 0; i < n; i++)
+        memcpy(to + (size_t)i * dense.stride,
+               act.data + (size_t)(order[i] / j->top_k) * act.stride, bytes);
+    return dense;
+}
+
+/* h of up to j->tile pairs from `at` on, rows [first, last) of one expert. */
+static void gate_up_tile(const struct experts_job *j, int worker, int expert, int at, int n,
+                         int64_t first, int64_t last)
+{
+    struct device_cpu *d = j->d;
+    float *row_floats = d->scratch[worker].row;
+    uint8_t *gathered = d->scratch[worker].gathered;
+    struct encoded gate_act = gather(j, &j->gate_plan, j->gate_act, at, n, gathered), up_act = gate_act;
+    if (j->up_act.data != j->gate_act.data)
+        up_act = gather(j, &j->up_plan, j->up_act, at, n, gathered + (size_t)n * gate_act.stride);
+    float gate[ROW_TILE][TOKEN_TILE], up[ROW_TILE][TOKEN_TILE], g[ROW_TILE], u[ROW_TILE];
+    for (int64_t r0 = first; r0 < last; r0 += ROW_TILE) {
+        int n_rows = (int)min_of(last - r0, ROW_TILE);
+        for (int r = 0; r < n_rows; r++) {
+            dot_row(&j->gate_plan, weight_row(&j->gate, expert, r0 + r), gate_act, n, row_floats,
+                    gate[r]);
+            dot_row(&j->up_plan, weight_row(&j->up, expert, r0 + r), up_act, n, row_floats, up[r]);
+        }
+        for (int t = 0; t < n; t++) {
+            for (int r = 0; r < n_rows; r++) {
+                g[r] = gate[r][t];
+                u[r] = up[r][t];
+            }
+            float *h = d->h + (at + t) * j->e->expert_size + r0;
+            d->kernels.swiglu(g, u, h, n_rows);
+        }
+    }
+}
+
+/* Phase 1. The blocks of ROW_TILE rows of all experts in use stand in one line, each as long as its
+ * cost; the worker takes what begins in its equal part of the line. */
+static void gate_up_share(const struct experts_job *j, int worker, int n_workers)
+{
+    const int32_t *first = j->d->first;
+    int64_t n_blocks = (j->e->expert_size + ROW_TILE - 1) / ROW_TILE, total = 0, at = 0;
+    for (int e = 0; e < j->e->n_routed; e++)
+        total += first[e + 1] > first[e] ? n_blocks * (first[e + 1] - first[e] + READ_COST) : 0;
+    int64_t begin = total * worker / n_workers, end = total * (worker + 1) / n_workers;
+    for (int e = 0; e < j->e->n_routed && at < end; e++) {
+        int64_t cost = first[e + 1] - first[e] + READ_COST;
+        if (first[e + 1] == first[e])
+            continue;
+        int64_t from = at >= begin ? 0 : min_of((begin - at + cost - 1) / cost, n_blocks);
+        int64_t to = min_of((end - at + cost - 1) / cost, n_blocks);
+        at += cost * n_blocks;
+        for (int t = first[e]; from < to && t < first[e + 1]; t += j->tile)
+            gate_up_tile(j, worker, e, t, min_of(first[e + 1] - t, j->tile), from * ROW_TILE,
+                         min_of(to * ROW_TILE, j->e->expert_size));
+    }
+}
+
+/* Phase 3 for up to TOKEN_TILE pairs of one expert: add their part to dst. */
+static void down_tile(const struct experts_job *j, int worker, int expert, int at, int n,
+                      int64_t begin, int64_t end)
+{
+    struct device_cpu *d = j->d;
+    size_t stride = j->down_plan.encode ? d->h_stride : (size_t)j->e->expert_size * sizeof(float);
+    const uint8_t *h = j->down_plan.encode ? d->h_act : (const uint8_t *)d->h;
+    struct encoded act = { h + (size_t)at * stride, stride };
+    float out[ROW_TILE][TOKEN_TILE];
+    for (int64_t r0 = begin; r0 < end; r0 += ROW_TILE) {
+        int n_rows = (int)min_of(end - r0, ROW_TILE);
+        for (int r = 0; r < n_rows; r++)
+            dot_row(&j->down_plan, weight_row(&j->e->down, expert, r0 + r), act, n,
+                    d->scratch[worker].row, out[r]);
+        for (int t = 0; t < n; t++) {
+            int32_t pair = d->order[at + t];
+            float weight = j->weights[pair];
+            float *dst = j->dst.data + pair / j->top_k * j->dst.stride + r0;
+            for (int r = 0; r < n_rows; r++)
+                dst[r] += weight * out[r][t];
+        }
+    }
+}
+
+static void down_share(const struct experts_job *j, int worker, int n_workers)
+{
+    const int32_t *first = j->d->first;
+    int64_t begin, end;
+    pool_share(j->e->down.rows, ROW_TILE, worker, n_workers, &begin, &end);
+    for (int t = 0; t < j->n_tokens; t++)
+        memset(j->dst.data + t * j->dst.stride + begin, 0, (size_t)(end - begin) * sizeof(float));
+    for (int e = 0; e < j->e->n_routed; e++) {
+        for (int t = first[e]; t < first[e + 1]; t += TOKEN_TILE)
+            down_tile(j, worker, e, t, min_of(first[e + 1] - t, TOKEN_TILE), begin, end);
+    }
+}
+
+static void run_experts(void *ctx, int64_t begin, int64_t end, int worker)
+{
+    const struct experts_job *j = ctx;
+    struct device_cpu *d = j->d;
+    int n_workers = (int)end;
+    (void)begin;
+    gate_up_share(j, worker, n_workers);
+    pool_barrier(d->pool, worker);
+    if (j->down_plan.encode) {
+        struct rows h = { d->h, j->e->expert_size, j->e->expert_size };
+        int64_t first, last, n = encode_units(&j->down_plan, j->n_tokens * j->top_k);
+        pool_share(n, 1, worker, n_workers, &first, &last);
+        encode_part(&j->down_plan, h, d->h_act, d->h_stride, first, last);
+        pool_barrier(d->pool, worker);
+    }
+    down_share(j, worker, n_workers);
+}
+
+/* Bytes that one gathered pair takes. */
+static size_t gathered_stride(const struct experts_job *j)
+{
+    size_t bytes = align_up(quant_row_bytes(j->gate_plan.act, j->gate_plan.cols), 64);
+    if (j->up_act.data != j->gate_act.data)
+        bytes += align_up(quant_row_bytes(j->up_plan.act, j->up_plan.cols), 64);
+    return bytes;
+}
+
+void experts_run(struct device_cpu *d, const struct experts *e, struct rows dst, struct rows src,
+                 int n_tokens, const int32_t *ids, const float *weights)
+{
+    assert(e->n_routed <= d->options.n_routed && e->top_k <= d->options.top_k &&
+           e->expert_size <= d->options.expert_size && n_tokens <= d->options.max_tokens);
+    struct experts_job job = { .d = d, .e = e, .src = src, .dst = dst, .n_tokens = n_tokens,
+                               .top_k = e->top_k, .weights = weights };
+    job.gate = e->gate;
+    job.up = e->up;
+    if (e->gate_up.data) { /* one tensor, gate rows first in each matrix */
+        job.gate = job.up = e->gate_up;
+        job.up.data = (const uint8_t *)e->gate_up.data +
+                      (size_t)e->expert_size * e->gate_up.row_bytes;
+    }
+    job.gate_plan = dot_plan(d, &job.gate);
+    job.up_plan = dot_plan(d, &job.up);
+    job.down_plan = dot_plan(d, &e->down);
+    job.gate_act = job.up_act = encode_rows(d, &job.gate_plan, src, n_tokens, d->act, d->act_stride);
+    if (job.up_plan.act != job.gate_plan.act)
+        job.up_act = encode_rows(d, &job.up_plan, src, n_tokens, d->h_act, d->act_stride);
+    job.tile = (int)min_of(d->gathered_bytes / gathered_stride(&job), TOKEN_TILE);
+    sort_pairs(d, e->n_routed, n_tokens * e->top_k, ids);
+    pool_run_team(d->pool, run_experts, &job);
+}

@@ -1,0 +1,126 @@
+#include "cpu/matmul.h"
+
+#include <assert.h>
+
+#include "src/base/util.h"
+#include "src/format/quant.h"
+
+#define ENCODE_PIECE 1024 /* elements per unit of encoding; a multiple of every block length */
+#define ENCODE_GRAIN 8    /* units worth waking another worker */
+#define ROW_BLOCK 32      /* rows that stay in the cache while all tokens pass by */
+
+struct dot_plan dot_plan(const struct device_cpu *d, const struct weight *w)
+{
+    const struct kernels *k = &d->kernels;
+    struct dot_plan p = { .cols = w->cols };
+    if (d->options.act_f32) {
+        p.dot = k->dot[TYPE_F32];
+        p.decode = w->type == TYPE_F32 ? NULL : k->decode[w->type];
+        p.act = TYPE_F32;
+    } else {
+        p.dot = k->dot[w->type];
+        p.act = quant_traits(w->type)->act;
+        p.encode = p.act == TYPE_F32 ? NULL : k->quantize[p.act];
+    }
+    assert(p.dot); /* weight types are checked when a model is loaded */
+    return p;
+}
+
+size_t encoded_bytes(int64_t cols)
+{
+    /* F16 and BF16 take two bytes per element, everything else less. Rows of different tokens
+     * start on different lines. */
+    return align_up(2 * (size_t)cols, 64) + 64;
+}
+
+int64_t encode_units(const struct dot_plan *p, int n_tokens)
+{
+    return (p->cols + ENCODE_PIECE - 1) / ENCODE_PIECE * n_tokens;
+}
+
+void encode_part(const struct dot_plan *p, struct rows src, uint8_t *buffer, size_t stride,
+                 int64_t begin, int64_t end)
+{
+    int64_t pieces = encode_units(p, 1);
+    for (int64_t unit = begin; unit < end; unit++) {
+        int64_t t = unit / pieces, first = unit % pieces * ENCODE_PIECE;
+        p->encode(src.data + t * src.stride + first,
+                  buffer + (size_t)t * stride + quant_row_bytes(p->act, first),
+                  min_of(p->cols - first, ENCODE_PIECE));
+    }
+}
+
+struct encode_job {
+    const struct dot_plan *plan;
+    struct rows src;
+    uint8_t *buffer;
+    size_t stride;
+};
+
+static void run_encode(void *ctx, int64_t begin, int64_t end, int worker)
+{
+    const struct encode_job *j = ctx;
+    (void)worker;
+    encode_part(j->plan, j->src, j->buffer, j->stride, begin, end);
+}
+
+struct encoded encode_rows(struct device_cpu *d, const struct dot_plan *p, struct rows src,
+                           int n_tokens, uint8_t *buffer, size_t stride)
+{
+    if (!p->encode)
+        return (struct encoded){ (const uint8_t *)src.data, (size_t)src.stride * sizeof(float) };
+    struct encode_job job = { p, src, buffer, stride };
+    pool_run(d->pool, run_encode, &job, encode_units(p, n_tokens), ENCODE_GRAIN);
+    return (struct encoded){ buffer, stride };
+}
+
+struct matmul_job {
+    struct device_cpu *d;
+    struct dot_plan plan;
+    const struct weight *w;
+    struct encoded act;
+    int n_tokens;
+    struct rows dst;
+    const float *bias;
+};
+
+/* Rows [first, last) times one tile of tokens, collected and written token by token. */
+static void multiply_block(const struct matmul_job *j, int64_t first, int64_t last, int token,
+                           int n_tokens, float *row_floats)
+{
+    struct encoded act = { j->act.data + (size_t)token * j->act.stride, j->act.stride };
+    float out[ROW_TILE][TOKEN_TILE];
+    for (int64_t r0 = first; r0 < last; r0 += ROW_TILE) {
+        int n_rows = (int)min_of(last - r0, ROW_TILE);
+        for (int r = 0; r < n_rows; r++)
+            dot_row(&j->plan, (const uint8_t *)j->w->data + (size_t)(r0 + r) * j->w->row_bytes, act,
+                    n_tokens, row_floats, out[r]);
+        for (int t = 0; t < n_tokens; t++) {
+            float *dst = j->dst.data + (token + t) * j->dst.stride + r0;
+            for (int r = 0; r < n_rows; r++)
+                dst[r] = out[r][t] + (j->bias ? j->bias[r0 + r] : 0);
+        }
+    }
+}
+
+static void run_matmul(void *ctx, int64_t begin, int64_t end, int worker)
+{
+    const struct matmul_job *j = ctx;
+    float *row_floats = j->d->scratch[worker].row;
+    for (int64_t r = begin; r < end; r += ROW_BLOCK) {
+        int64_t last = min_of(end, r + ROW_BLOCK);
+        for (int t = 0; t < j->n_tokens; t += TOKEN_TILE)
+            multiply_block(j, r, last, t, min_of(j->n_tokens - t, TOKEN_TILE), row_floats);
+    }
+}
+
+void matmul_rows(struct device_cpu *d, struct rows dst, const struct weight *w, struct rows src,
+                 int n_tokens, const struct weight *bias)
+{
+    assert(w->cols <= d->options.max_cols && n_tokens <= d->options.max_tokens);
+    assert(!bias || !bias->data || bias->type == TYPE_F32);
+    struct matmul_job job = { .d = d, .plan = dot_plan(d, w), .w = w, .n_tokens = n_tokens,
+                              .dst = dst, .bias = bias ? bias->data : NULL };
+    job.act = encode_rows(d, &job.plan, src, n_tokens, d->act, d->act_stride);
+    pool_run(d->pool, run_matmul, &job, w->rows, ROW_TILE);
+}

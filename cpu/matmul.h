@@ -1,0 +1,58 @@
+/* Weight matrices times activations.
+ *
+ * Fast mode: the activations are encoded once as the weight type's partner (quant_traits.act), then
+ * each weight row meets all tokens while it is in the cache. Reference mode (act_f32): each weight
+ * row is decoded to floats, activations stay as they are. A result is one dot product computed by
+ * one worker, so its bits depend neither on the number of threads nor on the other tokens. */
+#ifndef TANDEM_CPU_MATMUL_H
+#define TANDEM_CPU_MATMUL_H
+
+#include "cpu/work.h"
+
+/* Activations as a dot product takes them. */
+struct encoded {
+    const uint8_t *data;
+    size_t stride; /* bytes from token to token */
+};
+
+/* How rows of one weight are multiplied. */
+struct dot_plan {
+    dot_fn *dot;
+    decode_fn *decode;       /* NULL: dot reads the encoded row itself */
+    act_quantize_fn *encode; /* NULL: dot reads float activations */
+    enum tensor_type act;
+    int64_t cols;
+};
+
+struct dot_plan dot_plan(const struct device_cpu *d, const struct weight *w);
+
+/* Bytes that encoding one activation of `cols` elements takes; at most 4 each and a few more. */
+size_t encoded_bytes(int64_t cols);
+
+/* Encode n_tokens rows of src into `buffer`, `stride` bytes each; all workers take part. Gives src
+ * itself where the plan encodes nothing. Not from inside a job. */
+struct encoded encode_rows(struct device_cpu *d, const struct dot_plan *p, struct rows src,
+                           int n_tokens, uint8_t *buffer, size_t stride);
+
+/* One worker's part of that, for use inside a job: units [begin, end) of encode_units(). */
+int64_t encode_units(const struct dot_plan *p, int n_tokens);
+void encode_part(const struct dot_plan *p, struct rows src, uint8_t *buffer, size_t stride,
+                 int64_t begin, int64_t end);
+
+/* out[t] = row . act[t]; n_tokens <= TOKEN_TILE; `row_floats` [cols] is scratch. */
+static inline void dot_row(const struct dot_plan *p, const uint8_t *row, struct encoded act,
+                           int n_tokens, float *row_floats, float *out)
+{
+    const void *operand = row;
+    if (p->decode) {
+        p->decode(row, row_floats, p->cols);
+        operand = row_floats;
+    }
+    p->dot(p->cols, operand, act.data, act.stride, n_tokens, out);
+}
+
+/* dst[t, r] = w[r] . src[t] (+ bias[r]) for n_tokens tokens. */
+void matmul_rows(struct device_cpu *d, struct rows dst, const struct weight *w, struct rows src,
+                 int n_tokens, const struct weight *bias);
+
+#endif

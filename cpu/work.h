@@ -1,0 +1,85 @@
+/* What the parts of the CPU device share: the kernel table, the pool, the step, working memory.
+ * Private to cpu/; everybody else includes cpu/device_cpu.h or cpu/experts.h. */
+#ifndef TANDEM_CPU_WORK_H
+#define TANDEM_CPU_WORK_H
+
+#include "cpu/device_cpu.h"
+#include "cpu/kernels.h"
+#include "src/base/pool.h"
+#include "src/device.h"
+
+/* Tokens that a weight row is multiplied with in one go: their encoded activations (about 8 KiB each
+ * in a large model) stay in the second-level cache. */
+#define TOKEN_TILE 64
+/* Rows whose results are collected before they are written, one cache line of floats. */
+#define ROW_TILE 16
+
+/* Attention works on blocks: this many positions of the cache, converted to floats ... */
+#define KEY_BLOCK 256
+/* ... against this many queries. */
+#define QUERY_TILE 128
+/* Steps of up to SPLIT_TOKENS tokens cut the cache into at most MAX_SPLITS / n_tokens pieces that
+ * are attended to separately and merged in order. */
+#define SPLIT_TOKENS 4
+#define MAX_SPLITS 32
+
+/* Choice of the last router_topk. */
+struct choice {
+    int top_k;
+    int32_t *ids;   /* [n_tokens, top_k] best first */
+    float *weights; /* [n_tokens, top_k] */
+};
+
+/* Memory of one worker. */
+struct worker_scratch {
+    float *row;        /* [max_cols] a decoded weight row */
+    uint8_t *gathered; /* activations of one expert's tokens, side by side */
+    float *heads;      /* [head_width^2] decoded k_b and v_b of one head */
+    float *latents;    /* [KEY_BLOCK, head_width] cache rows as floats: latents, or keys */
+    float *keys;       /* [KEY_BLOCK, head_width] expanded keys, or values */
+    float *values;     /* [KEY_BLOCK, head_width] expanded values */
+    float *queries;    /* [QUERY_TILE, head_width] */
+    float *outputs;    /* [QUERY_TILE, head_width] */
+    float *scores;     /* [QUERY_TILE, KEY_BLOCK] */
+    float *states;     /* [2, max(max_tokens, QUERY_TILE)] running maximum and sum of each query */
+};
+
+struct device_cpu {
+    struct device base; /* first */
+    struct device_cpu_options options;
+    struct kernels kernels;
+    struct pool *pool;
+    int n_threads;
+
+    struct step step; /* of the last begin; n_steps counts them */
+    uint64_t n_steps;
+    struct choice choice;
+
+    const struct experts *experts; /* between experts_begin and experts_end */
+    struct rows experts_src;
+
+    void *memory; /* owns everything below */
+    size_t act_stride; /* bytes of one encoded activation of max_cols elements */
+    uint8_t *act;      /* [max_tokens, act_stride] */
+
+    /* Experts, pairs (token, slot) sorted by expert. */
+    size_t gathered_bytes; /* of each worker's `gathered` */
+    size_t h_stride;  /* bytes of one encoded expert-wide activation */
+    float *h;         /* [max_tokens * top_k, expert_size] silu(gate) * up */
+    uint8_t *h_act;   /* [max_tokens * top_k, h_stride]; src encoded for `up` before that */
+    int32_t *order;   /* [max_tokens * top_k] pair numbers by expert */
+    int32_t *first;   /* [n_routed + 1] where an expert's pairs begin in order */
+
+    /* Rotation: angles of the rope that was used last. */
+    const struct rope *rope;
+    uint64_t rope_step;
+    float *rope_cos, *rope_sin; /* [max_tokens, n_rot / 2] */
+
+    /* Attention of few tokens: absorbed queries, and what each piece of the cache contributed. */
+    float *absorbed; /* [SPLIT_TOKENS, n_heads, head_width] */
+    float *partial;  /* [MAX_SPLITS, n_heads, head_width + 2] sum, maximum, weighted values */
+
+    struct worker_scratch *scratch; /* [n_threads] */
+};
+
+#endif
