@@ -129,7 +129,7 @@ static const struct row rows[] = {
       B CODER_SYSTEM "### Instruction:\nHi\n### Response:\n", false },
     { "kimi", THINK_DEFAULT, { "u:Hi" },
       "<|im_system|>system<|im_middle|>You are Kimi, an AI assistant created by Moonshot AI."
-      "<|im_end|><|im_user|>user<|im_middle|>Hi<|im_end|><|im_assistant|>assistant<|im_middle|>",
+      "<|im_end|>\n<|im_user|>user<|im_middle|>Hi<|im_end|><|im_assistant|>assistant<|im_middle|>",
       false },
     { "kimi-0711", THINK_DEFAULT, { "u:Hi" },
       "<|im_system|>system<|im_middle|>You are a helpful assistant<|im_end|>"
@@ -462,6 +462,8 @@ static void test_detection(void)
     } files[] = {
         { "deepseek2", "V3.1", "deepseek-v3", "if not thinking " U A "</think>", "v3.1" },
         { "deepseek2", "DeepSeek R1", "deepseek-v3", U " " A "split('</think>')", "r1" },
+        { "qwen2", "R1 Distill", "deepseek-r1-qwen",
+          "'</think>' " U " '" A "<think>\\n' if not enable_thinking", "r1" },
         { "deepseek2", "DeepSeek-R1-0528", "deepseek-v3", U A "</think>", "r1-0528" },
         { "qwen3", "Deepseek R1 0528 Qwen3 8B", "qwen2", U A "</think>", "r1-0528" },
         { "deepseek2", "DeepSeek V3", "deepseek-v3", "{{'" U "'}}{{'" A "'}}", "v3" },
@@ -622,13 +624,23 @@ static void test_no_memory(void)
 int main(void)
 {
     test_segments();
+    test_answer_part();
+    test_detection();
+    test_advice();
+
+    check_case("encoding prompts");
+    struct vocabulary v = { 0 };
+    open_vocabulary(&v, TOKEN_CONTROL, 0, true);
+    bool can_encode = tiny_can_encode(v.t);
+    close_vocabulary(&v);
+    if (!can_encode) {
+        check_skip("no pre-tokenizer in this build");
+        return check_finish();
+    }
     test_render();
     test_no_bos();
     test_injection();
     test_plain_roles();
-    test_answer_part();
-    test_detection();
-    test_advice();
     test_no_memory();
     return check_finish();
 }

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "src/format/gguf.h"
+#include "src/text/tokenizer.h"
 
 struct tiny_gguf {
     uint8_t *bytes; /* malloc'ed */
@@ -120,6 +121,15 @@ static inline void tiny_vocabulary(struct tiny_gguf *g, const char *pre,
     for (int i = 0; i < TINY_BYTES + n_specials; i++)
         tiny_put_u32(g, i < TINY_BYTES ? 1 : (uint32_t)special_type);
     tiny_array(g, "tokenizer.ggml.merges", GGUF_STRING, 0);
+}
+
+/* A build without PCRE2 cannot encode with such a vocabulary. */
+static inline bool tiny_can_encode(const struct tokenizer *t)
+{
+    struct tokens ids = { 0 };
+    bool ok = t && tokenizer_encode(t, str_of("a"), false, &ids, NULL);
+    tokens_release(&ids);
+    return ok;
 }
 
 #endif

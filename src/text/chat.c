@@ -69,9 +69,11 @@ static const struct chat_format formats[] = {
       NO_ADVICE },
 
     { .name = "kimi", KIMI_FRAMES,
-      .system_default = "You are Kimi, an AI assistant created by Moonshot AI.",
+      .system_default = "<|im_system|>system<|im_middle|>You are Kimi, an AI assistant created by "
+                        "Moonshot AI.<|im_end|>\n", /* this line end is in the official one too */
       .temperature = 0.6f, .top_p = -1 },
-    { .name = "kimi-0711", KIMI_FRAMES, .system_default = "You are a helpful assistant",
+    { .name = "kimi-0711", KIMI_FRAMES,
+      .system_default = "<|im_system|>system<|im_middle|>You are a helpful assistant<|im_end|>",
       .temperature = 0.6f, .top_p = -1 },
 
     { .name = "chatml", CHATML_FRAMES, NO_ADVICE },
@@ -95,6 +97,8 @@ static const struct {
     const char *format;
     const char *why;
 } template_rows[] = {
+    /* first, because some copies of it speak of "enable_thinking" too */
+    { { USER, "</think>", ASSISTANT "<think>\\n" }, "r1", "chat template of R1 (forced thinking)" },
     { { USER, "</think>", "thinking" }, "v3.1", "chat template of V3.1 (thinking toggle)" },
     { { USER, "</think>" }, "r1", "chat template of R1" },
     { { USER, ASSISTANT }, "v3", "chat template of V2.5 or V3" },

@@ -30,7 +30,7 @@ struct chat_format {
     const char *bos; /* text of the BOS that the format begins with; NULL: as the tokenizer asks */
     struct frame system, user, assistant; /* assistant.before also opens the new turn */
     const char *stored;         /* between assistant.before and an earlier answer */
-    const char *system_default; /* stands in when there is no system message at all */
+    const char *system_default; /* begins the text when there is no system message; unframed */
     const char *system_join;    /* not NULL: all system messages come first, joined by this */
     const char *think, *no_think; /* after the opening of the new turn; NULL: cannot think */
     const char *think_close;      /* what ends thinking that is cut short */

@@ -133,10 +133,7 @@ static bool add_system(struct segments *s, const struct chat_format *f,
                  add(s, SEGMENT_CONTENT, trimmed(f, messages[i].content), err);
         any = true;
     }
-    if (any || !f->system_default)
-        return ok;
-    return add_format(s, f->system.before, err) && add_format(s, f->system_default, err) &&
-           add_format(s, f->system.after, err);
+    return ok && (any || add_format(s, f->system_default, err));
 }
 
 bool chat_segments(const struct chat_format *f, const struct chat_message *messages,
