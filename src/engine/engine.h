@@ -2,7 +2,8 @@
  * owns a cache. Callers hand over whole token prefixes; the session decides what to reuse.
  *
  * One engine may serve several sessions, one call at a time (a session borrows the engine's working
- * memory during a call). Nothing is allocated after session_open returned. */
+ * memory during a call). Nothing is allocated after session_open returned, except that session_eval
+ * holds the logits of one batch while it runs. */
 #ifndef TANDEM_ENGINE_ENGINE_H
 #define TANDEM_ENGINE_ENGINE_H
 

@@ -7,11 +7,13 @@
 
 #include "src/model/model.h"
 
-/* Symbolic dimensions of the tensor table, solved once per file (params) and then exact. */
+/* Symbolic dimensions of the tensor table, solved once per file (params) and then exact. One that
+ * solves to 0 means "this model has no such thing": tensors of that shape are not looked for. */
 enum dim {
     DIM_NONE, /* end of the shape */
     DIM_HIDDEN, DIM_VOCAB, DIM_FFN,
     DIM_Q, DIM_KV, DIM_V,            /* n_heads * head_dim, n_kv_heads * head_dim, n_kv_heads * value_dim */
+    DIM_QKV,                         /* the three together */
     DIM_ATTN_OUT,                    /* n_heads * value_dim */
     DIM_HEAD,                        /* head_dim */
     DIM_ROPE_PAIRS,                  /* n_rot / 2 */
@@ -23,6 +25,7 @@ enum dim {
     DIM_HIDDEN2,                     /* 2 * hidden_size */
     N_DIMS
 };
+int64_t params_dim(const struct params *p, enum dim d);
 
 enum role { ROLE_TRUNK, ROLE_ROUTED, ROLE_EMBED, ROLE_HEAD, ROLE_MTP };
 
@@ -43,7 +46,38 @@ struct tensor_spec {
     enum role role;
     enum when when;
     enum need need;
-    bool is_vector;     /* F32, F16 or BF16; decoded to F32 at load */
+    bool is_f32;        /* norms, biases, routers: F32, F16 or BF16 in the file, decoded at load */
+    bool may_fold;      /* files with the last two dimensions multiplied into one hold the same bytes */
+    const char *alias;  /* a second name in older files; NULL: none */
+    const char *instead; /* not looked for when the file has this tensor (same layer); NULL: none */
+};
+
+/* ---- activations ---- */
+
+/* Parts of a layer during which the contents of a buffer matter. Buffers that never live at the
+ * same time share memory. */
+enum { ALIVE_ATTENTION = 1, ALIVE_FFN = 2, ALIVE_ALWAYS = 3 };
+
+/* One activation buffer: [tokens of a step, the widest of `widths`] floats. The same rows size the
+ * memory, carve it, and print the report. */
+struct buffer_spec {
+    const char *name;
+    size_t offset; /* of the struct rows in struct activations */
+    enum dim widths[3];
+    unsigned alive;
+};
+
+/* Working memory of one step. What an architecture has no row for stays data == NULL. */
+struct activations {
+    struct rows hidden;          /* the residual stream */
+    struct rows normed, out;     /* input and output of a block */
+    struct rows q_latent, q, k, v; /* q_latent: MLA query before its up-projection */
+    struct rows kv_a;            /* MLA: latent and k_rope of this step */
+    struct rows attn;            /* heads' outputs before the output projection */
+    struct rows gate, up;        /* dense FFN or shared experts */
+    struct rows scores, routed;  /* router logits; output of the routed experts */
+    void *block;                 /* device memory under all of them */
+    size_t bytes;
 };
 
 struct arch {
@@ -54,18 +88,31 @@ struct arch {
     bool has_latent_cache;     /* MLA: one latent per token; else keys and values */
     bool permuted_qk;          /* converter reorders rotary rows (gguf_and_quants 11.3) */
 
-    /* Read and check what is special to this architecture; the common keys are in place. */
+    /* Solve the params that are special to this architecture; m->keys are read and in range, and
+     * the skeleton of m->params (layers, hidden size, vocabulary) is in place. */
     bool (*solve)(struct model *m, struct error *err);
+    /* The weights of one layer have their shapes and addresses: build what operations take (views
+     * into fused tensors, struct mla, struct experts, struct router). Called again after the
+     * addresses changed. */
+    bool (*assemble)(struct model *m, int layer, struct error *err);
+    /* Rebuild what the file of this layer lacks, in the model's arena; then assemble is called. NULL:
+     * never needed. */
+    bool (*derive)(struct model *m, int layer, bool act_f32, struct error *err);
     /* One step through all layers. Buffers come from `work`. */
     bool (*forward)(const struct model *m, struct device *d, const struct step *s,
                     struct activations *work, struct error *err);
-    /* Row list of the activation buffers this forward needs (sizes the arena, carves it, and prints
-     * the memory report). */
     const struct buffer_spec *buffers;
     int n_buffers;
 };
 
 const struct arch *arch_find(struct str name);
 const struct arch *arch_at(int index); /* NULL behind the last */
+
+/* Bytes of the activation buffers for steps of n_tokens, and the buffers themselves in one block of
+ * device memory. A zeroed struct is closed. */
+size_t activations_bytes(const struct arch *arch, const struct params *p, int n_tokens);
+bool activations_open(struct activations *a, const struct arch *arch, const struct params *p,
+                      int n_tokens, struct device *d, struct error *err);
+void activations_close(struct activations *a, struct device *d);
 
 #endif

@@ -11,18 +11,20 @@
 #include "src/model/params.h"
 
 struct arch;
+struct tensor_spec;
 
 /* Weights of one layer; what an architecture does not have stays data == NULL. */
 struct layer {
     struct weight attn_norm, ffn_norm;
-    /* GQA */
+    /* GQA; a fused qkv is cut into q, k, v */
     struct weight q, k, v, q_bias, k_bias, v_bias, q_norm, k_norm;
+    struct weight qkv, qkv_bias;
     struct weight attn_output, attn_output_bias;
-    /* MLA */
+    /* MLA; kv_b of old files is turned into k_b and v_b */
     struct weight q_a, q_a_norm, q_b, kv_a_mqa, kv_a_norm, kv_b, k_b, v_b;
     struct mla mla;
     /* dense FFN, or the shared experts of a mixture */
-    struct weight gate, up, down;
+    struct weight gate, up, down, gate_bias, up_bias, down_bias;
     /* mixture */
     struct weight router, router_bias, gate_routed, up_routed, gate_up_routed, down_routed;
     struct router route;
@@ -33,25 +35,40 @@ struct layer {
     bool is_moe;
 };
 
+/* A tensor of the file that the model uses: its row of the table, its place, and who holds it. */
+struct model_tensor {
+    const struct tensor_spec *spec;
+    const struct tensor *tensor;
+    struct weight *weight;
+    int layer; /* -1: global */
+    int role;  /* enum role; ROLE_MTP for everything in a block behind the main layers */
+};
+
 struct model {
     struct gguf gguf;
     const struct arch *arch;
-    struct params params;
+    struct keys keys;     /* what the file says */
+    struct params params; /* what that means */
     struct arena arena;
     struct weight token_embd, output_norm, output, output_bias, rope_freqs;
     struct layer *layers; /* [n_layers + n_mtp] */
-    uint64_t weight_bytes;   /* all tensors the model uses */
+    struct model_tensor *tensors;
+    int n_tensors;
+    uint64_t weight_bytes;   /* tensors of the main model */
     uint64_t routed_bytes;   /* of those, routed experts */
+    uint64_t mtp_bytes;      /* blocks for multi-token prediction, not in weight_bytes */
     uint64_t bytes_per_token; /* read once per decoded token: trunk + top_k of n_routed experts + one row of the embedding */
     uint64_t n_elements, n_elements_active; /* parameters: all, and used per token */
     uint64_t derived_bytes;  /* memory for weights rebuilt at load (k_b of old files) */
+    void *copy;              /* LOAD_COPY: anonymous memory that holds the weights */
+    size_t copy_bytes;
 };
 
 /* ERR_FILE when damaged, unsupported, or inconsistent: the message names key or tensor, what was
  * found and what was expected; an unknown architecture lists the known ones. */
 bool model_open(struct model *m, const char *path, enum numerics numerics, struct error *err);
 
-/* Called now and then while loading: bytes so far and in all. Return false to cancel
+/* Called at least every 100 ms while loading: bytes so far and in all. Return false to cancel
  * (ERR_INTERRUPTED). */
 typedef bool load_progress(void *ctx, uint64_t done_bytes, uint64_t total_bytes);
 
@@ -61,6 +78,12 @@ bool model_load(struct model *m, enum load_mode mode, bool act_f32, load_progres
                 void *ctx, struct error *err);
 
 void model_close(struct model *m);
+
+/* Fill a weight from a tensor of the file: shape, strides, address. */
+void weight_from_tensor(struct weight *w, const struct tensor *t);
+
+/* Rows first .. first + rows - 1 of each matrix of w, as a weight of its own. */
+struct weight weight_rows(const struct weight *w, int64_t first, int64_t rows);
 
 /* "DeepSeek V3 671.0 B, 37.6 B active"-like short line for people, from metadata and counts. */
 void model_describe(const struct model *m, char *text, size_t size);

@@ -1,5 +1,6 @@
-/* Hyper-parameters of a model, one struct for every architecture: what a file says, checked, with
- * dimensions solved from tensor shapes where keys are not to be trusted.
+/* Hyper-parameters of a model: `struct keys` is what a file says, each value within its range;
+ * `struct params` is what that means, one struct for every architecture, with dimensions solved from
+ * tensor shapes where keys are not to be trusted.
  * Names follow the papers; 0 means "this model does not have it". */
 #ifndef TANDEM_MODEL_PARAMS_H
 #define TANDEM_MODEL_PARAMS_H
@@ -9,10 +10,33 @@
 
 #include "src/device.h"
 
+struct gguf;
+
 /* Where official code and llama.cpp compute different logits from the same file:
  * official is the default, llamacpp reproduces llama.cpp for comparisons, gguf is llamacpp for the
- * architectures whose only public GGUF implementation is llama.cpp's. */
+ * architectures whose only public GGUF implementation is llama.cpp's, and official for the others. */
 enum numerics { NUMERICS_OFFICIAL, NUMERICS_GGUF, NUMERICS_LLAMACPP };
+
+enum rope_scaling { ROPE_SCALING_NONE, ROPE_SCALING_LINEAR, ROPE_SCALING_YARN };
+
+/* Values of the "<architecture>." keys. Absent ones hold the default of the table in params.c: -1 for
+ * "not said" (NAN for log_multiplier). Keys that may be per-layer arrays are reduced to the one value
+ * that all layers using them share. */
+struct keys {
+    int64_t block_count, n_mtp, context_length, embedding_length, feed_forward_length, vocab_size;
+    int64_t n_heads, n_kv_heads, key_length, value_length;
+    int64_t key_length_mla, value_length_mla, q_lora_rank, kv_lora_rank;
+    int64_t rope_dim, rope_original_context;
+    int64_t n_dense_lead, n_routed, top_k, n_shared, expert_size, gating, n_groups, n_groups_used;
+    double rms_eps, rope_base, rope_factor, rope_attn_factor;
+    double yarn_beta_fast, yarn_beta_slow, yarn_log_multiplier, weights_scale;
+    bool weights_norm;
+    enum rope_scaling rope_scaling;
+};
+
+/* Read and range-check all keys of architecture `arch`. ERR_FILE names the key, the value found and
+ * the range. */
+bool keys_read(struct keys *k, const struct gguf *g, const char *arch, struct error *err);
 
 struct params {
     /* skeleton */
@@ -38,7 +62,7 @@ struct params {
     /* rope, as used by forward: scaling resolved into frequencies */
     struct rope rope;
     float rope_base;
-    int rope_scaling;  /* 0 none, 1 linear, 2 yarn: for display */
+    int rope_scaling;  /* enum rope_scaling: for display */
     float rope_factor;
 
     /* experts */
@@ -48,5 +72,15 @@ struct params {
 
     enum numerics numerics;
 };
+
+/* Frequencies of a rotation over n_rot dimensions, scaling included.
+ *   yarn_beta_fast  where the ramp begins, in turns over the original context
+ *   magnitude       of cos and sin
+ *   divisors        [n_rot / 2] of rope_freqs.weight, or NULL
+ * Source: YaRN (Peng et al. 2023), section 3.2, with the ramp's ends rounded outwards and clamped as
+ * every implementation does. */
+bool rope_solve(struct rope *r, const struct keys *k, enum rope_pairing pairing, int64_t n_rot,
+                double yarn_beta_fast, double yarn_beta_slow, double magnitude,
+                const float *divisors, struct error *err);
 
 #endif

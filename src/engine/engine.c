@@ -1,0 +1,169 @@
+/* A model on its devices. */
+#include "src/engine/internal.h"
+
+#include <inttypes.h>
+
+#include "cpu/device_cpu.h"
+#include "cpu/features.h"
+#include "src/base/mem.h"
+#include "src/base/util.h"
+
+#define DEFAULT_BATCH 512
+#define MAX_BATCH 4096
+
+/* ---- engine ---- */
+
+static bool check_options(const struct engine_options *o, struct error *err)
+{
+    if (o->n_batch < 0 || o->n_batch > MAX_BATCH)
+        return fail(err, ERR_USAGE, "batch of %d tokens, expected 1 to %d", o->n_batch, MAX_BATCH);
+    if (o->n_threads < 0)
+        return fail(err, ERR_USAGE, "%d threads", o->n_threads);
+    return true;
+}
+
+bool engine_open(struct engine **out, const char *path, const struct engine_options *o,
+                 struct error *err)
+{
+    struct engine *e = NULL;
+    *out = NULL;
+    if (!check_options(o, err))
+        return false;
+    e = mem_alloc(1, sizeof *e, "engine", err);
+    if (!e)
+        return false;
+    e->options = *o;
+    e->isa = o->isa_given ? o->isa & cpu_isa() : cpu_isa();
+    e->n_batch = o->n_batch ? o->n_batch : DEFAULT_BATCH;
+    bool ok = model_open(&e->model, path, o->numerics, err) &&
+              pool_open(&e->pool, o->n_threads, err) &&
+              model_load(&e->model, o->load, o->act_f32, o->progress, o->progress_ctx, err);
+    if (!ok) {
+        engine_close(e);
+        return false;
+    }
+    *out = e;
+    return true;
+}
+
+void engine_close(struct engine *e)
+{
+    if (!e)
+        return;
+    pool_close(e->pool);
+    model_close(&e->model);
+    mem_free(e);
+}
+
+const struct model *engine_model(const struct engine *e)
+{
+    return &e->model;
+}
+
+int engine_threads(const struct engine *e)
+{
+    return pool_threads(e->pool);
+}
+
+unsigned engine_isa(const struct engine *e)
+{
+    return e->isa;
+}
+
+bool engine_check_files(const struct engine *e, struct error *err)
+{
+    int shard;
+    uint64_t offset;
+    if (!gguf_lost(&e->model.gguf, &shard, &offset))
+        return true;
+    return fail(err, ERR_RUN, "%s: model file changed or unreadable at offset %" PRIu64,
+                e->model.gguf.shards[shard].path, offset);
+}
+
+/* ---- workspaces ---- */
+
+static int batch_for(const struct engine *e, int64_t n_ctx)
+{
+    return (int)min_of((int64_t)e->n_batch, n_ctx);
+}
+
+/* The largest of everything a step will ask the device for. */
+static struct device_cpu_options device_options(const struct engine *e, int64_t n_ctx)
+{
+    const struct model *m = &e->model;
+    const struct params *p = &m->params;
+    struct device_cpu_options o = {
+        .pool = e->pool,
+        .isa = e->isa,
+        .act_f32 = e->options.act_f32,
+        .max_tokens = batch_for(e, n_ctx),
+        .max_cols = p->hidden_size,
+        .max_rows = p->hidden_size,
+        .n_ctx = n_ctx,
+        .n_heads = p->n_heads,
+        .head_width = p->head_dim,
+        .n_routed = p->n_routed,
+        .top_k = p->top_k,
+        .expert_size = p->expert_size,
+    };
+    if (m->arch->has_latent_cache) {
+        int absorbed = p->kv_lora_rank + p->qk_rope_dim;
+        int expanded = p->qk_nope_dim + p->qk_rope_dim + p->value_dim;
+        o.head_width = max_of(absorbed, expanded);
+    }
+    for (int i = 0; i < m->n_tensors; i++) {
+        const struct model_tensor *t = &m->tensors[i];
+        if (t->role != ROLE_TRUNK)
+            continue;
+        o.max_cols = max_of(o.max_cols, t->weight->cols);
+        o.max_rows = max_of(o.max_rows, t->weight->rows);
+    }
+    return o;
+}
+
+uint64_t workspace_bytes(const struct engine *e, int64_t n_ctx)
+{
+    struct device_cpu_options o = device_options(e, n_ctx);
+    return device_cpu_bytes(&o) +
+           activations_bytes(e->model.arch, &e->model.params, batch_for(e, n_ctx));
+}
+
+static void workspace_free(struct workspace *w)
+{
+    if (w->device) {
+        activations_close(&w->work, w->device);
+        w->device->ops->close(w->device);
+    }
+    mem_free(w);
+}
+
+struct workspace *workspace_join(struct engine *e, int64_t n_ctx, struct error *err)
+{
+    if (e->last && e->last->n_ctx >= n_ctx) {
+        e->last->n_users++;
+        return e->last;
+    }
+    struct workspace *w = mem_alloc(1, sizeof *w, "workspace", err);
+    if (!w)
+        return NULL;
+    struct device_cpu_options o = device_options(e, n_ctx);
+    w->n_ctx = n_ctx;
+    w->n_batch = o.max_tokens;
+    w->n_users = 1;
+    w->bytes = workspace_bytes(e, n_ctx);
+    if (!device_cpu_open(&w->device, &o, err) ||
+        !activations_open(&w->work, e->model.arch, &e->model.params, w->n_batch, w->device, err)) {
+        workspace_free(w);
+        return NULL;
+    }
+    return e->last = w;
+}
+
+void workspace_leave(struct engine *e, struct workspace *w)
+{
+    if (!w || --w->n_users > 0)
+        return;
+    if (e->last == w)
+        e->last = NULL;
+    workspace_free(w);
+}

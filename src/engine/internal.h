@@ -1,0 +1,36 @@
+/* What engine.c and session.c share. */
+#ifndef TANDEM_ENGINE_INTERNAL_H
+#define TANDEM_ENGINE_INTERNAL_H
+
+#include "src/base/pool.h"
+#include "src/engine/engine.h"
+#include "src/model/arch.h"
+
+/* A device with the working memory of one step, for caches of up to n_ctx positions. Sessions of
+ * similar size share one: only one of them runs at a time. */
+struct workspace {
+    struct device *device;
+    struct activations work;
+    int64_t n_ctx;
+    int n_batch; /* most tokens per step */
+    int n_users; /* sessions */
+    uint64_t bytes;
+};
+
+struct engine {
+    struct model model;
+    struct engine_options options;
+    struct pool *pool;
+    unsigned isa;
+    int n_batch;
+    struct workspace *last; /* the newest workspace that is in use; NULL: none */
+};
+
+/* Bytes of a workspace for n_ctx positions, before making one. */
+uint64_t workspace_bytes(const struct engine *e, int64_t n_ctx);
+/* One that fits n_ctx positions: shared where possible. workspace_leave frees it with its last
+ * user. */
+struct workspace *workspace_join(struct engine *e, int64_t n_ctx, struct error *err);
+void workspace_leave(struct engine *e, struct workspace *w);
+
+#endif

@@ -1,0 +1,325 @@
+/* One timeline: tokens, their cache, and the logits behind the last of them. */
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+
+#include "src/base/mem.h"
+#include "src/base/util.h"
+#include "src/engine/internal.h"
+#include "src/model/kvcache.h"
+#include "src/model/memory.h"
+
+#define DEFAULT_CONTEXT 32768
+#define MAX_CONTEXT ((int64_t)1 << 24)
+#define CONTEXT_GRAIN 256                  /* contexts chosen by us are multiples of this */
+#define MARGIN_BYTES ((uint64_t)64 << 20)  /* never taken: for the rest of the process */
+
+struct session {
+    struct engine *engine;
+    struct workspace *workspace;
+    struct kvcache cache;
+    int64_t n_ctx, n_past;
+    int32_t *tokens; /* [n_ctx] */
+    float *logits;   /* [n_vocab] */
+    int n_batch;
+    enum mla_form mla_form;
+    const atomic_int *cancel;
+};
+
+/* ---- fitting into memory ---- */
+
+static enum tensor_type cache_type(const struct engine *e)
+{
+    return e->options.act_f32 ? TYPE_F32 : TYPE_F16;
+}
+
+struct memory_need {
+    uint64_t cache, work, total;
+};
+
+static struct memory_need session_needs(const struct engine *e, int64_t n_ctx)
+{
+    const struct model *m = &e->model;
+    struct memory_need n = { .cache = kvcache_bytes(m->arch, &m->params, cache_type(e), n_ctx) };
+    if (!e->last || e->last->n_ctx < n_ctx)
+        n.work = workspace_bytes(e, n_ctx);
+    uint64_t lists = (uint64_t)n_ctx * sizeof(int32_t) + (uint64_t)m->params.n_vocab * sizeof(float);
+    n.work += lists;
+    n.total = n.cache > UINT64_MAX - n.work ? UINT64_MAX : n.cache + n.work;
+    return n;
+}
+
+/* The largest context up to `most` whose needs stay within budget; 0 when none does. */
+static int64_t largest_context(const struct engine *e, int64_t most, uint64_t budget)
+{
+    if (session_needs(e, most).total <= budget)
+        return most;
+    int64_t fits = 0, too_much = (most + CONTEXT_GRAIN - 1) / CONTEXT_GRAIN;
+    while (too_much - fits > 1) {
+        int64_t middle = (fits + too_much) / 2;
+        if (session_needs(e, middle * CONTEXT_GRAIN).total <= budget)
+            fits = middle;
+        else
+            too_much = middle;
+    }
+    return fits * CONTEXT_GRAIN;
+}
+
+static bool does_not_fit(const struct engine *e, int64_t n_ctx, uint64_t budget, struct error *err)
+{
+    struct memory_need n = session_needs(e, n_ctx);
+    int64_t largest = largest_context(e, n_ctx, budget);
+    char hint[64] = "no context fits";
+    if (largest > 0)
+        snprintf(hint, sizeof hint, "the largest context that fits is %" PRId64, largest);
+    return fail(err, ERR_FIT, "a context of %" PRId64 " tokens needs %.1f MiB (cache %.1f, work "
+                "%.1f), available are %.1f MiB; %s", n_ctx, (double)n.total / 1048576,
+                (double)n.cache / 1048576, (double)n.work / 1048576, (double)budget / 1048576,
+                hint);
+}
+
+/* The context asked for, if it fits; else the default: up to 32768 and what the model was trained
+ * for, leaving room for the mapped weights where that is possible (mapped pages count as available,
+ * and a cache that pushes them out costs more than a shorter context). */
+static bool choose_context(const struct engine *e, int64_t asked, int64_t *n_ctx,
+                           struct error *err)
+{
+    const struct model *m = &e->model;
+    uint64_t available = memory_available();
+    uint64_t budget = available > MARGIN_BYTES ? available - MARGIN_BYTES : 0;
+    if (asked < 0 || asked > MAX_CONTEXT)
+        return fail(err, ERR_USAGE, "a context of %" PRId64 " tokens, expected 1 to %" PRId64,
+                    asked, MAX_CONTEXT);
+    if (asked > 0) {
+        *n_ctx = asked;
+        return session_needs(e, asked).total <= budget || does_not_fit(e, asked, budget, err);
+    }
+    int64_t most = min_of((int64_t)DEFAULT_CONTEXT, m->params.context_length);
+    uint64_t mapped = m->copy ? 0 : m->weight_bytes;
+    uint64_t beside = budget > mapped ? budget - mapped : 0, quarter = budget / 4;
+    *n_ctx = largest_context(e, most, max_of(beside, quarter));
+    if (*n_ctx == 0)
+        *n_ctx = min_of(most, (int64_t)CONTEXT_GRAIN);
+    return session_needs(e, *n_ctx).total <= budget || does_not_fit(e, *n_ctx, budget, err);
+}
+
+/* ---- open and close ---- */
+
+bool session_open(struct session **out, struct engine *e, const struct session_options *o,
+                  struct error *err)
+{
+    const struct model *m = &e->model;
+    int64_t n_ctx = 0;
+    *out = NULL;
+    if (!choose_context(e, o->n_ctx, &n_ctx, err))
+        return false;
+    struct session *s = mem_alloc(1, sizeof *s, "session", err);
+    if (!s)
+        return false;
+    s->engine = e;
+    s->n_ctx = n_ctx;
+    s->n_batch = (int)min_of((int64_t)e->n_batch, n_ctx);
+    s->mla_form = o->mla_form;
+    s->cancel = o->cancel;
+    s->workspace = workspace_join(e, n_ctx, err);
+    s->tokens = mem_alloc((size_t)n_ctx, sizeof *s->tokens, "tokens", err);
+    s->logits = mem_alloc((size_t)m->params.n_vocab, sizeof *s->logits, "logits", err);
+    if (!s->workspace || !s->tokens || !s->logits ||
+        !kvcache_open(&s->cache, m->arch, &m->params, cache_type(e), n_ctx, s->workspace->device,
+                      err)) {
+        session_close(s);
+        return false;
+    }
+    *out = s;
+    return true;
+}
+
+void session_close(struct session *s)
+{
+    if (!s)
+        return;
+    if (s->workspace)
+        kvcache_close(&s->cache, s->workspace->device);
+    workspace_leave(s->engine, s->workspace);
+    mem_free(s->tokens);
+    mem_free(s->logits);
+    mem_free(s);
+}
+
+int64_t session_n_ctx(const struct session *s)
+{
+    return s->n_ctx;
+}
+
+int64_t session_n_past(const struct session *s)
+{
+    return s->n_past;
+}
+
+const int32_t *session_tokens(const struct session *s)
+{
+    return s->tokens;
+}
+
+float *session_logits(struct session *s)
+{
+    return s->logits;
+}
+
+void session_truncate(struct session *s, int64_t n)
+{
+    s->n_past = max_of((int64_t)0, min_of(n, s->n_past));
+}
+
+void session_memory(const struct session *s, struct memory_report *r)
+{
+    const struct model *m = &s->engine->model;
+    *r = (struct memory_report){
+        .mapped_bytes = m->copy ? 0 : m->weight_bytes,
+        .copied_bytes = m->copy_bytes + m->arena.total_bytes,
+        .cache_bytes = s->cache.bytes,
+        .work_bytes = s->workspace->bytes + (uint64_t)s->n_ctx * sizeof *s->tokens +
+                      (uint64_t)m->params.n_vocab * sizeof *s->logits,
+    };
+}
+
+/* ---- one step ---- */
+
+static bool check_finite(const float *rows, int n_rows, int64_t n_vocab, int64_t first,
+                         struct error *err)
+{
+    for (int r = 0; r < n_rows; r++) {
+        const float *row = rows + (size_t)r * (size_t)n_vocab;
+        float sum = 0; /* x - x is 0 for finite x and NaN else */
+        for (int64_t i = 0; i < n_vocab; i++)
+            sum += row[i] - row[i];
+        if (!(sum == 0))
+            return fail(err, ERR_CHECK, "logits of position %" PRId64 " are not finite: the model "
+                        "file is damaged, or its numbers exceed this computation", first + r);
+    }
+    return true;
+}
+
+/* Some fine-tunes add a bias to the logits; the seam has no operation for it. */
+static void add_output_bias(const struct model *m, float *rows, int n_rows)
+{
+    const float *bias = m->output_bias.data;
+    int64_t n_vocab = m->params.n_vocab;
+    for (int r = 0; bias && r < n_rows; r++) {
+        for (int64_t i = 0; i < n_vocab; i++)
+            rows[(size_t)r * (size_t)n_vocab + (size_t)i] += bias[i];
+    }
+}
+
+/* Append n tokens (at most n_batch), with the logits of the last n_rows of them. On failure the
+ * timeline is as before. */
+static bool run_step(struct session *s, const int32_t *tokens, int n, float *rows, int n_rows,
+                     struct error *err)
+{
+    const struct model *m = &s->engine->model;
+    struct device *d = s->workspace->device;
+    struct step step = {
+        .tokens = tokens, .n_tokens = n, .n_past = s->n_past,
+        .n_logits = n_rows, .logits = rows,
+        .cache = &s->cache, .mla_form = s->mla_form, .cancel = s->cancel,
+    };
+
+    d->ops->begin(d, &step);
+    bool ok = m->arch->forward(m, d, &step, &s->workspace->work, err);
+    ok = d->ops->end(d, err) && ok;
+    ok = engine_check_files(s->engine, err) && ok;
+    if (!ok)
+        return false;
+    add_output_bias(m, rows, n_rows);
+    if (!check_finite(rows, n_rows, m->params.n_vocab, s->n_past + n - n_rows, err))
+        return false;
+    memmove(s->tokens + s->n_past, tokens, (size_t)n * sizeof *tokens);
+    s->n_past += n;
+    return true;
+}
+
+static bool check_tokens(const struct session *s, const int32_t *tokens, int64_t n,
+                         struct error *err)
+{
+    int64_t n_vocab = s->engine->model.params.n_vocab;
+    for (int64_t i = 0; i < n; i++) {
+        if (tokens[i] < 0 || tokens[i] >= n_vocab)
+            return fail(err, ERR_USAGE, "token %d at position %" PRId64 ": the vocabulary has %"
+                        PRId64, tokens[i], i, n_vocab);
+    }
+    return true;
+}
+
+static bool is_cancelled(const struct session *s, struct error *err)
+{
+    if (!s->cancel || !atomic_load_explicit(s->cancel, memory_order_relaxed))
+        return false;
+    fail(err, ERR_INTERRUPTED, "interrupted");
+    return true;
+}
+
+/* ---- prefill, decode, eval ---- */
+
+bool session_prefill(struct session *s, const int32_t *tokens, int64_t n,
+                     prefill_progress *progress, void *ctx, struct error *err)
+{
+    if (n < 1 || n > s->n_ctx)
+        return fail(err, ERR_USAGE, "%" PRId64 " tokens for a context of %" PRId64, n, s->n_ctx);
+    if (!check_tokens(s, tokens, n, err))
+        return false;
+    int64_t kept = 0;
+    while (kept < s->n_past && kept < n - 1 && s->tokens[kept] == tokens[kept])
+        kept++;
+    session_truncate(s, kept);
+    while (s->n_past < n) {
+        int batch = (int)min_of((int64_t)s->n_batch, n - s->n_past);
+        bool last = s->n_past + batch == n;
+        if (is_cancelled(s, err) ||
+            !run_step(s, tokens + s->n_past, batch, last ? s->logits : NULL, last, err))
+            return false;
+        if (progress && !progress(ctx, s->n_past, n) && s->n_past < n)
+            return fail(err, ERR_INTERRUPTED, "interrupted");
+    }
+    return true;
+}
+
+bool session_decode(struct session *s, int32_t token, struct error *err)
+{
+    if (s->n_past >= s->n_ctx)
+        return fail(err, ERR_USAGE, "the context of %" PRId64 " tokens is full", s->n_ctx);
+    return check_tokens(s, &token, 1, err) && !is_cancelled(s, err) &&
+           run_step(s, &token, 1, s->logits, 1, err);
+}
+
+bool session_eval(struct session *s, const int32_t *tokens, int64_t n, int n_batch,
+                  logits_sink *sink, void *ctx, struct error *err)
+{
+    int64_t n_vocab = s->engine->model.params.n_vocab;
+    if (n < 0 || n > s->n_ctx - s->n_past)
+        return fail(err, ERR_USAGE, "%" PRId64 " tokens behind %" PRId64 " for a context of %"
+                    PRId64, n, s->n_past, s->n_ctx);
+    if (n_batch < 0 || n_batch > s->engine->n_batch)
+        return fail(err, ERR_USAGE, "batch of %d tokens, expected 1 to %d", n_batch,
+                    s->engine->n_batch);
+    if (!check_tokens(s, tokens, n, err))
+        return false;
+    int most = n_batch && n_batch < s->n_batch ? n_batch : s->n_batch;
+    most = (int)min_of((int64_t)most, n);
+    float *rows = mem_alloc_aligned((size_t)most, (size_t)n_vocab * sizeof *rows,
+                                    "logits of a batch", err);
+    bool ok = rows;
+    for (int64_t done = 0; ok && done < n;) {
+        int batch = (int)min_of((int64_t)most, n - done);
+        int64_t first = s->n_past;
+        ok = !is_cancelled(s, err) && run_step(s, tokens + done, batch, rows, batch, err);
+        if (!ok)
+            break;
+        memcpy(s->logits, rows + (size_t)(batch - 1) * (size_t)n_vocab,
+               (size_t)n_vocab * sizeof *rows);
+        if (!sink(ctx, first, batch, rows, err))
+            ok = fail(err, ERR_INTERRUPTED, "interrupted");
+        done += batch;
+    }
+    mem_free(rows);
+    return ok;
+}

@@ -1,0 +1,247 @@
+/* Keys of a file: one table with name, range and default of every hyper-parameter.
+ * The ranges are wide enough for any published model and narrow enough that every product of two
+ * dimensions fits 64 bits; array bounds of the program (512 layers, 64 picks) are among them. */
+#include <math.h>
+#include <stddef.h>
+#include <stdio.h>
+
+#include "src/format/gguf.h"
+#include "src/model/arch.h"
+
+#define MAX_LAYERS 512
+#define MAX_VOCAB (1 << 20)
+#define ABSENT (-1)
+
+enum kind { INT, REAL, BOOL };
+
+/* Whether a key may hold one value per layer, and which layers count. */
+enum per_layer { SCALAR, ALL_LAYERS, DENSE_LAYERS };
+
+struct key_spec {
+    const char *name; /* behind "<architecture>." */
+    size_t offset;    /* in struct keys */
+    enum kind kind;
+    enum need need;
+    double low, high, fallback;
+    enum per_layer per_layer;
+};
+
+#define K(field) offsetof(struct keys, field)
+
+/* Order matters where a row's meaning depends on another: layer counts stand before arrays. */
+static const struct key_spec key_specs[] = {
+    { "block_count", K(block_count), INT, REQUIRED, 1, MAX_LAYERS, 0, SCALAR },
+    { "nextn_predict_layers", K(n_mtp), INT, OPTIONAL, 0, 8, 0, SCALAR },
+    { "context_length", K(context_length), INT, REQUIRED, 1, 1 << 24, 0, SCALAR },
+    { "embedding_length", K(embedding_length), INT, REQUIRED, 8, 65536, 0, SCALAR },
+    { "vocab_size", K(vocab_size), INT, OPTIONAL, 1, MAX_VOCAB, ABSENT, SCALAR },
+    { "leading_dense_block_count", K(n_dense_lead), INT, OPTIONAL, 0, MAX_LAYERS, 0, SCALAR },
+
+    { "expert_count", K(n_routed), INT, OPTIONAL, 0, 1024, 0, SCALAR },
+    { "expert_used_count", K(top_k), INT, OPTIONAL, 0, 64, 0, SCALAR },
+    { "expert_shared_count", K(n_shared), INT, OPTIONAL, 0, 64, 0, SCALAR },
+    { "expert_feed_forward_length", K(expert_size), INT, OPTIONAL, 1, 1 << 20, ABSENT, SCALAR },
+    { "expert_weights_scale", K(weights_scale), REAL, OPTIONAL, -1e6, 1e6, 0, SCALAR },
+    { "expert_weights_norm", K(weights_norm), BOOL, OPTIONAL, 0, 1, 0, SCALAR },
+    { "expert_gating_func", K(gating), INT, OPTIONAL, 0, 4, 0, SCALAR },
+    { "expert_group_count", K(n_groups), INT, OPTIONAL, 0, 1024, ABSENT, SCALAR },
+    { "expert_group_used_count", K(n_groups_used), INT, OPTIONAL, 0, 1024, ABSENT, SCALAR },
+
+    { "feed_forward_length", K(feed_forward_length), INT, OPTIONAL, 1, 1 << 20, ABSENT,
+      DENSE_LAYERS },
+    { "attention.head_count", K(n_heads), INT, REQUIRED, 1, 1024, 0, ALL_LAYERS },
+    { "attention.head_count_kv", K(n_kv_heads), INT, OPTIONAL, 1, 1024, ABSENT, ALL_LAYERS },
+    { "attention.key_length", K(key_length), INT, OPTIONAL, 1, 8192, ABSENT, SCALAR },
+    { "attention.value_length", K(value_length), INT, OPTIONAL, 1, 8192, ABSENT, SCALAR },
+    { "attention.key_length_mla", K(key_length_mla), INT, OPTIONAL, 1, 8192, ABSENT, SCALAR },
+    { "attention.value_length_mla", K(value_length_mla), INT, OPTIONAL, 1, 8192, ABSENT, SCALAR },
+    { "attention.q_lora_rank", K(q_lora_rank), INT, OPTIONAL, 0, 65536, 0, SCALAR },
+    { "attention.kv_lora_rank", K(kv_lora_rank), INT, OPTIONAL, 1, 65536, ABSENT, SCALAR },
+    { "attention.layer_norm_rms_epsilon", K(rms_eps), REAL, REQUIRED, 1e-12, 1e-1, 0, SCALAR },
+
+    { "rope.dimension_count", K(rope_dim), INT, OPTIONAL, 2, 8192, ABSENT, SCALAR },
+    { "rope.freq_base", K(rope_base), REAL, OPTIONAL, 1, 1e12, 10000, SCALAR },
+    { "rope.scale_linear", K(rope_factor), REAL, OPTIONAL, 1, 1e4, 1, SCALAR },
+    { "rope.scaling.factor", K(rope_factor), REAL, OPTIONAL, 1, 1e4, ABSENT, SCALAR },
+    { "rope.scaling.original_context_length", K(rope_original_context), INT, OPTIONAL, 1, 1 << 24,
+      ABSENT, SCALAR },
+    { "rope.scaling.attn_factor", K(rope_attn_factor), REAL, OPTIONAL, 1e-6, 1e6, 1, SCALAR },
+    { "rope.scaling.yarn_beta_fast", K(yarn_beta_fast), REAL, OPTIONAL, 1e-6, 1e6, ABSENT,
+      SCALAR },
+    { "rope.scaling.yarn_beta_slow", K(yarn_beta_slow), REAL, OPTIONAL, 1e-6, 1e6, ABSENT,
+      SCALAR },
+    { "rope.scaling.yarn_log_multiplier", K(yarn_log_multiplier), REAL, OPTIONAL, -1e6, 1e6, NAN,
+      SCALAR },
+};
+
+static bool in_range(const struct key_spec *s, const char *key, double value, struct error *err)
+{
+    if (value >= s->low && value <= s->high) /* false for NaN */
+        return true;
+    return fail(err, ERR_FILE, "%s: %.10g, expected %.10g to %.10g", key, value, s->low, s->high);
+}
+
+static void set_int(struct keys *k, const struct key_spec *s, int64_t value)
+{
+    *(int64_t *)((char *)k + s->offset) = value;
+}
+
+/* Does the value of this layer count? */
+static bool layer_uses(const struct keys *k, const struct key_spec *s, int64_t layer)
+{
+    return s->per_layer == ALL_LAYERS || k->n_routed == 0 || layer < k->n_dense_lead;
+}
+
+/* A per-layer array, reduced to the value shared by all layers that use it. */
+static bool read_array(struct keys *k, const struct key_spec *s, const struct gguf *g,
+                       const char *key, struct error *err)
+{
+    const struct gguf_kv *kv = gguf_array(g, key, GGUF_KIND_INT, err);
+    if (!kv)
+        return false;
+    if (kv->count < (uint64_t)k->block_count)
+        return fail(err, ERR_FILE, "%s: %llu values for %lld layers", key,
+                    (unsigned long long)kv->count, (long long)k->block_count);
+    int64_t first = -1;
+    for (int64_t layer = 0; layer < k->block_count; layer++) {
+        if (!layer_uses(k, s, layer))
+            continue;
+        int64_t value = gguf_int_at(kv, (uint64_t)layer);
+        if (!in_range(s, key, (double)value, err))
+            return error_prefix(err, "layer %lld", (long long)layer);
+        if (first < 0)
+            set_int(k, s, first = value);
+        else if (value != first)
+            return fail(err, ERR_FILE, "%s: layer %lld has %lld, others %lld: layers of different "
+                        "size are not supported", key, (long long)layer, (long long)value,
+                        (long long)first);
+    }
+    return true;
+}
+
+static bool read_int(struct keys *k, const struct key_spec *s, const struct gguf *g,
+                     const char *key, struct error *err)
+{
+    const struct gguf_kv *kv = gguf_find(g, key);
+    if (kv && kv->type == GGUF_ARRAY && s->per_layer != SCALAR)
+        return read_array(k, s, g, key, err);
+    uint64_t value = 0;
+    if (!gguf_get_u64(g, key, &value, err))
+        return false;
+    /* Files of models without dense layers may say 0 here. */
+    if (value == 0 && s->per_layer == DENSE_LAYERS)
+        return true;
+    if (!in_range(s, key, (double)value, err))
+        return false;
+    set_int(k, s, (int64_t)value);
+    return true;
+}
+
+static bool read_key(struct keys *k, const struct key_spec *s, const struct gguf *g,
+                     const char *arch, struct error *err)
+{
+    char key[256];
+    snprintf(key, sizeof key, "%s.%s", arch, s->name);
+    if (!gguf_has(g, key))
+        return s->need == OPTIONAL ? true : fail(err, ERR_FILE, "%s: missing", key);
+    if (s->kind == INT)
+        return read_int(k, s, g, key, err);
+    if (s->kind == BOOL)
+        return gguf_get_bool(g, key, (bool *)((char *)k + s->offset), err);
+    double *value = (double *)((char *)k + s->offset);
+    return gguf_get_f64(g, key, value, err) && in_range(s, key, *value, err);
+}
+
+static void set_fallbacks(struct keys *k)
+{
+    for (size_t i = 0; i < ARRAY_LEN(key_specs); i++) {
+        const struct key_spec *s = &key_specs[i];
+        if (s->kind == INT)
+            set_int(k, s, (int64_t)s->fallback);
+        else if (s->kind == REAL)
+            *(double *)((char *)k + s->offset) = s->fallback;
+    }
+    k->rope_factor = 1;
+}
+
+static bool read_rope_scaling(struct keys *k, const struct gguf *g, const char *arch,
+                              struct error *err)
+{
+    static const char *const names[] = { "none", "linear", "yarn" };
+    char key[256];
+    snprintf(key, sizeof key, "%s.rope.scaling.type", arch);
+    struct str type = str_of("linear"); /* with factor 1 when nothing is said */
+    if (!gguf_get_str(g, key, &type, err))
+        return false;
+    for (size_t i = 0; i < ARRAY_LEN(names); i++) {
+        if (str_is(type, names[i])) {
+            k->rope_scaling = (enum rope_scaling)i;
+            return true;
+        }
+    }
+    return fail(err, ERR_FILE, "%s: \"%.*s\", expected none, linear or yarn", key,
+                (int)min_of(type.len, (size_t)40), type.data);
+}
+
+/* Relations between keys; what depends on the architecture is checked there. */
+static bool check_keys(const struct keys *k, const char *arch, struct error *err)
+{
+    if (k->n_mtp >= k->block_count)
+        return fail(err, ERR_FILE, "%s.nextn_predict_layers: %lld of %lld blocks", arch,
+                    (long long)k->n_mtp, (long long)k->block_count);
+    if (k->n_dense_lead > k->block_count)
+        return fail(err, ERR_FILE, "%s.leading_dense_block_count: %lld of %lld blocks", arch,
+                    (long long)k->n_dense_lead, (long long)k->block_count);
+    if (k->n_kv_heads > 0 && (k->n_kv_heads > k->n_heads || k->n_heads % k->n_kv_heads))
+        return fail(err, ERR_FILE, "%s.attention.head_count_kv: %lld does not divide %lld heads",
+                    arch, (long long)k->n_kv_heads, (long long)k->n_heads);
+    return true;
+}
+
+bool keys_read(struct keys *k, const struct gguf *g, const char *arch, struct error *err)
+{
+    *k = (struct keys){ 0 };
+    set_fallbacks(k);
+    for (size_t i = 0; i < ARRAY_LEN(key_specs); i++) {
+        if (!read_key(k, &key_specs[i], g, arch, err))
+            return false;
+    }
+    if (k->n_kv_heads == ABSENT)
+        k->n_kv_heads = k->n_heads;
+    if (k->rope_original_context == ABSENT)
+        k->rope_original_context = k->context_length;
+    return read_rope_scaling(k, g, arch, err) && check_keys(k, arch, err);
+}
+
+int64_t params_dim(const struct params *p, enum dim d)
+{
+    int64_t q = (int64_t)p->n_heads * p->head_dim, kv = (int64_t)p->n_kv_heads * p->head_dim;
+    int64_t v = (int64_t)p->n_kv_heads * p->value_dim;
+    switch (d) {
+    case DIM_HIDDEN:     return p->hidden_size;
+    case DIM_VOCAB:      return p->n_vocab;
+    case DIM_FFN:        return p->ffn_size;
+    case DIM_Q:          return q;
+    case DIM_KV:         return kv;
+    case DIM_V:          return v;
+    case DIM_QKV:        return q + kv + v;
+    case DIM_ATTN_OUT:   return (int64_t)p->n_heads * p->value_dim;
+    case DIM_HEAD:       return p->head_dim;
+    case DIM_ROPE_PAIRS: return p->rope.n_rot / 2;
+    case DIM_Q_LORA:     return p->q_lora_rank;
+    case DIM_KV_LORA:    return p->kv_lora_rank;
+    case DIM_KV_A:       return (int64_t)p->kv_lora_rank + p->qk_rope_dim;
+    case DIM_NOPE:       return p->qk_nope_dim;
+    case DIM_VALUE:      return p->value_dim;
+    case DIM_HEADS:      return p->n_heads;
+    case DIM_KV_B:       return (int64_t)p->n_heads * (p->qk_nope_dim + p->value_dim);
+    case DIM_EXPERT:     return p->expert_size;
+    case DIM_EXPERT2:    return 2 * p->expert_size;
+    case DIM_SHARED:     return p->n_shared * p->expert_size;
+    case DIM_ROUTED:     return p->n_routed;
+    case DIM_HIDDEN2:    return 2 * p->hidden_size;
+    case DIM_NONE:
+    case N_DIMS:         break;
+    }
+    return 0;
+}
