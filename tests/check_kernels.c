@@ -266,6 +266,61 @@ static void check_same_dots(const struct kernels *new, const struct kernels *bef
     free(x);
 }
 
+/* ---- Tiles: the bits of the dot products ---- */
+
+static void check_tile(const struct kernels *k, enum tensor_type type, int64_t n, int n_rows,
+                       int n_tokens, enum pattern weights)
+{
+    enum tensor_type act_type = quant_traits(type)->act;
+    size_t row_stride = quant_row_bytes(type, n) + 5, act_stride = quant_row_bytes(act_type, n) + 3;
+    size_t out_stride = (size_t)n_rows + 2;
+    struct guarded rows = guarded((size_t)n_rows * row_stride - 5);
+    struct guarded act = guarded((size_t)n_tokens * act_stride - 3);
+    struct guarded out = guarded(((size_t)n_tokens * out_stride - 2) * sizeof(float));
+    float *x = malloc((size_t)(n + 1) * sizeof *x), *found = (float *)(void *)out.data;
+
+    for (int r = 0; r < n_rows; r++)
+        fill_weights(type, rows.data + (size_t)r * row_stride, n, weights);
+    for (int t = 0; t < n_tokens; t++) {
+        fill_floats(x, n, t % 5 == 4 ? EXTREMES : RANDOM);
+        k->quantize[act_type](x, act.data + (size_t)t * act_stride, n);
+    }
+    for (size_t i = 0; i < out.size / sizeof *found; i++)
+        found[i] = 12345;
+    k->gemm[type](n, rows.data, row_stride, n_rows, act.data, act_stride, n_tokens, found,
+                  out_stride);
+    for (int t = 0; t < n_tokens; t++) {
+        const float *line = found + (size_t)t * out_stride;
+        for (int r = 0; r < n_rows; r++) {
+            float wanted;
+            k->dot[type](n, rows.data + (size_t)r * row_stride,
+                         act.data + (size_t)t * act_stride, 0, 1, &wanted);
+            CHECK_MSG(memcmp(&line[r], &wanted, sizeof wanted) == 0,
+                      "n %lld, row %d of %d, token %d of %d, %s: %.9g, dot gives %.9g",
+                      (long long)n, r, n_rows, t, n_tokens, pattern_name[weights], line[r], wanted);
+        }
+        for (int r = n_rows; t < n_tokens - 1 && r < n_rows + 2; r++)
+            CHECK_MSG(line[r] == 12345, "token %d: column %d behind the tile was written", t, r);
+    }
+    free(x);
+    release(rows);
+    release(act);
+    release(out);
+}
+
+static void check_tiles(const struct kernels *k, enum tensor_type type)
+{
+    static const int sizes[][3] = { /* blocks, rows, tokens */
+                                    { 0, 3, 2 },  { 1, 1, 1 },   { 2, 16, 8 },  { 3, 17, 5 },
+                                    { 5, 15, 9 }, { 8, 33, 4 },  { 9, 64, 3 },  { 13, 5, 17 },
+                                    { 4, 65, 7 }, { 1, 20, 65 }, { 11, 2, 12 }, { 6, 100, 2 } };
+    int block = quant_traits(type)->block_elements;
+    for (size_t i = 0; i < ARRAY_LEN(sizes); i++)
+        check_tile(k, type, (int64_t)sizes[i][0] * block, sizes[i][1], sizes[i][2], RANDOM);
+    for (int weights = 0; weights < N_PATTERNS - 1; weights++)
+        check_tile(k, type, 5 * (int64_t)block, 18, 6, (enum pattern)weights);
+}
+
 /* ---- Quantizing and decoding: bit for bit ---- */
 
 static void check_quantize(const struct kernels *new, const struct kernels *ref,
@@ -561,6 +616,12 @@ static void check_table(const char *isa, const struct kernels *new, const struct
             bool quantized = quant_traits((uint32_t)type)->block_elements > 1;
             if (!first && quantized && quant_traits(quant_traits((uint32_t)type)->act)->quantize && before->dot[type] != ref->dot[type])
                 check_same_dots(new, before, (enum tensor_type)type);
+        }
+    }
+    for (int type = 0; type < N_TENSOR_TYPES; type++) {
+        if (new->gemm[type] && new->gemm[type] != before->gemm[type]) {
+            check_case("%s gemm %s", isa, quant_traits((uint32_t)type)->name);
+            check_tiles(new, (enum tensor_type)type);
         }
     }
     for (size_t i = 0; i < ARRAY_LEN(float_cases); i++) {

@@ -3,7 +3,8 @@
  *   memory   GB/s of weights with one token, rows streamed from a buffer larger than the caches,
  *            by one thread and by two
  *   cache    the same by one thread from rows that stay in L2: what the unpacking alone allows
- *   GOPS     by one thread with 1, 8 and 64 tokens, rows in L2; a multiply-add is two operations */
+ *   GOPS     by one thread with 1, 8 and 64 tokens, rows in L2; a multiply-add is two operations
+ *   tiles    the same with gemm: 4, 16 and 64 tokens */
 #ifndef TANDEM_TESTS_KERNELS_BENCH_H
 #define TANDEM_TESTS_KERNELS_BENCH_H
 
@@ -11,6 +12,7 @@
 
 #define BENCH_COLS 4096
 #define BENCH_TOKENS 64
+#define BENCH_ROWS 64
 #define BENCH_MEMORY ((size_t)512 << 20)
 #define BENCH_CACHE ((size_t)256 << 10)
 
@@ -23,12 +25,19 @@ struct bench {
     size_t act_stride;
     int64_t first, last; /* rows of one thread */
     int n_tokens, repeats;
+    bool tiles;
 };
 
 static void *bench_rows(void *arg)
 {
     const struct bench *b = arg;
-    float out[BENCH_TOKENS];
+    static _Thread_local float out[BENCH_TOKENS * BENCH_ROWS];
+    if (b->tiles) {
+        for (int r = 0; r < b->repeats; r++)
+            b->k->gemm[b->type](BENCH_COLS, b->rows, b->row_bytes, BENCH_ROWS, b->act,
+                                b->act_stride, b->n_tokens, out, BENCH_ROWS);
+        return NULL;
+    }
     for (int r = 0; r < b->repeats; r++)
         for (int64_t i = b->first; i < b->last; i++)
             b->k->dot[b->type](BENCH_COLS, b->rows + (size_t)i * b->row_bytes, b->act,
@@ -74,7 +83,7 @@ static void bench_type(const char *isa, const struct kernels *k, enum tensor_typ
     for (int64_t i = 1; i < n_rows; i++)
         memcpy(memory + (size_t)i * row_bytes, memory, row_bytes);
 
-    struct bench b = { k, type, memory, row_bytes, act, act_bytes, 0, 0, 1, 1 };
+    struct bench b = { k, type, memory, row_bytes, act, act_bytes, 0, 0, 1, 1, false };
     double gb = 1e-9 * (double)row_bytes * (double)n_rows;
     printf("%-8s %-7s memory %5.1f %5.1f", traits->name, isa, gb / bench_seconds(b, n_rows, 1),
            gb / bench_seconds(b, n_rows, 2));
@@ -88,6 +97,15 @@ static void bench_type(const char *isa, const struct kernels *k, enum tensor_typ
         if (i == 0)
             printf("  cache %5.1f GB/s  GOPS", gb / s);
         printf(" %6.1f", 2e-9 * (double)n_rows * BENCH_COLS * tokens[i] / s);
+    }
+    static const int tile_tokens[] = { 4, 16, BENCH_TOKENS };
+    b.tiles = true;
+    for (size_t i = 0; k->gemm[type] && i < ARRAY_LEN(tile_tokens); i++) {
+        b.n_tokens = tile_tokens[i];
+        b.repeats = 1 + 256 / tile_tokens[i];
+        double s = bench_seconds(b, n_rows, 1) / b.repeats;
+        printf("%s %6.1f", i == 0 ? "  tiles" : "",
+               2e-9 * BENCH_ROWS * BENCH_COLS * tile_tokens[i] / s);
     }
     printf("\n");
     fflush(stdout);

@@ -66,18 +66,18 @@ ALWAYS_INLINE void decode32(const uint8_t *block, float *out, int64_t n, const s
     }
 }
 
-#define DEFINE_256(T, name, scales, bytes, dmin_at, offset, is_signed)                            \
+#define DEFINE_256(T, name, scales, ...)                                                          \
     static void decode_##name##_avx2(const void *blocks, float *out, int64_t n)                   \
     {                                                                                             \
-        const struct format256 f = { bytes, dmin_at, offset, is_signed };                         \
+        const struct format256 f = { __VA_ARGS__ };                                               \
         decode256(blocks, out, n, f, unpack_##name, scales_##scales);                             \
     }
 TYPES_256(DEFINE_256)
 
-#define DEFINE_32(T, name, scales, bytes, m_at)                                                   \
+#define DEFINE_32(T, name, scales, ...)                                                           \
     static void decode_##name##_avx2(const void *blocks, float *out, int64_t n)                   \
     {                                                                                             \
-        const struct format32 f = { bytes, m_at };                                                \
+        const struct format32 f = { __VA_ARGS__ };                                                \
         decode32(blocks, out, n, f, unpack_##name, scales_##scales);                              \
     }
 TYPES_32(DEFINE_32)

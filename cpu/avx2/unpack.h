@@ -34,6 +34,7 @@ typedef __m128 scales_fn(const uint8_t *block, size_t stride, int count);
 /* What a kernel must know of a type besides its unpack function; all constants at compile time. */
 struct format256 {
     int bytes;
+    int run;        /* elements per scale: 16, or 32 and the scales come in equal pairs */
     int dmin_at;    /* byte of dmin, or -1: no minimum */
     int offset;     /* subtracted from q */
     int is_signed;  /* q are signed bytes, else 0..127 */
@@ -456,22 +457,22 @@ ALWAYS_INLINE __m128 scales_iq1_m(const uint8_t *block, size_t stride, int count
     return _mm_mul_ps(_mm_cvtph_ps(_mm_cvtsi64_si128((long long)bits)), _mm_set1_ps(0.125f));
 }
 
-/* ---- All types, for tables: X(TYPE, name, scales, bytes, dmin_at or m_at, offset, is_signed) ---- */
+/* ---- All types, for tables: X(TYPE, name, scales, fields of the format) ---- */
 
 #define TYPES_256(X)                                                                              \
-    X(Q2_K, q2_k, q2_k, 84, 82, 0, 0)                                                             \
-    X(Q3_K, q3_k, q3_k, 110, -1, 4, 0)                                                            \
-    X(Q4_K, q4_k, first, 144, 2, 0, 0)                                                            \
-    X(Q5_K, q5_k, first, 176, 2, 0, 0)                                                            \
-    X(Q6_K, q6_k, q6_k, 210, -1, 32, 0)                                                           \
-    X(IQ4_XS, iq4_xs, first, 136, -1, 0, 1)                                                       \
-    X(IQ3_S, iq3_s, first, 110, -1, 0, 1)                                                         \
-    X(IQ3_XXS, iq3_xxs, iq3_xxs, 98, -1, 0, 1)                                                    \
-    X(IQ2_XXS, iq2_xxs, iq2, 66, -1, 0, 1)                                                        \
-    X(IQ2_XS, iq2_xs, iq2, 74, -1, 0, 1)                                                          \
-    X(IQ2_S, iq2_s, iq2, 82, -1, 0, 1)                                                            \
-    X(IQ1_S, iq1_s, iq2, 50, -1, 0, 1)                                                            \
-    X(IQ1_M, iq1_m, iq1_m, 56, -1, 0, 1)
+    X(Q2_K, q2_k, q2_k, 84, 16, 82, 0, 0)                                                         \
+    X(Q3_K, q3_k, q3_k, 110, 16, -1, 4, 0)                                                        \
+    X(Q4_K, q4_k, first, 144, 32, 2, 0, 0)                                                        \
+    X(Q5_K, q5_k, first, 176, 32, 2, 0, 0)                                                        \
+    X(Q6_K, q6_k, q6_k, 210, 16, -1, 32, 0)                                                       \
+    X(IQ4_XS, iq4_xs, first, 136, 32, -1, 0, 1)                                                   \
+    X(IQ3_S, iq3_s, first, 110, 32, -1, 0, 1)                                                     \
+    X(IQ3_XXS, iq3_xxs, iq3_xxs, 98, 32, -1, 0, 1)                                                \
+    X(IQ2_XXS, iq2_xxs, iq2, 66, 32, -1, 0, 1)                                                    \
+    X(IQ2_XS, iq2_xs, iq2, 74, 16, -1, 0, 1)                                                      \
+    X(IQ2_S, iq2_s, iq2, 82, 16, -1, 0, 1)                                                        \
+    X(IQ1_S, iq1_s, iq2, 50, 32, -1, 0, 1)                                                        \
+    X(IQ1_M, iq1_m, iq1_m, 56, 16, -1, 0, 1)
 
 #define TYPES_32(X)                                                                               \
     X(Q4_0, q4_0, first, 18, -1)                                                                  \

@@ -179,21 +179,21 @@ ALWAYS_INLINE void dot32(int64_t n, const uint8_t *row, const uint8_t *act, size
         call;                                                                                     \
     }
 
-#define DEFINE_256(T, name, scales, bytes, dmin_at, offset, is_signed)                            \
+#define DEFINE_256(T, name, scales, ...)                                                          \
     static void dot_##name##_avx512(int64_t n, const void *row, const void *act,                  \
                                     size_t act_stride, int n_tokens, float *out)                  \
     {                                                                                             \
-        const struct format256 f = { bytes, dmin_at, offset, is_signed };                         \
+        const struct format256 f = { __VA_ARGS__ };                                               \
         TILES_OF_TOKENS(dot256(n, row, a, act_stride, tokens, out + t, f, unpack_##name,          \
                                scales_##scales))                                                  \
     }
 TYPES_256(DEFINE_256)
 
-#define DEFINE_32(T, name, scales, bytes, m_at)                                                   \
+#define DEFINE_32(T, name, scales, ...)                                                           \
     static void dot_##name##_avx512(int64_t n, const void *row, const void *act,                  \
                                     size_t act_stride, int n_tokens, float *out)                  \
     {                                                                                             \
-        const struct format32 f = { bytes, m_at };                                                \
+        const struct format32 f = { __VA_ARGS__ };                                                \
         TILES_OF_TOKENS(                                                                          \
             dot32(n, row, a, act_stride, tokens, out + t, f, unpack_##name, scales_##scales))     \
     }

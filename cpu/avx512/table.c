@@ -4,5 +4,6 @@
 void kernels_use_avx512(struct kernels *k)
 {
     use_dot_avx512(k);
+    use_gemm_avx512(k);
     use_float_avx512(k);
 }

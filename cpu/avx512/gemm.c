@@ -1,0 +1,100 @@
+/* Matrix tiles, AVX-512 with VNNI: 16 rows x 8 tokens in registers (panel.h). */
+#include "cpu/avx512/table.h"
+
+#define ISA_NAME(name) name##_avx512
+#include "cpu/avx512/gemm.h"
+
+/* Four bytes of an activation in every lane. */
+ALWAYS_INLINE __m512i broadcast4(const void *p)
+{
+    int x;
+    memcpy(&x, p, sizeof x);
+    return _mm512_set1_epi32(x);
+}
+
+/* `lines` lines of the panel from `line` on times n_tokens tokens, added to isum. */
+ALWAYS_INLINE void multiply_lines(const struct panel *p, const struct slice *s, int line, int lines,
+                                  int n_tokens, __m512i isum[SLICE_TOKENS])
+{
+    for (int i = line; i < line + lines; i++) {
+        __m512i w = _mm512_load_si512(p->q[i]);
+        for (int t = 0; t < n_tokens; t++)
+            isum[t] = _mm512_dpbusd_epi32(isum[t], w, broadcast4(s->q[t] + 4 * i));
+    }
+}
+
+ALWAYS_INLINE void tile256(const struct panel *p, const struct slice *s, int run, bool has_min,
+                           int n_tokens, float (*sum)[GROUP_ROWS])
+{
+    __m512i total[SLICE_TOKENS];
+    for (int t = 0; t < n_tokens; t++)
+        total[t] = _mm512_setzero_si512();
+    for (int j = 0; j < CHUNK / run; j++) {
+        __m512i isum[SLICE_TOKENS], scale = p->scale[j];
+        for (int t = 0; t < n_tokens; t++)
+            isum[t] = _mm512_set1_epi32(s->start[t][j]);
+        multiply_lines(p, s, j * run / 4, run / 4, n_tokens, isum);
+        for (int t = 0; t < n_tokens; t++)
+            total[t] = _mm512_add_epi32(total[t], _mm512_mullo_epi32(isum[t], scale));
+    }
+    for (int t = 0; t < n_tokens; t++) {
+        __m512 da = _mm512_set1_ps(s->d[t][0]);
+        __m512 x = _mm512_mul_ps(_mm512_mul_ps(p->d, da), _mm512_cvtepi32_ps(total[t]));
+        if (has_min) {
+            __m512i msum = _mm512_setzero_si512();
+            for (int j = 0; j < 8; j++)
+                msum = _mm512_dpwssd_epi32(msum, p->min[j], _mm512_set1_epi32(s->bsums[t][j]));
+            x = _mm512_sub_ps(x, _mm512_mul_ps(_mm512_mul_ps(p->dmin, da),
+                                               _mm512_cvtepi32_ps(msum)));
+        }
+        _mm512_storeu_ps(sum[t], _mm512_add_ps(_mm512_loadu_ps(sum[t]), x));
+    }
+}
+
+ALWAYS_INLINE void tile32(const struct panel *p, const struct slice *s, int n_blocks, bool has_m,
+                          int n_tokens, float (*sums[4])[GROUP_ROWS])
+{
+    for (int b = 0; b < n_blocks; b++) {
+        __m512i isum[SLICE_TOKENS];
+        float(*sum)[GROUP_ROWS] = sums[b % 4];
+        for (int t = 0; t < n_tokens; t++)
+            isum[t] = _mm512_set1_epi32(s->start[t][b]);
+        multiply_lines(p, s, 8 * b, 8, n_tokens, isum);
+        for (int t = 0; t < n_tokens; t++) {
+            __m512 da = _mm512_set1_ps(s->d[t][b]);
+            __m512 x = _mm512_mul_ps(_mm512_mul_ps(p->block_d[b], da), _mm512_cvtepi32_ps(isum[t]));
+            if (has_m)
+                x = _mm512_add_ps(x, _mm512_mul_ps(_mm512_mul_ps(p->block_m[b], da),
+                                                   _mm512_set1_ps(s->block_sum[t][b])));
+            _mm512_storeu_ps(sum[t], _mm512_add_ps(_mm512_loadu_ps(sum[t]), x));
+        }
+    }
+}
+
+/* Few tokens at the end of a batch get a narrower tile. */
+#define NARROW 4
+
+static void multiply256(const struct panel *p, const struct slice *s, int run, bool has_min,
+                        int n_tokens, float (*sum)[GROUP_ROWS])
+{
+    bool narrow = n_tokens <= NARROW;
+    if (run == 32 && has_min)
+        narrow ? tile256(p, s, 32, true, NARROW, sum) : tile256(p, s, 32, true, 8, sum);
+    else if (run == 32)
+        narrow ? tile256(p, s, 32, false, NARROW, sum) : tile256(p, s, 32, false, 8, sum);
+    else if (has_min)
+        narrow ? tile256(p, s, 16, true, NARROW, sum) : tile256(p, s, 16, true, 8, sum);
+    else
+        narrow ? tile256(p, s, 16, false, NARROW, sum) : tile256(p, s, 16, false, 8, sum);
+}
+
+static void multiply32(const struct panel *p, const struct slice *s, int n_blocks, bool has_m,
+                       int n_tokens, float (*sums[4])[GROUP_ROWS])
+{
+    bool narrow = n_tokens <= NARROW;
+    if (has_m)
+        narrow ? tile32(p, s, n_blocks, true, NARROW, sums) : tile32(p, s, n_blocks, true, 8, sums);
+    else
+        narrow ? tile32(p, s, n_blocks, false, NARROW, sums)
+               : tile32(p, s, n_blocks, false, 8, sums);
+}

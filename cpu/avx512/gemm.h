@@ -1,0 +1,156 @@
+/* The loops around a matrix tile, shared by AVX-512 and AMX. The including file defines
+ *
+ *   multiply256(panel, slice, run, has_min, n_tokens, sum)
+ *   multiply32(panel, slice, n_blocks, has_m, n_tokens, sums)
+ *
+ * which add the products of one panel and one slice to the partial sums [token][row], and ISA_NAME(x),
+ * which appends the ISA to a name; it gets ISA_NAME(use_gemm).
+ *
+ * A group of up to 64 rows and 64 tokens keeps its partial sums (four per result, as dot.c demands)
+ * on the stack while the columns go by in chunks of 256: the chunk of every row is unpacked once, the
+ * chunk of every eight tokens is laid out once, and each pair of them is one call. */
+#ifndef TANDEM_CPU_AVX512_GEMM_H
+#define TANDEM_CPU_AVX512_GEMM_H
+
+#include "cpu/avx512/panel.h"
+#include "cpu/kernels.h"
+
+#define GROUP_ROWS 64
+#define GROUP_TOKENS 64
+#define PANELS (GROUP_ROWS / PANEL_ROWS)
+
+struct group {
+    float sum[4][GROUP_TOKENS][GROUP_ROWS];
+    struct panel panel[PANELS];
+    struct slice slice;
+};
+
+static void multiply256(const struct panel *p, const struct slice *s, int run, bool has_min,
+                        int n_tokens, float (*sum)[GROUP_ROWS]);
+static void multiply32(const struct panel *p, const struct slice *s, int n_blocks, bool has_m,
+                       int n_tokens, float (*sums[4])[GROUP_ROWS]);
+
+/* What the loops know of a call. */
+struct operands {
+    const uint8_t *rows, *act;
+    size_t row_stride, act_stride, out_stride;
+    int n_rows, n_tokens;
+    float *out;
+};
+
+static inline void clear_sums(struct group *g, const struct operands *o)
+{
+    for (int p = 0; p < 4; p++)
+        memset(g->sum[p], 0, (size_t)((o->n_tokens + 7) & ~7) * sizeof g->sum[p][0]);
+}
+
+/* (p0 + p2) + (p1 + p3) */
+static inline void write_sums(const struct group *g, const struct operands *o)
+{
+    for (int t = 0; t < o->n_tokens; t++) {
+        for (int r = 0; r < o->n_rows; r += 16) {
+            __m512 a = _mm512_add_ps(_mm512_loadu_ps(g->sum[0][t] + r),
+                                     _mm512_loadu_ps(g->sum[2][t] + r));
+            __m512 b = _mm512_add_ps(_mm512_loadu_ps(g->sum[1][t] + r),
+                                     _mm512_loadu_ps(g->sum[3][t] + r));
+            int count = o->n_rows - r;
+            __mmask16 mask = count >= 16 ? 0xffff : (__mmask16)((1 << count) - 1);
+            _mm512_mask_storeu_ps(o->out + (size_t)t * o->out_stride + r, mask, _mm512_add_ps(a, b));
+        }
+    }
+}
+
+ALWAYS_INLINE void group256(struct group *g, int64_t n, const struct operands *o,
+                            const struct format256 f, unpack256_fn *unpack,
+                            scales_fn *scales)
+{
+    clear_sums(g, o);
+    for (int64_t b = 0; b < n / 256; b++) {
+        const uint8_t *rows = o->rows + b * f.bytes, *act = o->act + b * Q8_K_BYTES;
+        for (int r = 0; r < o->n_rows; r += PANEL_ROWS)
+            fill_panel256(&g->panel[r / PANEL_ROWS], rows + (size_t)r * o->row_stride,
+                          o->row_stride, o->n_rows - r, f, unpack, scales);
+        for (int t = 0; t < o->n_tokens; t += SLICE_TOKENS) {
+            int tokens = o->n_tokens - t < SLICE_TOKENS ? o->n_tokens - t : SLICE_TOKENS;
+            fill_slice256(&g->slice, act + (size_t)t * o->act_stride, o->act_stride, tokens,
+                          f.run, offset256(f));
+            for (int r = 0; r < o->n_rows; r += PANEL_ROWS)
+                multiply256(&g->panel[r / PANEL_ROWS], &g->slice, f.run, f.dmin_at >= 0, tokens,
+                            (float(*)[GROUP_ROWS])&g->sum[b % 4][t][r]);
+        }
+    }
+    write_sums(g, o);
+}
+
+ALWAYS_INLINE void group32(struct group *g, int64_t n, const struct operands *o,
+                           const struct format32 f, unpack32_fn *unpack, scales_fn *scales)
+{
+    const bool has_m = f.m_at >= 0;
+    clear_sums(g, o);
+    for (int64_t b = 0; b < n / 32; b += 8) {
+        int n_blocks = n / 32 - b < 8 ? (int)(n / 32 - b) : 8;
+        const uint8_t *rows = o->rows + b * f.bytes;
+        const uint8_t *act = o->act + b * (has_m ? Q8_1_BYTES : Q8_0_BYTES);
+        for (int r = 0; r < o->n_rows; r += PANEL_ROWS)
+            fill_panel32(&g->panel[r / PANEL_ROWS], rows + (size_t)r * o->row_stride,
+                         o->row_stride, o->n_rows - r, n_blocks, f, unpack, scales);
+        for (int t = 0; t < o->n_tokens; t += SLICE_TOKENS) {
+            int tokens = o->n_tokens - t < SLICE_TOKENS ? o->n_tokens - t : SLICE_TOKENS;
+            fill_slice32(&g->slice, act + (size_t)t * o->act_stride, o->act_stride, tokens,
+                         n_blocks, has_m, offset32(f));
+            for (int r = 0; r < o->n_rows; r += PANEL_ROWS) {
+                float(*sums[4])[GROUP_ROWS];
+                for (int p = 0; p < 4; p++)
+                    sums[p] = (float(*)[GROUP_ROWS])&g->sum[p][t][r];
+                multiply32(&g->panel[r / PANEL_ROWS], &g->slice, n_blocks, has_m, tokens, sums);
+            }
+        }
+    }
+    write_sums(g, o);
+}
+
+/* Split a call into groups. */
+#define EACH_GROUP(call)                                                                          \
+    struct group g;                                                                               \
+    for (int r = 0; r < n_rows; r += GROUP_ROWS) {                                                \
+        for (int t = 0; t < n_tokens; t += GROUP_TOKENS) {                                        \
+            struct operands o = {                                                                 \
+                .rows = (const uint8_t *)rows + (size_t)r * row_stride,                           \
+                .act = (const uint8_t *)act + (size_t)t * act_stride,                             \
+                .row_stride = row_stride, .act_stride = act_stride, .out_stride = out_stride,     \
+                .n_rows = n_rows - r < GROUP_ROWS ? n_rows - r : GROUP_ROWS,                      \
+                .n_tokens = n_tokens - t < GROUP_TOKENS ? n_tokens - t : GROUP_TOKENS,            \
+                .out = out + (size_t)t * out_stride + r,                                          \
+            };                                                                                    \
+            call;                                                                                 \
+        }                                                                                         \
+    }
+
+#define GEMM_PARAMETERS                                                                           \
+    int64_t n, const void *rows, size_t row_stride, int n_rows, const void *act,                  \
+        size_t act_stride, int n_tokens, float *out, size_t out_stride
+
+#define DEFINE_GEMM_256(T, name, scales, ...)                                                     \
+    static void ISA_NAME(gemm_##name)(GEMM_PARAMETERS)                                            \
+    {                                                                                             \
+        const struct format256 f = { __VA_ARGS__ };                                               \
+        EACH_GROUP(group256(&g, n, &o, f, unpack_##name, scales_##scales))                        \
+    }
+TYPES_256(DEFINE_GEMM_256)
+
+#define DEFINE_GEMM_32(T, name, scales, ...)                                                      \
+    static void ISA_NAME(gemm_##name)(GEMM_PARAMETERS)                                            \
+    {                                                                                             \
+        const struct format32 f = { __VA_ARGS__ };                                                \
+        EACH_GROUP(group32(&g, n, &o, f, unpack_##name, scales_##scales))                         \
+    }
+TYPES_32(DEFINE_GEMM_32)
+
+void ISA_NAME(use_gemm)(struct kernels *k)
+{
+#define SET_GEMM(T, name, ...) k->gemm[TYPE_##T] = ISA_NAME(gemm_##name);
+    TYPES_256(SET_GEMM)
+    TYPES_32(SET_GEMM)
+}
+
+#endif

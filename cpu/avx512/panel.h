@@ -1,0 +1,234 @@
+/* Weights and activations laid out for matrix tiles.
+ *
+ * A dot product spends half its time on loading activations and on adding up lanes. A tile avoids
+ * both: 16 rows of weights lie across the 16 lanes of a vector, four bytes of each row in a lane, so
+ * that one broadcast of four activation bytes serves 16 rows and a lane is a finished sum.
+ *
+ *   panel   16 rows x 256 columns:  q[column / 4][row][column % 4], unsigned
+ *   slice   8 tokens x 256 columns, with what the formulas need of each token
+ *
+ * Weight bytes are made unsigned by adding `offset`; the slice starts each sum at minus offset times
+ * the sum of its activations, so nothing is lost. Everything else, and above all the order of
+ * floating-point sums, is as in cpu/avx2/dot.c. */
+#ifndef TANDEM_CPU_AVX512_PANEL_H
+#define TANDEM_CPU_AVX512_PANEL_H
+
+#include "cpu/avx2/sums.h"
+
+#define PANEL_ROWS 16
+#define SLICE_TOKENS 8
+#define CHUNK 256 /* columns */
+
+struct panel {
+    _Alignas(64) uint8_t q[CHUNK / 4][PANEL_ROWS][4];
+    /* 256: scale of each run (of 16 or 32) and pairs of minima; 32: d and m of each block */
+    union {
+        __m512i scale[16];
+        __m512 block_d[8];
+    };
+    union {
+        __m512i min[8];
+        __m512 block_m[8];
+    };
+    __m512 d, dmin;
+};
+
+struct slice {
+    _Alignas(64) int8_t q[SLICE_TOKENS][CHUNK];
+    int32_t start[SLICE_TOKENS][16];  /* of the sum of each run or block */
+    int32_t bsums[SLICE_TOKENS][8];   /* 256: pairs of 16-bit sums of 16 */
+    float block_sum[SLICE_TOKENS][8]; /* 32: sum of each block */
+    float d[SLICE_TOKENS][8];         /* 256: one; 32: of each block */
+};
+
+/* Two vectors of 32 bytes side by side. */
+ALWAYS_INLINE __m512i pair(__m256i low, __m256i high)
+{
+    return _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
+}
+
+/* 16 x 16 dwords: rows become columns. */
+ALWAYS_INLINE void transpose16(__m512i x[16])
+{
+    __m512i y[16];
+    for (int i = 0; i < 16; i += 2) {
+        y[i] = _mm512_unpacklo_epi32(x[i], x[i + 1]);
+        y[i + 1] = _mm512_unpackhi_epi32(x[i], x[i + 1]);
+    }
+    for (int i = 0; i < 16; i += 4) {
+        x[i] = _mm512_unpacklo_epi64(y[i], y[i + 2]);
+        x[i + 1] = _mm512_unpackhi_epi64(y[i], y[i + 2]);
+        x[i + 2] = _mm512_unpacklo_epi64(y[i + 1], y[i + 3]);
+        x[i + 3] = _mm512_unpackhi_epi64(y[i + 1], y[i + 3]);
+    }
+    /* x[4g + c], 128-bit lane l: dword 4l + c of rows 4g .. 4g + 3 */
+    for (int c = 0; c < 4; c++) {
+        __m512i a = _mm512_shuffle_i32x4(x[c], x[c + 4], 0x88);      /* lanes 0 2 of g 0, 1 */
+        __m512i b = _mm512_shuffle_i32x4(x[c], x[c + 4], 0xdd);      /* lanes 1 3 */
+        __m512i e = _mm512_shuffle_i32x4(x[c + 8], x[c + 12], 0x88); /* the same of g 2, 3 */
+        __m512i f = _mm512_shuffle_i32x4(x[c + 8], x[c + 12], 0xdd);
+        y[c] = _mm512_shuffle_i32x4(a, e, 0x88);
+        y[c + 4] = _mm512_shuffle_i32x4(b, f, 0x88);
+        y[c + 8] = _mm512_shuffle_i32x4(a, e, 0xdd);
+        y[c + 12] = _mm512_shuffle_i32x4(b, f, 0xdd);
+    }
+    for (int i = 0; i < 16; i++)
+        x[i] = y[i];
+}
+
+/* Turn 64 bytes of each row into 16 lines of the panel. */
+ALWAYS_INLINE void store_lines(struct panel *p, int first_column, __m512i rows[16])
+{
+    transpose16(rows);
+    for (int i = 0; i < 16; i++)
+        _mm512_store_si512(p->q[first_column / 4 + i], rows[i]);
+}
+
+/* A float of each row, 0 past the last. */
+ALWAYS_INLINE __m512 scales16(const uint8_t *p, size_t row_stride, int n_rows, scales_fn *scales)
+{
+    __m512 d = _mm512_setzero_ps();
+    for (int g = 0; g < 4; g++) {
+        int count = n_rows - 4 * g < 4 ? n_rows - 4 * g : 4;
+        __m128 x = _mm_setzero_ps();
+        if (count == 4)
+            x = scales(p + (size_t)(4 * g) * row_stride, row_stride, 4);
+        else if (count > 0)
+            x = scales(p + (size_t)(4 * g) * row_stride, row_stride, count);
+        d = _mm512_mask_expand_ps(d, (__mmask16)(15 << 4 * g), _mm512_castps128_ps512(x));
+    }
+    return d;
+}
+
+/* Rows past the last repeat it; their scales are 0 and nobody stores their sums. */
+ALWAYS_INLINE const uint8_t *row_of(const uint8_t *rows, size_t row_stride, int n_rows, int r)
+{
+    return rows + (size_t)(r < n_rows ? r : n_rows - 1) * row_stride;
+}
+
+/* Offset that makes the bytes of a type unsigned. */
+ALWAYS_INLINE int offset256(const struct format256 f)
+{
+    return f.is_signed ? 128 : f.offset;
+}
+
+ALWAYS_INLINE int offset32(const struct format32 f)
+{
+    return f.m_at < 0 ? 128 : 0;
+}
+
+/* One block of 256 of each row. */
+ALWAYS_INLINE void fill_panel256(struct panel *p, const uint8_t *block, size_t row_stride,
+                                 int n_rows, const struct format256 f,
+                                 unpack256_fn *unpack, scales_fn *scales)
+{
+    __m512i q[4][16], scale[16];
+    for (int r = 0; r < 16; r++) {
+        struct block256 w;
+        unpack(row_of(block, row_stride, n_rows, r), &w);
+        for (int k = 0; k < 4; k++) {
+            __m512i x = pair(w.q[2 * k], w.q[2 * k + 1]);
+            q[k][r] = f.is_signed ? _mm512_xor_si512(x, _mm512_set1_epi8((char)0x80)) : x;
+        }
+        scale[r] = pair(w.scale, f.dmin_at >= 0 ? w.min : _mm256_setzero_si256());
+    }
+    for (int k = 0; k < 4; k++)
+        store_lines(p, 64 * k, q[k]);
+    transpose16(scale); /* 8 pairs of scales, 8 pairs of minima, of all rows */
+    for (int j = 0; j < 8; j++) {
+        __m512i high = _mm512_srai_epi32(scale[j], 16);
+        if (f.run == 32) { /* both of a pair are the same */
+            p->scale[j] = high;
+        } else {
+            p->scale[2 * j] = _mm512_srai_epi32(_mm512_slli_epi32(scale[j], 16), 16);
+            p->scale[2 * j + 1] = high;
+        }
+        p->min[j] = scale[j + 8];
+    }
+    p->d = scales16(block, row_stride, n_rows, scales);
+    p->dmin = _mm512_setzero_ps();
+    if (f.dmin_at >= 0)
+        p->dmin = scales16(block + f.dmin_at, row_stride, n_rows, f16x4);
+}
+
+/* n_blocks (1..8) blocks of 32 of each row; lines past them stay as they are. */
+ALWAYS_INLINE void fill_panel32(struct panel *p, const uint8_t *block, size_t row_stride,
+                                int n_rows, int n_blocks, const struct format32 f,
+                                unpack32_fn *unpack, scales_fn *scales)
+{
+    const __m256i flip = _mm256_set1_epi8((char)offset32(f));
+    for (int k = 0; 2 * k < n_blocks; k++) {
+        const uint8_t *b = block + 2 * k * f.bytes;
+        __m512i q[16];
+        for (int r = 0; r < 16; r++) {
+            const uint8_t *row = row_of(b, row_stride, n_rows, r);
+            __m256i high = flip, low = _mm256_xor_si256(unpack(row), flip);
+            if (2 * k + 1 < n_blocks)
+                high = _mm256_xor_si256(unpack(row + f.bytes), flip);
+            q[r] = pair(low, high);
+        }
+        store_lines(p, 64 * k, q);
+    }
+    for (int b = 0; b < n_blocks; b++) {
+        p->block_d[b] = scales16(block + b * f.bytes, row_stride, n_rows, scales);
+        if (f.m_at >= 0)
+            p->block_m[b] = scales16(block + b * f.bytes + f.m_at, row_stride, n_rows, f16x4);
+    }
+}
+
+/* One block Q8_K of each token; tokens past n_tokens become zero. */
+static inline void fill_slice256(struct slice *s, const uint8_t *block, size_t act_stride,
+                                 int n_tokens, int run, int offset)
+{
+    const __m256i minus = _mm256_set1_epi16((short)-offset);
+    for (int t = 0; t < n_tokens; t++) {
+        const uint8_t *a = block + (size_t)t * act_stride;
+        __m256i bsums = load256(a + Q8_K_BSUMS);
+        memcpy(s->q[t], a + Q8_K_QS, CHUNK);
+        _mm256_storeu_si256((__m256i *)s->bsums[t], bsums);
+        if (run == 32)
+            _mm256_storeu_si256((__m256i *)s->start[t], _mm256_madd_epi16(bsums, minus));
+        else
+            _mm512_storeu_si512(s->start[t], _mm512_mullo_epi32(_mm512_cvtepi16_epi32(bsums),
+                                                                _mm512_set1_epi32(-offset)));
+        s->d[t][0] = load_f32(a);
+    }
+    for (int t = n_tokens; t < SLICE_TOKENS; t++) {
+        memset(s->q[t], 0, CHUNK);
+        memset(s->start[t], 0, sizeof s->start[t]);
+        memset(s->bsums[t], 0, sizeof s->bsums[t]);
+        s->d[t][0] = 0;
+    }
+}
+
+/* n_blocks blocks Q8_0 or Q8_1 of each token; the rest becomes zero. */
+static inline void fill_slice32(struct slice *s, const uint8_t *block, size_t act_stride,
+                                int n_tokens, int n_blocks, bool q8_1, int offset)
+{
+    const int bytes = q8_1 ? Q8_1_BYTES : Q8_0_BYTES, qs = q8_1 ? Q8_1_QS : Q8_0_QS;
+    const __m256i ones8 = _mm256_set1_epi8(1), ones16 = _mm256_set1_epi16(1);
+    memset(s->d, 0, sizeof s->d);
+    memset(s->start, 0, sizeof s->start);
+    memset(s->block_sum, 0, sizeof s->block_sum);
+    for (int t = n_tokens; t < SLICE_TOKENS; t++)
+        memset(s->q[t], 0, CHUNK);
+    for (int t = 0; t < n_tokens; t++) {
+        for (int b = 0; b < n_blocks; b += 4) {
+            const uint8_t *a = block + (size_t)t * act_stride + (size_t)(b * bytes);
+            int count = n_blocks - b < 4 ? n_blocks - b : 4;
+            __m256i sum[4];
+            for (int j = 0; j < 4; j++) {
+                __m256i q = j < count ? load256(a + j * bytes + qs) : _mm256_setzero_si256();
+                _mm256_store_si256((__m256i *)(s->q[t] + 32 * (b + j)), q);
+                sum[j] = _mm256_madd_epi16(_mm256_maddubs_epi16(ones8, q), ones16);
+            }
+            __m128i sums = sums4(sum);
+            _mm_storeu_si128((__m128i *)(s->start[t] + b),
+                             _mm_mullo_epi32(sums, _mm_set1_epi32(-offset)));
+            _mm_storeu_ps(s->block_sum[t] + b, _mm_cvtepi32_ps(sums));
+            _mm_storeu_ps(s->d[t] + b, f16x4(a, (size_t)bytes, count));
+        }
+    }
+}
+
+#endif
