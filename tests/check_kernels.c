@@ -225,10 +225,6 @@ static void check_dot(const struct kernels *new, const struct kernels *old, enum
 
 static void check_dots(const struct kernels *new, const struct kernels *old, enum tensor_type type)
 {
-    if (!quant_traits(quant_traits(type)->act)->quantize) {
-        check_skip("plain C has no encoder for its activations");
-        return;
-    }
     int64_t sizes[24];
     size_t n_sizes = sizes_for(quant_traits(type)->block_elements, sizes);
     for (size_t i = 0; i < n_sizes; i++) {
@@ -326,10 +322,6 @@ static void check_tiles(const struct kernels *k, enum tensor_type type)
 static void check_quantize(const struct kernels *new, const struct kernels *ref,
                            enum tensor_type type)
 {
-    if (!quant_traits(type)->quantize) {
-        check_skip("plain C has no encoder");
-        return;
-    }
     int64_t sizes[24];
     size_t n_sizes = sizes_for(quant_traits(type)->block_elements, sizes);
     for (size_t i = 0; i < n_sizes; i++) {
@@ -614,7 +606,7 @@ static void check_table(const char *isa, const struct kernels *new, const struct
             check_case("%s dot %s", isa, name);
             check_dots(new, ref, (enum tensor_type)type);
             bool quantized = quant_traits((uint32_t)type)->block_elements > 1;
-            if (!first && quantized && quant_traits(quant_traits((uint32_t)type)->act)->quantize && before->dot[type] != ref->dot[type])
+            if (!first && quantized && before->dot[type] != ref->dot[type])
                 check_same_dots(new, before, (enum tensor_type)type);
         }
     }
