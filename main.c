@@ -1,4 +1,119 @@
-int main(void)
+/* tandem: choose the command, run it, turn what happened into an exit code.
+ *
+ *   0 ok   1 failed while running   2 wrong usage   3 file missing, damaged or unsupported
+ *   4 does not fit   5 no usable device   6 a check failed   7 a mistake of ours
+ *   130, 143, ... stopped by a signal   141 the reader of stdout went away */
+#include "src/base/log.h"
+#include "src/cli/command.h"
+#include "src/cli/paths.h"
+#include "src/cli/signals.h"
+#include "src/cli/term.h"
+#include "src/cli/version.h"
+
+#define EXIT_BROKEN_PIPE 141
+
+static void on_log(void *ctx, enum log_level level, const char *line)
 {
-    return 0;
+    const struct options *o = ctx;
+    if (level == LOG_WARNING)
+        note("tandem: warning: %s", line);
+    else if (level == LOG_NOTE || o->verbose)
+        note("tandem: %s", line);
+}
+
+static bool print_help(const struct command *c, bool all, struct error *err)
+{
+    struct buf text = { 0 };
+    if (c)
+        help_command(&text, c, all);
+    else
+        help_overview(&text);
+    bool ok = buf_ok(&text, err) && out_write(text.data, text.len, err);
+    buf_release(&text);
+    return ok;
+}
+
+static bool print_version(struct error *err)
+{
+    struct buf text = { 0 };
+    version_print(&text);
+    bool ok = buf_ok(&text, err) && out_write(text.data, text.len, err);
+    buf_release(&text);
+    return ok;
+}
+
+/* tandem help [COMMAND] */
+static bool run_help(int argc, char **argv, struct error *err)
+{
+    const struct command *c = argc > 0 ? command_find(argv[0]) : NULL;
+    if (argc > 0 && !c && strcmp(argv[0], "help") != 0)
+        return fail(err, ERR_USAGE, "unknown command \"%s\"", argv[0]);
+    return print_help(c, true, err);
+}
+
+/* A first word that is no command: a model to chat with, or a mistake. */
+static bool unknown_command(const char *word, struct error *err)
+{
+    const char *near = command_nearest(word);
+    if (near)
+        return fail(err, ERR_USAGE, "unknown command \"%s\" (did you mean %s?)", word, near);
+    if (strchr(word, ' '))
+        return fail(err, ERR_USAGE, "unknown command \"%s\" (a prompt goes to: tandem run \"…\")",
+                    word);
+    return fail(err, ERR_USAGE, "unknown command \"%s\" (tandem help lists them)", word);
+}
+
+/* The command of argv; *used tells whether a word named it. Chat is meant when a model, an option or
+ * nothing stands first. */
+static const struct command *choose(int argc, char **argv, bool *used, struct error *err)
+{
+    const char *word = argc > 1 ? argv[1] : NULL;
+    const struct command *c = word ? command_find(word) : NULL;
+    *used = c != NULL;
+    if (c)
+        return c;
+    if (!word || word[0] == '-' || is_model_word(word))
+        return command_find("chat");
+    unknown_command(word, err);
+    return NULL;
+}
+
+static bool dispatch(int argc, char **argv, struct options *o, struct error *err)
+{
+    bool named;
+    if (argc > 1 && strcmp(argv[1], "help") == 0)
+        return run_help(argc - 2, argv + 2, err);
+    const struct command *c = choose(argc, argv, &named, err);
+    if (!c)
+        return false;
+    int skip = named ? 2 : 1;
+    log_set_sink(on_log, o);
+    if (!options_init(o, c->bit, err) || !options_parse(o, c->bit, argc - skip, argv + skip, err))
+        return false;
+    term_init((enum colour_mode)o->colour, o->quiet ? QUIET : o->verbose ? VERBOSE : NORMAL);
+    if (o->version)
+        return print_version(err);
+    if (o->help)
+        return print_help(named ? c : NULL, o->help_all, err);
+    return c->run(o, err);
+}
+
+int main(int argc, char **argv)
+{
+    struct options options = { 0 };
+    struct error err = { 0 };
+    if (!term_claim_descriptors())
+        return ERR_RUN;
+    signals_init();
+    term_init(COLOUR_AUTO, NORMAL);
+    bool ok = dispatch(argc, argv, &options, &err);
+    options_release(&options);
+    int code = ok ? 0 : err.code;
+    if (out_broken())
+        return EXIT_BROKEN_PIPE;
+    if (signals_exit_code() && (ok || code == ERR_INTERRUPTED))
+        return signals_exit_code();
+    if (!ok && code != ERR_INTERRUPTED)
+        note_error("tandem: %s", err.text);
+    return code;
 }

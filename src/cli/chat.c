@@ -1,0 +1,349 @@
+/* tandem chat: read a message, stream the answer, remember both. */
+#include "src/cli/chat.h"
+
+#include <stdio.h>
+#include <unistd.h>
+
+#include "src/base/mem.h"
+#include "src/cli/command.h"
+#include "src/cli/line.h"
+#include "src/cli/paths.h"
+#include "src/cli/signals.h"
+#include "src/cli/term.h"
+
+#define WARN_AT_PERCENT 80
+
+/* ---- showing an answer ------------------------------------------------------------------------- */
+
+struct display {
+    const struct chat *c;
+    const struct generation *g;
+    double start_s, drawn_s;
+    bool thinking;  /* the cursor stands behind thinking */
+    bool line_open; /* the cursor does not stand at the start of a line */
+};
+
+static void grey(const char *bytes, size_t len)
+{
+    bool colour = term_colour(STDERR_FILENO);
+    if (colour)
+        err_write("\033[2m", 4);
+    err_write(bytes, len);
+    if (colour)
+        err_write("\033[0m", 4);
+}
+
+/* One line that counts, in place of the thinking itself. */
+static void draw_fold(struct display *d, bool last)
+{
+    char line[96];
+    if (!term_animates() || (!last && now_s() - d->drawn_s < 0.1))
+        return;
+    d->drawn_s = now_s();
+    int n = snprintf(line, sizeof line, "%s %lld tokens, %.0f s", last ? "thought" : "thinking…",
+                     (long long)d->g->n_thinking, now_s() - d->start_s);
+    err_write("\r\033[K", 4);
+    grey(line, (size_t)n);
+}
+
+static bool show_thinking(struct display *d, const char *bytes, size_t len)
+{
+    struct buf clean = { 0 };
+    d->thinking = d->c->show_thinking != THINKING_HIDDEN;
+    if (d->c->show_thinking == THINKING_FOLD)
+        draw_fold(d, false);
+    if (d->c->show_thinking == THINKING_FULL && term_escape_to(&clean, bytes, len))
+        grey(clean.data, clean.len);
+    buf_release(&clean);
+    return true;
+}
+
+static void end_thinking(struct display *d)
+{
+    if (d->thinking && d->c->show_thinking == THINKING_FOLD)
+        draw_fold(d, true);
+    if (d->thinking)
+        err_write("\n\n", d->c->show_thinking == THINKING_FULL ? 2 : 1);
+    d->thinking = false;
+}
+
+static bool on_piece(void *ctx, enum piece_kind kind, const char *bytes, size_t len,
+                     struct error *err)
+{
+    struct display *d = ctx;
+    if (kind == PIECE_THINKING)
+        return show_thinking(d, bytes, len);
+    end_thinking(d);
+    d->line_open = len > 0 && bytes[len - 1] != '\n';
+    if (!term_stdout())
+        return out_write(bytes, len, err);
+    struct buf clean = { 0 };
+    bool ok = term_escape_to(&clean, bytes, len) ? out_write(clean.data, clean.len, err)
+                                                 : buf_ok(&clean, err);
+    buf_release(&clean);
+    return ok;
+}
+
+/* The grey line behind an answer, and what the reader should know. */
+static void print_after(struct chat *c, const struct generation *g)
+{
+    int64_t used = session_n_past(c->m.session), n_ctx = session_n_ctx(c->m.session);
+    int percent = (int)(100 * used / n_ctx);
+    char line[160];
+    int n = snprintf(line, sizeof line, "%s%.1f tok/s · context %d %%\n",
+                     g->finish == FINISH_INTERRUPTED ? "stopped · " : "", generation_decode_rate(g),
+                     percent);
+    if (c->o->quiet == 0 && (term_stderr() || c->o->stats))
+        grey(line, (size_t)n);
+    if (g->finish == FINISH_LENGTH)
+        note("(stopped at %lld tokens, -n)", (long long)g->n_generated);
+    if (g->finish == FINISH_CONTEXT)
+        note("the context of %lld tokens is full: /undo drops the last exchange, /trim the first, "
+             "/clear all; a larger one: -c %lld", (long long)n_ctx, (long long)(2 * n_ctx));
+    else if (percent >= WARN_AT_PERCENT && !c->warned)
+        note("the context is %d %% full: /trim drops the oldest exchange, /clear all", percent);
+    c->warned = percent >= WARN_AT_PERCENT;
+}
+
+/* ---- the conversation -------------------------------------------------------------------------- */
+
+static struct exchange *add_exchange(struct chat *c, struct str question, struct error *err)
+{
+    if (c->n_exchanges == c->capacity) {
+        int capacity = c->capacity ? 2 * c->capacity : 16;
+        struct exchange *bigger =
+            mem_resize(c->exchanges, (size_t)capacity, sizeof *bigger, "conversation", err);
+        if (!bigger)
+            return NULL;
+        c->exchanges = bigger;
+        c->capacity = capacity;
+    }
+    struct exchange *e = &c->exchanges[c->n_exchanges++];
+    memset(e, 0, sizeof *e);
+    buf_add(&e->question, question.data, question.len);
+    if (buf_ok(&e->question, err))
+        return e;
+    chat_drop_last(c);
+    return NULL;
+}
+
+static void release_exchange(struct exchange *e)
+{
+    buf_release(&e->question);
+    buf_release(&e->answer);
+}
+
+int chat_drop_last(struct chat *c)
+{
+    if (c->n_exchanges == 0)
+        return 0;
+    release_exchange(&c->exchanges[--c->n_exchanges]);
+    return 1;
+}
+
+int chat_drop_first(struct chat *c, int n)
+{
+    n = min_of(n, c->n_exchanges);
+    for (int i = 0; i < n; i++)
+        release_exchange(&c->exchanges[i]);
+    c->n_exchanges -= n;
+    if (n)
+        memmove(c->exchanges, c->exchanges + n, (size_t)c->n_exchanges * sizeof *c->exchanges);
+    return n;
+}
+
+/* All exchanges, the last without its answer, as prompt tokens. */
+static bool render(const struct chat *c, struct tokens *ids, bool *in_thinking, struct error *err)
+{
+    size_t n = 0;
+    struct chat_message *messages = mem_alloc(2 * (size_t)c->n_exchanges + 1, sizeof *messages,
+                                              "conversation", err);
+    if (!messages)
+        return false;
+    if (c->system.len)
+        messages[n++] = (struct chat_message){ ROLE_SYSTEM, buf_str(&c->system) };
+    for (int i = 0; i < c->n_exchanges; i++) {
+        messages[n++] = (struct chat_message){ ROLE_USER, buf_str(&c->exchanges[i].question) };
+        if (i + 1 < c->n_exchanges)
+            messages[n++] = (struct chat_message){ ROLE_ASSISTANT, buf_str(&c->exchanges[i].answer) };
+    }
+    bool ok = chat_render(c->m.format, c->m.tokenizer, messages, n, c->m.think, ids, NULL,
+                          in_thinking, err);
+    mem_free(messages);
+    return ok;
+}
+
+/* May the conversation go on after this failure? Said here, then forgotten. */
+static bool survives(struct error *err)
+{
+    bool ok = err->code == ERR_USAGE || err->code == ERR_FIT || err->code == ERR_CHECK ||
+              err->code == ERR_INTERRUPTED;
+    if (!ok || out_broken())
+        return false;
+    if (err->code == ERR_INTERRUPTED)
+        note("stopped before the answer began; the message was not kept");
+    else
+        note_error("%s", err->text);
+    if (err->code == ERR_USAGE)
+        note("/trim drops the oldest exchange, /undo the last, /clear all");
+    error_clear(err);
+    return true;
+}
+
+bool chat_ask(struct chat *c, struct str question, struct error *err)
+{
+    struct tokens ids = { 0 };
+    struct generation g = { 0 };
+    struct display d = { .c = c, .g = &g, .start_s = now_s() };
+    struct generate_options go = {
+        .n_predict = c->o->n_predict,
+        .think_budget = c->think_budget,
+        .stop = c->o->stop.items,
+        .n_stop = c->o->stop.n,
+        .sink = on_piece,
+        .sink_ctx = &d,
+    };
+    struct exchange *e = add_exchange(c, question, err);
+    if (!e)
+        return survives(err);
+    signals_rearm();
+    term_hold();
+    bool ok = render(c, &ids, &go.in_thinking, err) && generate(&c->m, &ids, &go, &g, err);
+    end_thinking(&d);
+    if (ok || d.line_open)
+        ok = out_write("\n", 1, ok ? err : NULL) && ok;
+    term_release();
+    tokens_release(&ids);
+    if (ok) {
+        e->answer = g.stored;
+        g.stored = (struct buf){ 0 };
+        generation_release(&c->last);
+        c->last = g;
+        c->answered = true;
+        buf_release(&c->last.answer);
+        buf_release(&c->last.thinking);
+        print_after(c, &g);
+        return true;
+    }
+    generation_release(&g);
+    chat_drop_last(c);
+    return survives(err);
+}
+
+/* ---- the loop ---------------------------------------------------------------------------------- */
+
+/* A message, or the parts of a block between lines of three quotes. */
+static enum line_result read_message(struct buf *message, struct error *err)
+{
+    static const char quotes[] = "\"\"\"";
+    const char *prompt = term_colour(STDERR_FILENO) ? "\001\033[1m\002> \001\033[0m\002" : "> ";
+    struct buf line = { 0 };
+    enum line_result result = line_read(prompt, message, err);
+    bool block = result == LINE_TEXT && strncmp(buf_str(message).data, quotes, 3) == 0;
+    if (block) {
+        memmove(message->data, message->data + 3, message->len - 2);
+        message->len -= 3;
+        while (message->len < 3 || strcmp(message->data + message->len - 3, quotes) != 0) {
+            result = line_read("... ", &line, err);
+            if (result != LINE_TEXT)
+                break;
+            if (message->len)
+                buf_puts(message, "\n");
+            buf_puts(message, buf_str(&line).data);
+        }
+        if (result == LINE_END) /* the block ends with the input */
+            result = LINE_TEXT;
+        else if (result == LINE_TEXT)
+            message->data[message->len -= 3] = 0;
+    }
+    buf_release(&line);
+    while (result == LINE_TEXT && message->len && message->data[message->len - 1] == '\n')
+        message->data[--message->len] = 0;
+    return result;
+}
+
+static bool is_blank(const char *text)
+{
+    return text[strspn(text, " \t\r\n")] == 0;
+}
+
+/* One turn of the loop. */
+static bool handle(struct chat *c, const struct buf *message, struct error *err)
+{
+    struct str text = buf_str(message);
+    if (is_blank(text.data))
+        return true;
+    if (text.data[0] == '/' && text.data[1] != '/')
+        return chat_command(c, text.data, err);
+    if (text.data[0] == '/') /* a doubled slash sends one */
+        text = (struct str){ text.data + 1, text.len - 1 };
+    return chat_ask(c, text, err);
+}
+
+static bool converse(struct chat *c, const char *history, struct error *err)
+{
+    struct buf message = { 0 };
+    bool ok = true;
+    while (ok && !c->leave && !signals_leave()) {
+        signals_rearm();
+        enum line_result result = read_message(&message, err);
+        if (result == LINE_CLEARED) {
+            if (!message.len)
+                note("Ctrl-D or /quit leaves");
+            continue;
+        }
+        if (result != LINE_TEXT) {
+            ok = result != LINE_FAILED;
+            break;
+        }
+        if (history) {
+            line_history_add(buf_str(&message).data);
+            line_history_save(history);
+        }
+        ok = handle(c, &message, err);
+    }
+    buf_release(&message);
+    return ok;
+}
+
+static bool start(struct chat *c, const char *path, struct error *err)
+{
+    const struct options *o = c->o;
+    c->think_budget = o->think_budget == UNSET ? -1 : o->think_budget;
+    c->show_thinking = (enum show_thinking)o->show_thinking;
+    if (c->show_thinking == THINKING_STDOUT)
+        return fail(err, ERR_USAGE, "option --show-thinking: wants full, fold or off");
+    if (c->show_thinking == THINKING_AUTO)
+        c->show_thinking = term_stdout() && term_stderr() ? THINKING_FULL : THINKING_HIDDEN;
+    if (!load_system(o, &c->system, err) || !loaded_open(&c->m, o, path, WANT_TEXT, UNSET, err))
+        return false;
+    if (term_stdin() && term_stderr())
+        note("%s · context %lld · /help", c->m.description, (long long)session_n_ctx(c->m.session));
+    return true;
+}
+
+bool cmd_chat(struct options *o, struct error *err)
+{
+    char path[PATH_SIZE], history[PATH_SIZE];
+    struct chat c = { .o = o };
+    bool ok = resolve_model(o, true, path, sizeof path, err) && start(&c, path, err);
+    if (ok) {
+        bool keep = !o->no_history && term_stdin() && path_state(history, sizeof history, "history");
+        line_open(chat_command_names);
+        if (keep)
+            line_history_load(history);
+        if (o->prompt && term_stdin())
+            note("> %s", o->prompt);
+        if (o->prompt)
+            ok = chat_ask(&c, str_of(o->prompt), err);
+        ok = ok && converse(&c, keep ? history : NULL, err);
+        line_close();
+    }
+    while (chat_drop_last(&c))
+        ;
+    mem_free(c.exchanges);
+    generation_release(&c.last);
+    buf_release(&c.system);
+    loaded_close(&c.m);
+    return ok;
+}

@@ -1,0 +1,40 @@
+/* The state of a conversation, shared by the loop (chat.c) and the slash commands (chat_commands.c). */
+#ifndef TANDEM_CLI_CHAT_H
+#define TANDEM_CLI_CHAT_H
+
+#include "src/cli/generate.h"
+
+/* A question and what was answered. Both own their text. */
+struct exchange {
+    struct buf question, answer;
+};
+
+struct chat {
+    struct options *o;
+    struct loaded m;
+    struct buf system;
+    struct exchange *exchanges;
+    int n_exchanges, capacity;
+    int64_t think_budget; /* -1: none */
+    enum show_thinking show_thinking;
+    struct generation last; /* figures of the last answer; texts released */
+    bool answered;          /* is there a last answer? */
+    bool warned;            /* that the context fills up */
+    bool leave;
+};
+
+/* Ask and answer; the exchange stays in the conversation unless nothing was answered. False only when
+ * the chat cannot go on. */
+bool chat_ask(struct chat *c, struct str question, struct error *err);
+
+/* Forget the last exchange, or the first n; returns how many went. */
+int chat_drop_last(struct chat *c);
+int chat_drop_first(struct chat *c, int n);
+
+/* A line that begins with a slash. */
+bool chat_command(struct chat *c, const char *line, struct error *err);
+
+/* Names for Tab, ended by NULL. */
+extern const char *const chat_command_names[];
+
+#endif

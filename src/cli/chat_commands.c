@@ -1,0 +1,184 @@
+/* What a line with a slash in front does in a chat. One row per command. */
+#include <stdlib.h>
+
+#include "cpu/features.h"
+#include "src/cli/chat.h"
+#include "src/cli/options.h"
+#include "src/cli/term.h"
+#include "src/cli/repair.h"
+
+static bool do_help(struct chat *c, const char *argument, struct error *err);
+
+static bool do_system(struct chat *c, const char *argument, struct error *err)
+{
+    if (!*argument) {
+        note("system prompt: %s", c->system.len ? c->system.data : "none");
+        return true;
+    }
+    buf_clear(&c->system);
+    if (strcmp(argument, "-") != 0)
+        buf_puts(&c->system, argument);
+    note("%s", c->system.len ? "system prompt set" : "no system prompt");
+    return buf_ok(&c->system, err);
+}
+
+static bool do_think(struct chat *c, const char *argument, struct error *err)
+{
+    (void)err;
+    char *end;
+    long long n = strtoll(argument, &end, 10);
+    if (!chat_format_thinks(c->m.format)) {
+        note("this model's chat format (%s) has no switch for thinking",
+             chat_format_name(c->m.format));
+    } else if (!*argument) {
+        note("thinking is %s", c->m.thinks ? "on" : "off");
+    } else if (strcmp(argument, "on") == 0 || strcmp(argument, "off") == 0 ||
+               (end != argument && !*end && n >= 0)) {
+        c->m.thinks = strcmp(argument, "off") != 0 && strcmp(argument, "0") != 0;
+        c->m.think = c->m.thinks ? THINK_ON : THINK_OFF;
+        c->think_budget = end != argument && n > 0 ? n : -1;
+        if (c->think_budget > 0)
+            note("thinking is on, at most %lld tokens", n);
+        else
+            note("thinking is %s", c->m.thinks ? "on" : "off");
+    } else {
+        note("/think on, off, or a number of tokens");
+    }
+    return true;
+}
+
+static bool do_clear(struct chat *c, const char *argument, struct error *err)
+{
+    (void)argument, (void)err;
+    chat_drop_first(c, c->n_exchanges);
+    session_truncate(c->m.session, 0);
+    c->warned = false;
+    note("the conversation starts anew");
+    return true;
+}
+
+static bool do_undo(struct chat *c, const char *argument, struct error *err)
+{
+    (void)argument, (void)err;
+    if (chat_drop_last(c))
+        note("removed the last exchange; %d left", c->n_exchanges);
+    else
+        note("nothing to undo");
+    return true;
+}
+
+static bool do_trim(struct chat *c, const char *argument, struct error *err)
+{
+    (void)err;
+    long n = *argument ? strtol(argument, NULL, 10) : 1;
+    int gone = chat_drop_first(c, n > 0 && n < 1000000 ? (int)n : 0);
+    note("removed the first %d; %d exchanges left", gone, c->n_exchanges);
+    return true;
+}
+
+static bool do_retry(struct chat *c, const char *argument, struct error *err)
+{
+    (void)argument;
+    if (c->n_exchanges == 0) {
+        note("nothing to retry");
+        return true;
+    }
+    struct buf question = c->exchanges[c->n_exchanges - 1].question;
+    c->exchanges[c->n_exchanges - 1].question = (struct buf){ 0 };
+    chat_drop_last(c);
+    bool ok = loaded_reseed(&c->m, err) && chat_ask(c, buf_str(&question), err);
+    buf_release(&question);
+    return ok;
+}
+
+static bool do_ctx(struct chat *c, const char *argument, struct error *err)
+{
+    (void)argument, (void)err;
+    int64_t used = session_n_past(c->m.session), n_ctx = session_n_ctx(c->m.session);
+    note("context: %lld of %lld tokens (%d %%), %d exchange%s", (long long)used, (long long)n_ctx,
+         (int)(100 * used / n_ctx), c->n_exchanges, c->n_exchanges == 1 ? "" : "s");
+    return true;
+}
+
+static bool do_stats(struct chat *c, const char *argument, struct error *err)
+{
+    (void)argument, (void)err;
+    const struct generation *g = &c->last;
+    struct memory_report r = { 0 };
+    char mapped[32], copied[32], cache[32], work[32];
+    session_memory(c->m.session, &r);
+    note("model     %s, chat format %s (%s)", c->m.description, chat_format_name(c->m.format),
+         c->m.format_why);
+    note("machine   %d threads, %s", engine_threads(c->m.engine), cpu_isa_name(engine_isa(c->m.engine)));
+    note("memory    weights %s mapped, %s copied; cache %s; working memory %s",
+         human_bytes((double)r.mapped_bytes, mapped, sizeof mapped),
+         human_bytes((double)r.copied_bytes, copied, sizeof copied),
+         human_bytes((double)r.cache_bytes, cache, sizeof cache),
+         human_bytes((double)r.work_bytes, work, sizeof work));
+    note("sampling  temperature %g, top-k %d, top-p %g, min-p %g, seed %llu",
+         (double)c->m.sampling.temperature, c->m.sampling.top_k, (double)c->m.sampling.top_p,
+         (double)c->m.sampling.min_p, (unsigned long long)c->m.sampling.seed);
+    if (c->answered)
+        note("answer    read %lld tokens at %.0f tok/s (%lld were in the cache), wrote %lld at "
+             "%.1f tok/s, %lld of them thinking",
+             (long long)(g->n_prompt - g->n_reused), generation_prefill_rate(g),
+             (long long)g->n_reused, (long long)g->n_generated, generation_decode_rate(g),
+             (long long)g->n_thinking);
+    return true;
+}
+
+static bool do_quit(struct chat *c, const char *argument, struct error *err)
+{
+    (void)argument, (void)err;
+    c->leave = true;
+    return true;
+}
+
+static const struct {
+    const char *name, *argument, *help;
+    bool (*run)(struct chat *c, const char *argument, struct error *err);
+} table[] = {
+    { "/help", "", "this list", do_help },
+    { "/system", "[TEXT]", "show or set the system prompt; - removes it", do_system },
+    { "/think", "[on|off|N]", "thinking before the answer, at most N tokens", do_think },
+    { "/retry", "", "answer the last question again", do_retry },
+    { "/undo", "", "forget the last exchange", do_undo },
+    { "/trim", "[N]", "forget the first exchange, or the first N", do_trim },
+    { "/clear", "", "forget the whole conversation", do_clear },
+    { "/ctx", "", "how full the context is", do_ctx },
+    { "/stats", "", "model, memory, sampling, speed of the last answer", do_stats },
+    { "/quit", "", "leave, as Ctrl-D does", do_quit },
+    { "/exit", NULL, NULL, do_quit },
+    { "/bye", NULL, NULL, do_quit },
+};
+
+const char *const chat_command_names[] = { "/help", "/system", "/think", "/retry", "/undo", "/trim",
+                                           "/clear", "/ctx", "/stats", "/quit", NULL };
+
+static bool do_help(struct chat *c, const char *argument, struct error *err)
+{
+    (void)c, (void)argument, (void)err;
+    for (size_t i = 0; i < ARRAY_LEN(table); i++)
+        if (table[i].help)
+            note("  %-8s %-11s %s", table[i].name, table[i].argument, table[i].help);
+    note("  Enter sends; Alt-Enter or a pasted text gives several lines, and so do lines between \"\"\"");
+    note("  Ctrl-C stops an answer and keeps it; // sends a line that begins with a slash");
+    return true;
+}
+
+bool chat_command(struct chat *c, const char *line, struct error *err)
+{
+    size_t len = strcspn(line, " \t\n");
+    const char *argument = line + len + strspn(line + len, " \t\n");
+    for (size_t i = 0; i < ARRAY_LEN(table); i++)
+        if (strlen(table[i].name) == len && memcmp(table[i].name, line, len) == 0)
+            return table[i].run(c, argument, err);
+    char word[32] = "";
+    memcpy(word, line, min_of(len, sizeof word - 1));
+    const char *near = nearest_name(word, chat_command_names, ARRAY_LEN(chat_command_names) - 1);
+    if (near)
+        note("unknown command %s (did you mean %s?)", word, near);
+    else
+        note("unknown command %s (/help lists them; // sends a literal slash)", word);
+    return true;
+}

@@ -1,0 +1,73 @@
+#include "src/cli/command.h"
+
+static const struct command commands[] = {
+    { "chat", CMD_CHAT, "talk with a model", "tandem [chat] [MODEL] [options]",
+      "  tandem chat                          with the demo model that ships with the program\n"
+      "  tandem chat r1.gguf --think on -c 16384\n",
+      cmd_chat },
+    { "run", CMD_RUN, "one prompt in, its answer out", "tandem run [MODEL] [PROMPT] [options]",
+      "  tandem run v3.gguf -p \"Why is the sky blue?\"\n"
+      "  git diff | tandem run v3.gguf \"Write a commit message.\" > message.txt\n",
+      cmd_run },
+    { "inspect", CMD_INSPECT, "what is in a model file", "tandem inspect MODEL [options]",
+      "  tandem inspect v3.gguf --tensors ffn_gate\n"
+      "  echo -n \"Hello\" | tandem inspect v3.gguf --tokens -\n",
+      cmd_inspect },
+    { "eval", CMD_EVAL, "logits, perplexity, right answers",
+      "tandem eval [MODEL] --ids FILE --logits FILE | --ppl FILE | --tasks FILE",
+      "  tandem eval v3.gguf --ppl wiki.txt\n"
+      "  tandem eval v3.gguf --ids ids.txt --logits out.f32 --act f32\n",
+      cmd_eval },
+    { "bench", CMD_BENCH, "speed, and how near to the machine's limit",
+      "tandem bench [MODEL] [options]",
+      "  tandem bench v3.gguf -p 512 -n 64\n"
+      "  tandem bench --probe\n",
+      cmd_bench },
+};
+
+const struct command *command_at(int index)
+{
+    return index >= 0 && index < (int)ARRAY_LEN(commands) ? &commands[index] : NULL;
+}
+
+const struct command *command_find(const char *name)
+{
+    if (strcmp(name, "info") == 0)
+        name = "inspect";
+    for (size_t i = 0; i < ARRAY_LEN(commands); i++)
+        if (strcmp(commands[i].name, name) == 0)
+            return &commands[i];
+    return NULL;
+}
+
+const char *command_nearest(const char *word)
+{
+    const char *names[ARRAY_LEN(commands) + 1];
+    for (size_t i = 0; i < ARRAY_LEN(commands); i++)
+        names[i] = commands[i].name;
+    names[ARRAY_LEN(commands)] = "help";
+    return nearest_name(word, names, ARRAY_LEN(names));
+}
+
+void help_overview(struct buf *out)
+{
+    buf_puts(out, "tandem runs DeepSeek-family models on your machine.\n\n"
+                  "  tandem chat                        talk with the demo model\n"
+                  "  tandem run model.gguf -p \"Hi!\"     one answer\n\n"
+                  "usage: tandem [COMMAND] [MODEL] [options]\n\n");
+    for (size_t i = 0; i < ARRAY_LEN(commands); i++)
+        buf_printf(out, "  %-9s %s\n", commands[i].name, commands[i].summary);
+    buf_puts(out, "  help      help COMMAND: its options\n\n"
+                  "tandem COMMAND -h: the common options; --help: all; tandem --version\n");
+}
+
+void help_command(struct buf *out, const struct command *c, bool all)
+{
+    buf_printf(out, "%s: %s\n\nusage: %s\n%s\n", c->name, c->summary, c->usage, c->examples);
+    options_help(out, c->bit, all);
+    if (all)
+        buf_puts(out, "\nEvery option also reads the environment (--ctx-size: TANDEM_CTX_SIZE) and "
+                      "the file\n~/.config/tandem/config, lines such as \"ctx-size = 8192\".\n");
+    else
+        buf_printf(out, "\nAll options: tandem %s --help\n", c->name);
+}

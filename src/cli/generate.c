@@ -1,0 +1,206 @@
+#include "src/cli/generate.h"
+
+#include "src/cli/signals.h"
+#include "src/cli/term.h"
+#include "src/text/think.h"
+
+#define REPLACEMENT "\xef\xbf\xbd" /* U+FFFD, for a character that the answer's end cut in two */
+
+/* The way of the bytes from tokens to the reader. */
+struct stream {
+    const struct generate_options *o;
+    struct generation *g;
+    const struct tokenizer *tokenizer;
+    struct think think;
+    struct stop_matcher *stop;
+    struct buf pending; /* bytes of a character that is not complete yet */
+    enum piece_kind kind;
+    bool drop_space;    /* SPM: the space that encoding put in front */
+    bool stopped;
+};
+
+/* Show what is complete; at the end of a part the rest is replaced. */
+static bool show(struct stream *s, const char *bytes, size_t len, bool at_end, struct error *err)
+{
+    buf_add(&s->pending, bytes, len);
+    if (!buf_ok(&s->pending, err))
+        return false;
+    struct str all = buf_str(&s->pending);
+    size_t ready = utf8_complete(all);
+    struct buf *text = s->kind == PIECE_ANSWER ? &s->g->answer : &s->g->thinking;
+    bool ok = true;
+    buf_add(text, all.data, ready);
+    if (ready && s->o->sink)
+        ok = s->o->sink(s->o->sink_ctx, s->kind, all.data, ready, err);
+    bool cut = at_end && ready < all.len;
+    if (cut)
+        buf_puts(text, REPLACEMENT);
+    if (cut && ok && s->o->sink)
+        ok = s->o->sink(s->o->sink_ctx, s->kind, REPLACEMENT, strlen(REPLACEMENT), err);
+    size_t rest = at_end ? 0 : all.len - ready;
+    if (s->pending.data)
+        memmove(s->pending.data, s->pending.data + ready, rest);
+    s->pending.len = rest;
+    return ok;
+}
+
+static bool flush(struct stream *s, struct error *err)
+{
+    const char *ready = "";
+    size_t n = 0;
+    if (s->stop && s->kind == PIECE_ANSWER && !s->stopped)
+        stop_flush(s->stop, &ready, &n);
+    return show(s, ready, n, true, err);
+}
+
+/* One token of the reply. */
+static bool take(struct stream *s, int32_t id, struct error *err)
+{
+    enum think_part part = s->o->plain ? PART_ANSWER : think_token(&s->think, id);
+    enum piece_kind kind = part == PART_THINK ? PIECE_THINKING : PIECE_ANSWER;
+    struct str bytes = tokenizer_bytes(s->tokenizer, id, false);
+
+    s->g->n_generated++;
+    s->g->n_thinking += part != PART_ANSWER;
+    s->g->ended_in_thinking = !s->o->plain && s->think.thinking;
+    if (part == PART_MARK)
+        return true;
+    if (kind != s->kind && !flush(s, err))
+        return false;
+    s->kind = kind;
+    if (s->drop_space && bytes.len && bytes.data[0] == ' ')
+        bytes = (struct str){ bytes.data + 1, bytes.len - 1 };
+    s->drop_space = s->drop_space && !bytes.len;
+    if (kind == PIECE_ANSWER)
+        buf_add(&s->g->stored, bytes.data, bytes.len);
+    struct str shown = s->o->plain ? bytes : think_show(&s->think, bytes);
+    if (kind == PIECE_THINKING || !s->stop)
+        return show(s, shown.data, shown.len, false, err);
+    const char *ready;
+    size_t n;
+    s->stopped = stop_feed(s->stop, shown.data, shown.len, &ready, &n);
+    return show(s, ready, n, s->stopped, err);
+}
+
+
+static bool on_prefill(void *ctx, int64_t done, int64_t total)
+{
+    progress_update(ctx, (double)done, (double)total);
+    return !signals_cancelled();
+}
+
+static bool prefill(struct loaded *m, const struct tokens *prompt, struct generation *g,
+                    struct error *err)
+{
+    struct progress progress;
+    int64_t n = (int64_t)prompt->n, n_ctx = session_n_ctx(m->session);
+    if (n >= n_ctx)
+        return fail(err, ERR_USAGE,
+                    "the prompt has %lld tokens, the context holds %lld and an answer needs room too "
+                    "(-c N makes it larger)", (long long)n, (long long)n_ctx);
+    int64_t past = session_n_past(m->session);
+    const int32_t *cached = session_tokens(m->session);
+    while (g->n_reused < past && g->n_reused < n && cached[g->n_reused] == prompt->ids[g->n_reused])
+        g->n_reused++;
+    g->n_reused = min_of(g->n_reused, n - 1);
+    g->n_prompt = n;
+    sampler_reset(m->sampler);
+    for (int64_t i = max_of(0, n - m->sampling.penalty_window); i < n; i++)
+        sampler_accept(m->sampler, prompt->ids[i]);
+    double start = now_s();
+    progress_begin(&progress, "reading", "tok");
+    bool ok = session_prefill(m->session, prompt->ids, n, on_prefill, &progress, err);
+    progress_end(&progress);
+    g->prefill_s = now_s() - start;
+    return ok;
+}
+
+/* Sample until the end mark, a stop string, the limit, a full context, or Ctrl-C. */
+static bool decode(struct loaded *m, struct stream *s, struct error *err)
+{
+    const struct generate_options *o = s->o;
+    struct generation *g = s->g;
+    int usable = min_of(tokenizer_n_tokens(m->tokenizer), (int32_t)m->model->params.n_vocab);
+    double first_s = now_s();
+    g->finish = FINISH_STOP;
+    while (!s->stopped) {
+        int32_t id;
+        if (o->n_predict >= 0 && g->n_generated >= o->n_predict) {
+            g->finish = FINISH_LENGTH;
+            break;
+        }
+        if (!o->plain && think_due(&s->think))
+            id = think_inject(&s->think);
+        else if (!sampler_choose(m->sampler, session_logits(m->session), usable, &id, err))
+            return false;
+        if (g->n_generated == 0)
+            first_s = now_s();
+        if (tokenizer_is_end(m->tokenizer, id))
+            break;
+        sampler_accept(m->sampler, id);
+        if (!take(s, id, err))
+            return false;
+        g->decode_s = now_s() - first_s;
+        if (s->stopped)
+            break;
+        if (signals_cancelled()) {
+            g->finish = FINISH_INTERRUPTED;
+            break;
+        }
+        if (o->n_predict >= 0 && g->n_generated >= o->n_predict)
+            continue; /* the limit is reached: no step for a token that nobody wants */
+        if (session_n_past(m->session) >= session_n_ctx(m->session)) {
+            g->finish = FINISH_CONTEXT;
+            break;
+        }
+        if (!session_decode(m->session, id, err)) {
+            if (!err || err->code != ERR_INTERRUPTED)
+                return false;
+            error_clear(err);
+            g->finish = FINISH_INTERRUPTED;
+            break;
+        }
+    }
+    return true;
+}
+
+bool generate(struct loaded *m, const struct tokens *prompt, const struct generate_options *o,
+              struct generation *g, struct error *err)
+{
+    struct stream s = { .o = o, .g = g, .tokenizer = m->tokenizer, .kind = PIECE_ANSWER };
+    s.drop_space = tokenizer_adds_space(m->tokenizer);
+    const char *close_text = chat_format_think_close(m->format);
+    bool ok = think_start(&s.think, m->tokenizer, o->in_thinking, close_text, o->think_budget, err) &&
+              (o->n_stop == 0 || stop_open(&s.stop, o->stop, o->n_stop, err)) &&
+              prefill(m, prompt, g, err) && decode(m, &s, err);
+    /* What was held back is still the reader's, also when a step failed. */
+    bool flushed = flush(&s, ok ? err : NULL);
+    stop_close(s.stop);
+    buf_release(&s.pending);
+    return ok && flushed && buf_ok(&g->answer, err) && buf_ok(&g->stored, err) &&
+           buf_ok(&g->thinking, err);
+}
+
+void generation_release(struct generation *g)
+{
+    buf_release(&g->answer);
+    buf_release(&g->stored);
+    buf_release(&g->thinking);
+    memset(g, 0, sizeof *g);
+}
+
+double generation_prefill_rate(const struct generation *g)
+{
+    return g->prefill_s > 0 ? (double)(g->n_prompt - g->n_reused) / g->prefill_s : 0;
+}
+
+double generation_decode_rate(const struct generation *g)
+{
+    return g->decode_s > 0 && g->n_generated > 1 ? (double)(g->n_generated - 1) / g->decode_s : 0;
+}
+
+const char *finish_name(enum finish f)
+{
+    static const char *const names[] = { "stop", "length", "context", "interrupted" };
+    return names[f];
+}

@@ -1,0 +1,49 @@
+/* From a prompt to streamed text: prefill, then sample, split thinking from answer, hold back what may
+ * become a stop string or the rest of a character, hand over whole pieces. Shared by chat, run, eval. */
+#ifndef TANDEM_CLI_GENERATE_H
+#define TANDEM_CLI_GENERATE_H
+
+#include "src/cli/load.h"
+
+enum piece_kind { PIECE_THINKING, PIECE_ANSWER };
+
+/* Whole characters only (bytes that can never become one pass as they are). Return false to stop,
+ * with err set or not. */
+typedef bool piece_sink(void *ctx, enum piece_kind kind, const char *bytes, size_t len,
+                        struct error *err);
+
+struct generate_options {
+    int64_t n_predict;     /* -1: no limit */
+    int64_t think_budget;  /* -1: no limit */
+    bool in_thinking;      /* the prompt opened a thinking block */
+    bool plain;            /* no thinking is looked for: everything is answer */
+    const char *const *stop;
+    int n_stop;
+    piece_sink *sink;      /* may be NULL */
+    void *sink_ctx;
+};
+
+enum finish { FINISH_STOP, FINISH_LENGTH, FINISH_CONTEXT, FINISH_INTERRUPTED };
+
+/* Zeroed is empty; release frees the texts. */
+struct generation {
+    struct buf answer;   /* what was shown, stop string left out */
+    struct buf stored;   /* the answer as generated, for the next turn's prompt */
+    struct buf thinking;
+    int64_t n_prompt, n_reused, n_generated, n_thinking;
+    double prefill_s, decode_s; /* decode: from the first token to the last */
+    enum finish finish;
+    bool ended_in_thinking;
+};
+
+/* Generate after `prompt`. ERR_USAGE when it does not fit the context; ERR_INTERRUPTED only when
+ * cancelled before the first token: later the answer so far is kept and finish says so. */
+bool generate(struct loaded *m, const struct tokens *prompt, const struct generate_options *o,
+              struct generation *g, struct error *err);
+void generation_release(struct generation *g);
+
+double generation_prefill_rate(const struct generation *g); /* tok/s, 0: nothing to measure */
+double generation_decode_rate(const struct generation *g);
+const char *finish_name(enum finish f); /* "stop", "length", "context", "interrupted" */
+
+#endif

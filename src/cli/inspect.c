@@ -1,0 +1,370 @@
+/* tandem inspect: what is in a model file, read from its header alone. */
+#include <regex.h>
+#include <stdio.h>
+
+#include "src/base/mem.h"
+#include "src/cli/command.h"
+#include "src/cli/inspect.h"
+#include "src/cli/load.h"
+#include "src/cli/paths.h"
+#include "src/cli/term.h"
+#include "src/format/quant.h"
+
+static const char *type_name(enum tensor_type type)
+{
+    const char *name = quant_traits(type)->name;
+    return name ? name : "unknown";
+}
+
+/* Text of a file, made safe where it goes to a terminal. */
+static void add_shown(struct buf *out, const char *text, size_t len)
+{
+    if (term_stdout())
+        term_escape_to(out, text, len);
+    else
+        buf_add(out, text, len);
+}
+
+static bool print(struct buf *text, struct error *err)
+{
+    bool ok = buf_ok(text, err) && out_write(buf_str(text).data, text->len, err);
+    buf_release(text);
+    return ok;
+}
+
+/* ---- --tokens and --prompt --------------------------------------------------------------------- */
+
+static void add_ids(struct buf *out, const struct tokens *ids)
+{
+    for (size_t i = 0; i < ids->n; i++)
+        buf_printf(out, "%s%d", i ? " " : "", ids->ids[i]);
+    buf_puts(out, "\n");
+}
+
+static struct json *ids_json(const struct tokens *ids)
+{
+    struct json *a = js_array();
+    for (size_t i = 0; i < ids->n; i++)
+        js_push(a, js_int(ids->ids[i]));
+    return a;
+}
+
+static bool open_tokenizer(struct tokenizer **t, const struct gguf *g, const char *path,
+                           struct error *err)
+{
+    return (tokenizer_open(t, g, err) || error_prefix(err, "%s", path)) &&
+           (*t || fail(err, ERR_FILE, "%s: the file has no vocabulary", path));
+}
+
+static bool show_tokens(const struct options *o, const struct gguf *g, const char *path,
+                        struct error *err)
+{
+    struct tokenizer *t = NULL;
+    struct tokens ids = { 0 };
+    struct buf text = { 0 }, out = { 0 };
+    bool from_stdin = strcmp(o->tokens, "-") == 0;
+    bool ok = open_tokenizer(&t, g, path, err) && (!from_stdin || buf_read_file(&text, "-", err)) &&
+              tokenizer_encode(t, from_stdin ? buf_str(&text) : str_of(o->tokens), !o->no_special,
+                               &ids, err);
+    if (ok && o->json) {
+        struct json *j = js_object();
+        js_set(j, "ids", ids_json(&ids));
+        ok = js_print(j, 0, err);
+    } else if (ok) {
+        add_ids(&out, &ids);
+        ok = print(&out, err);
+    }
+    buf_release(&text);
+    buf_release(&out);
+    tokens_release(&ids);
+    tokenizer_close(t);
+    return ok;
+}
+
+static bool show_prompt(const struct options *o, const struct gguf *g, const char *path,
+                        struct error *err)
+{
+    struct tokenizer *t = NULL;
+    struct tokens ids = { 0 };
+    struct buf system = { 0 }, out = { 0 };
+    struct chat_message messages[2];
+    const struct chat_format *format;
+    const char *why;
+    char *text = NULL;
+    size_t n = 0;
+    bool ok = open_tokenizer(&t, g, path, err) && loaded_format(o, g, &format, &why, err) &&
+              load_system(o, &system, err);
+    if (system.len)
+        messages[n++] = (struct chat_message){ ROLE_SYSTEM, buf_str(&system) };
+    messages[n++] = (struct chat_message){ ROLE_USER, str_of(o->prompt) };
+    ok = ok && chat_render(format, t, messages, n, (enum think_mode)o->think, &ids, &text, NULL, err);
+    if (ok && o->json) {
+        struct json *j = js_object();
+        js_set(j, "prompt", js_text(str_of(text)));
+        js_set(j, "ids", ids_json(&ids));
+        js_set(j, "format", js_text(str_of(chat_format_name(format))));
+        ok = js_print(j, 0, err);
+    } else if (ok) {
+        add_shown(&out, text, strlen(text));
+        buf_puts(&out, "\n");
+        add_ids(&out, &ids);
+        ok = print(&out, err);
+        note("%zu tokens, format %s (%s)", ids.n, chat_format_name(format), why);
+    }
+    mem_free(text);
+    buf_release(&system);
+    buf_release(&out);
+    tokens_release(&ids);
+    tokenizer_close(t);
+    return ok;
+}
+
+/* ---- --metadata and --tensors ------------------------------------------------------------------ */
+
+static void add_element(struct buf *out, const struct gguf_kv *kv, uint64_t i)
+{
+    enum gguf_type type = kv->type == GGUF_ARRAY ? kv->elem : kv->type;
+    if (type == GGUF_F32 || type == GGUF_F64)
+        buf_printf(out, "%.9g", gguf_float_at(kv, i));
+    else if (type == GGUF_BOOL)
+        buf_puts(out, kv->data[i] ? "true" : "false");
+    else if (type == GGUF_U64 && gguf_int_at(kv, i) < 0)
+        buf_printf(out, "%llu", (unsigned long long)gguf_int_at(kv, i));
+    else
+        buf_printf(out, "%lld", (long long)gguf_int_at(kv, i));
+}
+
+/* At most `limit` elements, and as many bytes of a string; 0: all. */
+static void add_value(struct buf *out, const struct gguf_kv *kv, uint64_t limit)
+{
+    bool is_string = (kv->type == GGUF_ARRAY ? kv->elem : kv->type) == GGUF_STRING;
+    struct gguf_cursor c = is_string ? gguf_strings(kv) : (struct gguf_cursor){ 0 };
+    uint64_t n = limit ? min_of(limit, kv->count) : kv->count;
+    if (kv->type == GGUF_ARRAY)
+        buf_puts(out, "[");
+    for (uint64_t i = 0; i < n; i++) {
+        struct str s;
+        if (i)
+            buf_puts(out, ", ");
+        if (!is_string) {
+            add_element(out, kv, i);
+        } else if (gguf_next_string(&c, &s)) {
+            size_t shown = limit ? min_of(s.len, (size_t)60) : s.len;
+            add_shown(out, s.data, shown);
+            if (shown < s.len)
+                buf_printf(out, "… (%zu bytes)", s.len);
+        }
+    }
+    if (kv->type == GGUF_ARRAY)
+        buf_printf(out, n < kv->count ? ", … %llu in all]" : "]", (unsigned long long)kv->count);
+}
+
+static void add_type(struct buf *out, const struct gguf_kv *kv)
+{
+    if (kv->type == GGUF_ARRAY)
+        buf_printf(out, "array of %s", gguf_type_name(kv->elem));
+    else
+        buf_puts(out, gguf_type_name(kv->type));
+}
+
+static bool show_metadata(const struct options *o, const struct gguf *g, struct error *err)
+{
+    struct buf out = { 0 };
+    if (o->metadata_key) {
+        const struct gguf_kv *kv = gguf_find(g, o->metadata_key);
+        if (!kv)
+            return fail(err, ERR_USAGE, "no metadata \"%s\" (--metadata lists the keys)",
+                        o->metadata_key);
+        add_value(&out, kv, 0);
+        buf_puts(&out, "\n");
+        return print(&out, err);
+    }
+    for (uint64_t i = 0; i < g->n_kv; i++) {
+        const struct gguf_kv *kv = &g->kv[i];
+        struct buf line = { 0 };
+        add_shown(&line, kv->key.data, kv->key.len);
+        buf_printf(&out, "%-44s ", buf_str(&line).data);
+        buf_clear(&line);
+        add_type(&line, kv);
+        buf_printf(&out, "%-16s ", buf_str(&line).data);
+        buf_release(&line);
+        add_value(&out, kv, 6);
+        buf_puts(&out, "\n");
+    }
+    return print(&out, err);
+}
+
+static bool show_tensors(const struct options *o, const struct gguf *g, struct error *err)
+{
+    struct buf out = { 0 };
+    regex_t re;
+    int bad = o->tensors_pattern ? regcomp(&re, o->tensors_pattern, REG_EXTENDED | REG_NOSUB) : 0;
+    if (bad) {
+        char why[128];
+        regerror(bad, &re, why, sizeof why);
+        return fail(err, ERR_USAGE, "option --tensors: %s: %s", o->tensors_pattern, why);
+    }
+    for (uint64_t i = 0; i < g->n_tensors; i++) {
+        const struct tensor *t = &g->tensors[i];
+        char shape[96], size[32];
+        int n = 0;
+        if (o->tensors_pattern && regexec(&re, t->name, 0, NULL, 0) != 0)
+            continue;
+        for (int d = 0; d < t->n_dims; d++)
+            n += snprintf(shape + n, sizeof shape - (size_t)n, "%s%llu", d ? " x " : "",
+                          (unsigned long long)t->ne[d]);
+        struct buf name = { 0 };
+        add_shown(&name, t->name, strlen(t->name));
+        buf_printf(&out, "%-36s %-8s %-24s %10s", buf_str(&name).data, type_name(t->type), shape,
+                   human_bytes((double)t->bytes, size, sizeof size));
+        buf_release(&name);
+        if (g->n_shards > 1)
+            buf_printf(&out, "  file %d", t->shard + 1);
+        buf_puts(&out, "\n");
+    }
+    if (o->tensors_pattern)
+        regfree(&re);
+    return print(&out, err);
+}
+
+/* ---- summary ----------------------------------------------------------------------------------- */
+
+/* "F32 12, Q4_K 310 (5.2 GiB), …": how the bytes are spread over types. */
+static void add_types(struct buf *out, const struct gguf *g)
+{
+    struct {
+        uint64_t n, bytes;
+    } of[N_TENSOR_TYPES] = { 0 };
+    const char *separator = "";
+    char size[32];
+    for (uint64_t i = 0; i < g->n_tensors; i++) {
+        of[g->tensors[i].type].n++;
+        of[g->tensors[i].type].bytes += g->tensors[i].bytes;
+    }
+    for (int type = 0; type < N_TENSOR_TYPES; type++) {
+        if (!of[type].n)
+            continue;
+        buf_printf(out, "%s%s %llu (%s)", separator, type_name((enum tensor_type)type),
+                   (unsigned long long)of[type].n,
+                   human_bytes((double)of[type].bytes, size, sizeof size));
+        separator = ", ";
+    }
+}
+
+static void add_string(struct buf *out, const struct gguf *g, const char *label, const char *key)
+{
+    struct str s = { 0 };
+    if (!gguf_get_str(g, key, &s, NULL) || !s.len)
+        return;
+    buf_printf(out, "%-14s ", label);
+    add_shown(out, s.data, min_of(s.len, (size_t)200));
+    buf_puts(out, "\n");
+}
+
+static void add_file(struct buf *out, const struct gguf *g)
+{
+    char size[32];
+    double bytes = 0;
+    for (int i = 0; i < g->n_shards; i++)
+        bytes += (double)g->shards[i].size;
+    add_string(out, g, "name", "general.name");
+    add_string(out, g, "architecture", "general.architecture");
+    buf_printf(out, "%-14s %s in %d file%s, GGUF version %u, %llu tensors, %llu metadata entries\n",
+               "file", human_bytes(bytes, size, sizeof size), g->n_shards,
+               g->n_shards == 1 ? "" : "s", g->version, (unsigned long long)g->n_tensors,
+               (unsigned long long)g->n_kv);
+    buf_printf(out, "%-14s ", "types");
+    add_types(out, g);
+    buf_puts(out, "\n");
+}
+
+static void add_params(struct buf *out, const struct model *m)
+{
+    const struct params *p = &m->params;
+    char description[160], all[32], routed[32], token[32];
+    model_describe(m, description, sizeof description);
+    buf_printf(out, "%-14s ", "model");
+    add_shown(out, description, strlen(description));
+    buf_printf(out, "\n%-14s %d%s, width %lld, vocabulary %lld, context %lld\n", "layers", p->n_layers,
+               p->n_mtp ? " and multi-token prediction" : "", (long long)p->hidden_size,
+               (long long)p->n_vocab, (long long)p->context_length);
+    if (p->kv_lora_rank)
+        buf_printf(out, "%-14s latent, %d heads, cache %d per token and layer\n", "attention",
+                   p->n_heads, p->kv_lora_rank + p->qk_rope_dim);
+    else
+        buf_printf(out, "%-14s %d heads, %d for keys and values, of %d\n", "attention", p->n_heads,
+                   p->n_kv_heads, p->head_dim);
+    if (p->n_routed)
+        buf_printf(out, "%-14s %d of %d per token, %d shared, %lld wide, after %d dense layers\n",
+                   "experts", p->top_k, p->n_routed, p->n_shared, (long long)p->expert_size,
+                   p->n_dense_lead);
+    buf_printf(out, "%-14s %s, of which routed experts %s; read per token %s\n", "weights",
+               human_bytes((double)m->weight_bytes, all, sizeof all),
+               human_bytes((double)m->routed_bytes, routed, sizeof routed),
+               human_bytes((double)m->bytes_per_token, token, sizeof token));
+}
+
+static void add_text_side(struct buf *out, const struct gguf *g)
+{
+    struct tokenizer *t = NULL;
+    struct error why_not = { 0 };
+    const char *why = "";
+    if (!tokenizer_open(&t, g, &why_not)) {
+        buf_printf(out, "%-14s unusable: %s\n", "tokenizer", why_not.text);
+        return;
+    }
+    if (!t) {
+        buf_printf(out, "%-14s none\n", "tokenizer");
+        return;
+    }
+    struct str pre = tokenizer_pre(t);
+    const struct chat_format *f = chat_format_detect(g, &why);
+    buf_printf(out, "%-14s %.*s, %d tokens\n", "tokenizer", (int)pre.len, pre.data,
+               tokenizer_n_tokens(t));
+    buf_printf(out, "%-14s %s (%s)\n", "chat format", chat_format_name(f), why);
+    tokenizer_close(t);
+}
+
+/* What cannot be run is still shown; the exit code and the last line on stderr say why. A vocabulary
+ * by itself, without tensors, is a complete file of its kind. */
+static bool show_summary(const struct options *o, const struct gguf *g, const char *path,
+                         struct error *err)
+{
+    struct buf out = { 0 };
+    struct model m = { 0 };
+    struct error why = { 0 };
+    bool ok = true, known = model_open(&m, path, (enum numerics)o->numerics, &why);
+    if (o->json) {
+        ok = inspect_json(g, known ? &m : NULL, err);
+    } else {
+        add_file(&out, g);
+        if (known)
+            add_params(&out, &m);
+        add_text_side(&out, g);
+        ok = print(&out, err);
+    }
+    model_close(&m);
+    return ok && (known || g->n_tensors == 0 || fail(err, why.code, "%s", why.text));
+}
+
+bool cmd_inspect(struct options *o, struct error *err)
+{
+    char path[PATH_SIZE];
+    struct gguf g = { 0 };
+    bool ok = (!o->json || js_available(err)) && resolve_model(o, false, path, sizeof path, err) &&
+              gguf_open(&g, path, err);
+    if (!ok)
+        return false;
+    if (o->tokens)
+        ok = show_tokens(o, &g, path, err);
+    else if (o->prompt)
+        ok = show_prompt(o, &g, path, err);
+    else if (o->metadata && !o->json)
+        ok = show_metadata(o, &g, err);
+    else if (o->tensors && !o->json)
+        ok = show_tensors(o, &g, err);
+    else
+        ok = show_summary(o, &g, path, err);
+    gguf_close(&g);
+    return ok;
+}

@@ -1,0 +1,45 @@
+/* JSON for scripts: build a value and print it, or parse one line and look into it.
+ *
+ * json.c does it with jansson; json_none.c, in builds without libraries, refuses with a message.
+ * Every constructor may return NULL (no memory, no library); setters accept NULL and remember
+ * nothing: js_print reports. Text that is not valid UTF-8 is repaired with U+FFFD, numbers that are
+ * not finite become null. (Calls begin with js_: jansson owns the longer prefix.) */
+#ifndef TANDEM_CLI_JSON_H
+#define TANDEM_CLI_JSON_H
+
+#include "src/base/error.h"
+#include "src/base/util.h"
+
+struct json;
+
+/* Can this build write and read JSON? ERR_USAGE naming what is missing. */
+bool js_available(struct error *err);
+
+struct json *js_object(void);
+struct json *js_array(void);
+struct json *js_text(struct str text);
+struct json *js_int(int64_t value);
+struct json *js_real(double value);
+struct json *js_bool(bool value);
+struct json *js_null(void);
+void js_free(struct json *j);
+
+/* The child belongs to the parent afterwards, also on failure. */
+void js_set(struct json *object, const char *key, struct json *child);
+void js_push(struct json *array, struct json *child);
+
+/* Print to stdout with a newline behind; frees the value. indent 0: one line. */
+bool js_print(struct json *j, int indent, struct error *err);
+
+/* ERR_FILE with line and column of the mistake. The caller frees. */
+struct json *js_parse(struct str text, struct error *err);
+
+/* Views into a parsed value, NULL or false where there is no such thing. */
+const struct json *js_get(const struct json *object, const char *key);
+const struct json *js_at(const struct json *array, size_t index);
+bool js_is_array(const struct json *j);
+bool js_as_text(const struct json *j, struct str *text);
+bool js_as_bool(const struct json *j, bool *value);
+bool js_is_null(const struct json *j);
+
+#endif

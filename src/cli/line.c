@@ -1,0 +1,279 @@
+#include "src/cli/line.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <langinfo.h>
+#include <locale.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <readline/readline.h>
+#include <readline/history.h>
+
+#include "src/cli/signals.h"
+#include "src/cli/term.h"
+
+#define MAX_HISTORY 1000
+
+/* Readline calls back without a context: one reader per process. */
+static struct {
+    const char *const *words;
+    char *line; /* what the callback got; malloc'ed by readline */
+    bool done;
+    int n_loaded; /* history entries that came from the file */
+} reader;
+
+static char *next_word(const char *start, int state)
+{
+    static int at;
+    if (state == 0)
+        at = 0;
+    while (reader.words && reader.words[at]) {
+        const char *word = reader.words[at++];
+        if (strncmp(word, start, strlen(start)) == 0)
+            return strdup(word);
+    }
+    return NULL;
+}
+
+static char **complete(const char *start, int from, int to)
+{
+    (void)to;
+    rl_attempted_completion_over = 1; /* never offer file names in the middle of a sentence */
+    return from == 0 && start[0] == '/' ? rl_completion_matches(start, next_word) : NULL;
+}
+
+/* Alt-Enter: a new line inside the message. */
+static int insert_newline(int count, int key)
+{
+    (void)count, (void)key;
+    rl_insert_text("\n");
+    return 0;
+}
+
+/* Readline measures characters by LC_CTYPE. A bare container has none: there UTF-8 is the better
+ * guess than bytes. Numbers stay in the C locale. */
+static void use_utf8(void)
+{
+    setlocale(LC_CTYPE, "");
+    if (strcmp(nl_langinfo(CODESET), "UTF-8") != 0 && !setlocale(LC_CTYPE, "C.UTF-8"))
+        setlocale(LC_CTYPE, "en_US.UTF-8");
+}
+
+void line_open(const char *const *words)
+{
+    reader.words = words;
+    if (!term_stdin())
+        return;
+    use_utf8();
+    rl_readline_name = "tandem";
+    rl_instream = stdin;
+    rl_outstream = term_stdout() ? stdout : stderr;
+    rl_catch_signals = 0;
+    rl_catch_sigwinch = 0;
+    rl_change_environment = 0;
+    rl_attempted_completion_function = complete;
+    rl_basic_word_break_characters = " \t\n";
+    rl_initialize();
+    rl_bind_keyseq("\\e\\C-m", insert_newline);
+    stifle_history(MAX_HISTORY);
+}
+
+void line_close(void)
+{
+    if (term_stdin()) {
+        clear_history();
+        rl_clear_history();
+    }
+}
+
+static void on_line(char *line)
+{
+    reader.line = line;
+    reader.done = true;
+    rl_callback_handler_remove(); /* the terminal is in its own state while the model answers */
+}
+
+/* Forget what was typed, as the shell does on Ctrl-C. */
+static void clear_typed(void)
+{
+    rl_callback_sigcleanup();
+    rl_free_line_state();
+    rl_callback_handler_remove();
+    fputs("^C\n", rl_outstream);
+    fflush(rl_outstream);
+}
+
+static void draw_again(void)
+{
+    rl_deprep_terminal();
+    rl_prep_terminal(1);
+    rl_resize_terminal();
+    rl_on_new_line();
+    rl_forced_update_display();
+}
+
+/* Wait for a key with the signals let through; false when one came instead. */
+static bool wait_for_key(const sigset_t *open_mask)
+{
+    struct pollfd in = { .fd = STDIN_FILENO, .events = POLLIN };
+    return ppoll(&in, 1, NULL, open_mask) > 0;
+}
+
+enum line_result line_read(const char *prompt, struct buf *text, struct error *err)
+{
+    sigset_t ours, before;
+    enum line_result result = LINE_TEXT;
+    if (!term_stdin())
+        return line_plain(prompt, text, err);
+    buf_clear(text);
+    signals_set(&ours);
+    sigprocmask(SIG_BLOCK, &ours, &before);
+    reader.done = false;
+    reader.line = NULL;
+    rl_callback_handler_install(prompt, on_line);
+    while (!reader.done) {
+        if (wait_for_key(&before)) {
+            rl_callback_read_char();
+        } else if (signals_leave()) {
+            rl_callback_handler_remove();
+            result = LINE_LEAVE;
+            break;
+        } else if (signals_cancelled()) {
+            signals_rearm();
+            buf_add(text, rl_line_buffer, (size_t)rl_end);
+            clear_typed();
+            result = LINE_CLEARED;
+            break;
+        } else if (signals_redraw()) {
+            draw_again();
+        }
+    }
+    sigprocmask(SIG_SETMASK, &before, NULL);
+    if (result != LINE_TEXT)
+        return result;
+    if (!reader.line) {
+        fputc('\n', rl_outstream);
+        fflush(rl_outstream);
+        return LINE_END;
+    }
+    buf_puts(text, reader.line);
+    free(reader.line);
+    return buf_ok(text, err) ? LINE_TEXT : LINE_FAILED;
+}
+
+/* ---- history ----------------------------------------------------------------------------------- */
+
+/* Drop older entries equal to `text`, then add it. */
+static void add_once(const char *text)
+{
+    for (int i = history_length - 1; i >= 0; i--) {
+        HIST_ENTRY *entry = history_get(history_base + i);
+        if (entry && strcmp(entry->line, text) == 0)
+            free_history_entry(remove_history(i));
+    }
+    add_history(text);
+}
+
+/* In the file a backslash is "\\" and a newline "\n". Undone in place. */
+static void unescape(char *text)
+{
+    char *to = text;
+    for (; *text; text++) {
+        if (*text == '\\' && text[1]) {
+            text++;
+            *to++ = *text == 'n' ? '\n' : *text;
+        } else {
+            *to++ = *text;
+        }
+    }
+    *to = 0;
+}
+
+static void escape(struct buf *out, const char *text)
+{
+    for (; *text; text++) {
+        if (*text == '\n' || *text == '\\')
+            buf_puts(out, *text == '\n' ? "\\n" : "\\\\");
+        else
+            buf_add(out, text, 1);
+    }
+    buf_puts(out, "\n");
+}
+
+void line_history_load(const char *path)
+{
+    struct buf text = { 0 };
+    if (term_stdin() && buf_read_file(&text, path, NULL)) {
+        for (char *line = text.data, *next; line && *line; line = next) {
+            next = strchr(line, '\n');
+            if (next)
+                *next++ = 0;
+            unescape(line);
+            if (*line)
+                add_once(line);
+        }
+    }
+    reader.n_loaded = history_length;
+    buf_release(&text);
+}
+
+void line_history_add(const char *text)
+{
+    if (!term_stdin() || !*text || *text == ' ' || *text == '\t')
+        return;
+    int before = history_length;
+    add_once(text);
+    /* An old entry that moved to the end now counts as new, as does a full history that shifted. */
+    if (history_length <= before && reader.n_loaded > 0)
+        reader.n_loaded--;
+}
+
+/* Write `text` to path by way of a temporary file of mode 0600. */
+static void replace_file(const char *path, const struct buf *text)
+{
+    char temporary[4200];
+    snprintf(temporary, sizeof temporary, "%s.%ld", path, (long)getpid());
+    int fd = open(temporary, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+    if (fd < 0)
+        return;
+    struct str s = buf_str(text);
+    bool ok = write(fd, s.data, s.len) == (ssize_t)s.len;
+    ok = close(fd) == 0 && ok;
+    if (!ok || rename(temporary, path) != 0)
+        unlink(temporary);
+}
+
+void line_history_save(const char *path)
+{
+    if (!term_stdin() || history_length <= reader.n_loaded)
+        return;
+    struct buf fresh = { 0 }, all = { 0 };
+    for (int i = reader.n_loaded; i < history_length; i++)
+        escape(&fresh, history_get(history_base + i)->line);
+    /* Another chat may have written meanwhile: its entries come first, ours behind them. */
+    clear_history();
+    line_history_load(path);
+    for (char *line = fresh.data, *next; line && *line; line = next) {
+        next = strchr(line, '\n');
+        *next++ = 0;
+        unescape(line);
+        add_once(line);
+    }
+    for (int i = 0; i < history_length; i++)
+        escape(&all, history_get(history_base + i)->line);
+    if (!all.out_of_memory && !fresh.out_of_memory)
+        replace_file(path, &all);
+    buf_release(&fresh);
+    buf_release(&all);
+}
+
+const char *line_library(void)
+{
+    static char name[32];
+    snprintf(name, sizeof name, "GNU readline %s", rl_library_version);
+    return name;
+}

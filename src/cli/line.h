@@ -1,0 +1,39 @@
+/* One line, or one pasted block, typed by a person; or the next line of a pipe.
+ *
+ * line.c edits with GNU readline (keys of ~/.inputrc, history, bracketed paste, Tab on /commands);
+ * line_none.c reads plainly. Signals are delivered only while a read waits, so no key and no Ctrl-C is
+ * lost between a test and a wait. */
+#ifndef TANDEM_CLI_LINE_H
+#define TANDEM_CLI_LINE_H
+
+#include "src/cli/buf.h"
+
+enum line_result {
+    LINE_TEXT,    /* *text holds it, without the newline that ended it */
+    LINE_CLEARED, /* Ctrl-C: what was typed is gone; *text tells whether there was anything */
+    LINE_END,     /* Ctrl-D on an empty line, or the end of the input */
+    LINE_LEAVE,   /* a signal asks to leave */
+    LINE_FAILED,  /* err is set */
+};
+
+/* `words` (ended by NULL) are offered by Tab at the start of a line. */
+void line_open(const char *const *words);
+void line_close(void);
+
+/* Show `prompt` and read. `text` is cleared first. */
+enum line_result line_read(const char *prompt, struct buf *text, struct error *err);
+
+/* History: entries may span lines. The file keeps one escaped entry per line, no two alike, the
+ * latest 1000, mode 0600, written as a whole; entries of a chat that ran beside this one are kept.
+ * Without line editing these do nothing. */
+void line_history_load(const char *path);
+void line_history_add(const char *text);
+void line_history_save(const char *path);
+
+/* "GNU readline 8.2", or "plain". */
+const char *line_library(void);
+
+/* Read the next line of standard input without editing: for pipes, and for line_none.c. */
+enum line_result line_plain(const char *prompt, struct buf *text, struct error *err);
+
+#endif

@@ -1,0 +1,47 @@
+/* Lines without editing: from a pipe or a file, or typed where there is no readline. */
+#include "src/cli/line.h"
+
+#include <errno.h>
+#include <unistd.h>
+
+#include "src/cli/signals.h"
+#include "src/cli/term.h"
+
+enum line_result line_plain(const char *prompt, struct buf *text, struct error *err)
+{
+    static char ahead[4096]; /* read, but behind the line that was asked for */
+    static size_t n_ahead, at;
+    buf_clear(text);
+    if (term_stdin())
+        err_write(prompt, strlen(prompt));
+    for (;;) {
+        char *newline = memchr(ahead + at, '\n', n_ahead - at);
+        size_t n = newline ? (size_t)(newline - (ahead + at)) : n_ahead - at;
+        buf_add(text, ahead + at, n);
+        at += n + (newline ? 1 : 0);
+        if (!buf_ok(text, err))
+            return LINE_FAILED;
+        if (newline) {
+            if (text->len && text->data[text->len - 1] == '\r')
+                text->data[--text->len] = 0;
+            return LINE_TEXT;
+        }
+        if (signals_leave())
+            return LINE_LEAVE;
+        ssize_t got = read(STDIN_FILENO, ahead, sizeof ahead);
+        at = 0;
+        n_ahead = got > 0 ? (size_t)got : 0;
+        if (got == 0)
+            return text->len ? LINE_TEXT : LINE_END;
+        if (got < 0 && errno == EINTR && signals_cancelled()) {
+            if (signals_leave())
+                return LINE_LEAVE;
+            signals_rearm();
+            return LINE_CLEARED;
+        }
+        if (got < 0 && errno != EINTR) {
+            fail(err, ERR_RUN, "standard input: cannot read: %s", strerror(errno));
+            return LINE_FAILED;
+        }
+    }
+}

@@ -1,0 +1,192 @@
+#include "src/cli/load.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <sys/random.h>
+#include <unistd.h>
+
+#include "cpu/features.h"
+#include "src/cli/signals.h"
+#include "src/cli/term.h"
+
+static bool on_load(void *ctx, uint64_t done_bytes, uint64_t total_bytes)
+{
+    progress_update(ctx, (double)done_bytes, (double)total_bytes);
+    return !signals_cancelled();
+}
+
+static bool open_engine(struct loaded *m, const struct options *o, const char *path,
+                        struct error *err)
+{
+    struct progress progress;
+    struct engine_options eo = {
+        .n_threads = (int)o->threads,
+        .isa = o->isa & cpu_isa(),
+        .isa_given = o->isa_given,
+        .numerics = (enum numerics)o->numerics,
+        .act_f32 = o->act_f32,
+        .n_batch = (int)o->batch,
+        .load = (enum load_mode)o->load,
+        .progress = on_load,
+        .progress_ctx = &progress,
+    };
+    double start = now_s();
+    if (o->isa_given && (o->isa & ~cpu_isa()))
+        note("this CPU lacks part of --cpu-isa: using %s", cpu_isa_name(eo.isa));
+    progress_begin(&progress, "loading", NULL);
+    bool ok = engine_open(&m->engine, path, &eo, err);
+    progress_end(&progress);
+    m->load_s = now_s() - start;
+    if (!ok)
+        return false;
+    m->model = engine_model(m->engine);
+    model_describe(m->model, m->description, sizeof m->description);
+    return true;
+}
+
+static bool open_session(struct loaded *m, const struct options *o, int64_t n_ctx, struct error *err)
+{
+    if (n_ctx == UNSET)
+        n_ctx = o->ctx_size == UNSET ? 0
+              : o->ctx_size == 0     ? m->model->params.context_length
+                                     : o->ctx_size;
+    struct session_options so = { .n_ctx = n_ctx, .cancel = signals_cancel_flag() };
+    return session_open(&m->session, m->engine, &so, err);
+}
+
+/* The first that is given: flag, file metadata, model card, last resort. */
+static double first_of(double flag, const struct gguf *g, const char *key, float card, double last)
+{
+    double value = NAN;
+    if (!isnan(flag))
+        return flag;
+    if (gguf_get_f64(g, key, &value, NULL) && isfinite(value) && value >= 0)
+        return value;
+    return card >= 0 ? card : last;
+}
+
+static uint64_t random_seed(void)
+{
+    uint32_t seed = 0;
+    if (getrandom(&seed, sizeof seed, GRND_NONBLOCK) != sizeof seed)
+        seed = (uint32_t)(now_s() * 1e6);
+    return seed;
+}
+
+static bool open_sampler(struct loaded *m, const struct options *o, struct error *err)
+{
+    const struct gguf *g = &m->model->gguf;
+    struct chat_sampling card = chat_format_sampling(m->format, g);
+    struct sampler_options s = sampler_options_default();
+    uint64_t top_k = 0;
+    s.temperature = (float)first_of(o->temperature, g, "general.sampling.temp", card.temperature, 0.6);
+    s.top_p = (float)fmin(1, first_of(o->top_p, g, "general.sampling.top_p", card.top_p, 0.95));
+    s.min_p = (float)fmin(1, first_of(o->min_p, g, "general.sampling.min_p", -1, 0));
+    if (o->top_k == UNSET && gguf_get_u64(g, "general.sampling.top_k", &top_k, NULL))
+        s.top_k = top_k <= INT32_MAX ? (int)top_k : 0;
+    else if (o->top_k != UNSET)
+        s.top_k = (int)o->top_k;
+    s.repeat_penalty = (float)o->repeat_penalty;
+    s.presence_penalty = (float)o->presence_penalty;
+    s.frequency_penalty = (float)o->frequency_penalty;
+    s.seed = o->seed < 0 ? random_seed() : (uint64_t)o->seed;
+    s.bias = o->bias;
+    s.n_bias = o->n_bias;
+    m->sampling = s;
+    return sampler_open(&m->sampler, &s, (int)m->model->params.n_vocab, err);
+}
+
+bool loaded_reseed(struct loaded *m, struct error *err)
+{
+    sampler_close(m->sampler);
+    m->sampler = NULL;
+    m->sampling.seed++;
+    return sampler_open(&m->sampler, &m->sampling, (int)m->model->params.n_vocab, err);
+}
+
+/* The built-in format that a template file stands for. */
+static bool format_of_file(const char *path, const struct gguf *g,
+                           const struct chat_format **format, struct error *err)
+{
+    struct buf text = { 0 };
+    struct str name = { "", 0 };
+    gguf_get_str(g, "general.name", &name, NULL);
+    bool ok = buf_read_file(&text, path, err);
+    *format = ok ? chat_format_of_template(buf_str(&text), name) : NULL;
+    buf_release(&text);
+    return *format || fail(err, ERR_FILE, "%s: not the template of a format known here", path);
+}
+
+bool loaded_format(const struct options *o, const struct gguf *g, const struct chat_format **format,
+                   const char **why, struct error *err)
+{
+    if (!o->template_name) {
+        *format = chat_format_detect(g, why);
+        return true;
+    }
+    *why = "--template";
+    *format = chat_format_find(o->template_name);
+    if (*format || access(o->template_name, F_OK) == 0)
+        return *format || format_of_file(o->template_name, g, format, err);
+    char names[256] = "";
+    for (int i = 0; chat_format_at(i); i++)
+        snprintf(names + strlen(names), sizeof names - strlen(names), "%s%s", i ? ", " : "",
+                 chat_format_name(chat_format_at(i)));
+    return fail(err, ERR_USAGE, "option --template: no format \"%s\" (there are %s)",
+                o->template_name, names);
+}
+
+static bool open_text(struct loaded *m, const struct options *o, const char *path, struct error *err)
+{
+    const struct gguf *g = &m->model->gguf;
+    if (!tokenizer_open(&m->tokenizer, g, err))
+        return error_prefix(err, "%s", path);
+    if (!m->tokenizer)
+        return fail(err, ERR_FILE, "%s: the file has no vocabulary, so it can neither read nor "
+                    "write text (tandem eval --ids works)", path);
+    if (!loaded_format(o, g, &m->format, &m->format_why, err))
+        return false;
+    m->think = (enum think_mode)o->think;
+    m->thinks = m->think == THINK_ON ||
+                (m->think == THINK_DEFAULT && chat_format_think_default(m->format, g));
+    if (m->think != THINK_DEFAULT && !chat_format_thinks(m->format))
+        note("--think: the chat format %s has no switch for it", chat_format_name(m->format));
+    for (int i = 0; i < o->n_bias; i++)
+        if (o->bias[i].id >= m->model->params.n_vocab)
+            return fail(err, ERR_USAGE, "option --logit-bias: token %d, the vocabulary has %lld",
+                        o->bias[i].id, (long long)m->model->params.n_vocab);
+    return open_sampler(m, o, err);
+}
+
+bool loaded_open(struct loaded *m, const struct options *o, const char *path, enum load_want want,
+                 int64_t n_ctx, struct error *err)
+{
+    memset(m, 0, sizeof *m);
+    return open_engine(m, o, path, err) &&
+           (want < WANT_TEXT || open_text(m, o, path, err)) &&
+           (want < WANT_SESSION || open_session(m, o, n_ctx, err));
+}
+
+void loaded_close(struct loaded *m)
+{
+    sampler_close(m->sampler);
+    session_close(m->session);
+    tokenizer_close(m->tokenizer);
+    engine_close(m->engine);
+    memset(m, 0, sizeof *m);
+}
+
+bool load_system(const struct options *o, struct buf *text, struct error *err)
+{
+    if (o->system && o->system_file)
+        return fail(err, ERR_USAGE, "both -sys and -sysf are given");
+    if (o->system)
+        buf_puts(text, o->system);
+    if (!o->system_file)
+        return buf_ok(text, err);
+    if (!buf_read_file(text, o->system_file, err))
+        return false;
+    while (text->len && text->data[text->len - 1] == '\n')
+        text->data[--text->len] = 0;
+    return buf_ok(text, err);
+}

@@ -1,0 +1,46 @@
+/* A model made ready by the options of a command: engine, session, tokenizer, chat format, sampler. */
+#ifndef TANDEM_CLI_LOAD_H
+#define TANDEM_CLI_LOAD_H
+
+#include "src/cli/options.h"
+#include "src/engine/engine.h"
+
+/* Zeroed is closed. */
+struct loaded {
+    struct engine *engine;
+    const struct model *model; /* the engine's */
+    struct session *session;
+    struct tokenizer *tokenizer; /* NULL when no text was wanted */
+    const struct chat_format *format;
+    const char *format_why;
+    struct sampler *sampler;
+    struct sampler_options sampling; /* as resolved from flags, file and model card */
+    enum think_mode think;           /* what was asked; THINK_DEFAULT: the model's own way */
+    bool thinks;                     /* what that comes to */
+    char description[128];
+    double load_s;
+};
+
+enum load_want {
+    WANT_ENGINE,  /* engine alone: the caller opens sessions */
+    WANT_SESSION, /* and a session */
+    WANT_TEXT,    /* and tokenizer, chat format, sampler */
+};
+
+/* Shows progress. n_ctx: context to open, or UNSET for that of the options. ERR_FILE, ERR_FIT,
+ * ERR_USAGE, ERR_INTERRUPTED. loaded_close accepts a half-built one. */
+bool loaded_open(struct loaded *m, const struct options *o, const char *path, enum load_want want,
+                 int64_t n_ctx, struct error *err);
+void loaded_close(struct loaded *m);
+
+/* The next seed: another answer to the same question. */
+bool loaded_reseed(struct loaded *m, struct error *err);
+
+/* Tokenizer and format of a file without its weights (inspect). */
+bool loaded_format(const struct options *o, const struct gguf *g,
+                   const struct chat_format **format, const char **why, struct error *err);
+
+/* The system prompt of -sys or -sysf, appended; nothing when none is given. */
+bool load_system(const struct options *o, struct buf *text, struct error *err);
+
+#endif

@@ -1,0 +1,264 @@
+#include "src/cli/option_table.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdlib.h>
+
+#include "cpu/features.h"
+
+#define TALK (CMD_CHAT | CMD_RUN)
+#define ANSWERS (CMD_CHAT | CMD_RUN | CMD_EVAL)
+#define COMPUTES (CMD_CHAT | CMD_RUN | CMD_EVAL | CMD_BENCH)
+#define RENDERS (CMD_CHAT | CMD_RUN | CMD_INSPECT | CMD_EVAL)
+#define ALL (COMPUTES | CMD_INSPECT)
+
+static bool read_think(struct options *o, const char *value, struct error *err)
+{
+    char *end;
+    if (strcmp(value, "on") == 0 || strcmp(value, "off") == 0) {
+        o->think = strcmp(value, "on") == 0 ? THINK_ON : THINK_OFF;
+        o->think_budget = UNSET;
+        return true;
+    }
+    if (strcmp(value, "auto") == 0) {
+        o->think = THINK_DEFAULT;
+        o->think_budget = UNSET;
+        return true;
+    }
+    errno = 0;
+    long long n = strtoll(value, &end, 10);
+    if (end == value || *end || errno || n < 0 || n > 1000000000)
+        return fail(err, ERR_USAGE, "wants on, off or a number of tokens, got \"%s\"", value);
+    o->think = n > 0 ? THINK_ON : THINK_OFF;
+    o->think_budget = n > 0 ? n : UNSET;
+    return true;
+}
+
+static bool read_isa(struct options *o, const char *value, struct error *err)
+{
+    o->isa_given = true;
+    return cpu_isa_cap(value, &o->isa) ||
+           fail(err, ERR_USAGE, "wants ref, avx2, avx512, amx or neon, got \"%s\"", value);
+}
+
+static bool read_act(struct options *o, const char *value, struct error *err)
+{
+    o->act_f32 = strcmp(value, "f32") == 0;
+    return o->act_f32 || strcmp(value, "fast") == 0 ||
+           fail(err, ERR_USAGE, "wants fast or f32, got \"%s\"", value);
+}
+
+/* "128+1.5", "128-inf": token id, then the bias with its sign. */
+static bool read_bias(struct options *o, const char *value, struct error *err)
+{
+    char *end;
+    errno = 0;
+    long long id = strtoll(value, &end, 10);
+    if (end == value || errno || id < 0 || id > INT32_MAX || (*end != '+' && *end != '-'))
+        return fail(err, ERR_USAGE, "wants ID+F or ID-F such as 128-inf, got \"%s\"", value);
+    const char *text = end;
+    double bias = strtod(text, &end);
+    bool infinite = isinf(bias) && bias < 0; /* forbids the token */
+    if (end == text || *end || isnan(bias) || (!infinite && (errno || fabs(bias) > 1e9)))
+        return fail(err, ERR_USAGE, "wants ID+F or ID-F such as 128-inf, got \"%s\"", value);
+    if (o->n_bias == MAX_LIST)
+        return fail(err, ERR_USAGE, "is given more than %d times", MAX_LIST);
+    o->bias[o->n_bias++] = (struct logit_bias){ (int32_t)id, (float)bias };
+    return true;
+}
+
+#define AT(field) offsetof(struct options, field)
+#define FLAG(field) .kind = OPT_FLAG, .offset = AT(field)
+#define COUNT(field) .kind = OPT_COUNT, .offset = AT(field)
+#define CONST(field, value) .kind = OPT_CONST, .offset = AT(field), .low = (value)
+#define INT(field, from, to) .kind = OPT_INT, .offset = AT(field), .low = (from), .high = (to)
+#define REAL(field, from, to) .kind = OPT_REAL, .offset = AT(field), .low = (from), .high = (to)
+#define TEXT(field) .kind = OPT_TEXT, .offset = AT(field)
+#define LIST(field) .kind = OPT_LIST, .offset = AT(field)
+#define SIZES(field) .kind = OPT_SIZES, .offset = AT(field), .low = 0, .high = 1e7
+#define CHOICE(field, words) .kind = OPT_CHOICE, .offset = AT(field), .choices = (words)
+#define CUSTOM(reader) .kind = OPT_CUSTOM, .read = (reader)
+#define MAYBE(flag, text) .kind = OPT_MAYBE, .offset = AT(flag), .offset2 = AT(text)
+
+const struct option option_rows[] = {
+    /* prompt */
+    { "prompt", "-p", NULL, "TEXT", TALK | CMD_INSPECT, GROUP_PROMPT, TEXT(prompt), .common = true,
+      .help = "the prompt; chat: first message; inspect: show it rendered, then its ids" },
+    { "file", "-f", NULL, "FILE", CMD_RUN, GROUP_PROMPT, LIST(files), .common = true,
+      .help = "add a file to the prompt, - for standard input; repeatable" },
+    { "system-prompt", "-sys", "--system", "TEXT", RENDERS, GROUP_PROMPT, TEXT(system),
+      .common = true, .help = "system prompt", .fallback = "none" },
+    { "system-prompt-file", "-sysf", NULL, "FILE", RENDERS, GROUP_PROMPT, TEXT(system_file),
+      .help = "system prompt from a file" },
+    { "think", NULL, "--reasoning --reasoning-budget", "on|off|N", RENDERS, GROUP_PROMPT,
+      CUSTOM(read_think), .common = true,
+      .help = "let the model think first; N: at most so many tokens", .fallback = "as the model is" },
+    { "no-think", NULL, NULL, NULL, RENDERS, GROUP_PROMPT, CONST(think, THINK_OFF),
+      .help = "the same as --think off" },
+    { "template", NULL, "--chat-format --chat-template", "NAME|FILE", RENDERS, GROUP_PROMPT,
+      TEXT(template_name), .help = "chat format instead of the one found in the file" },
+    { "raw", NULL, "--raw-prompt", NULL, CMD_RUN, GROUP_PROMPT, FLAG(raw),
+      .help = "feed the prompt as written, without chat format; special tokens are parsed" },
+
+    /* answer */
+    { "predict", "-n", "--n-predict", "N", CMD_RUN | CMD_CHAT | CMD_EVAL, GROUP_ANSWER,
+      INT(n_predict, -1, 1e9), .common = true, .help = "at most N tokens per answer",
+      .fallback = "-1: until it ends" },
+    { "stop", NULL, "--reverse-prompt", "TEXT", ANSWERS, GROUP_ANSWER, LIST(stop),
+      .help = "end the answer before this text; repeatable" },
+    { "show-thinking", NULL, NULL, "full|fold|off", CMD_CHAT, GROUP_ANSWER,
+      CHOICE(show_thinking, "auto|full|fold|off|stdout"),
+      .help = "thinking in grey, as one line, or not at all", .fallback = "full" },
+    { "show-thinking", NULL, NULL, "full|off|stdout", CMD_RUN, GROUP_ANSWER,
+      CHOICE(show_thinking, "auto|full|fold|off|stdout"),
+      .help = "thinking to stderr, nowhere, or to stdout",
+      .fallback = "full on a terminal, off in a pipe" },
+    { "no-history", NULL, NULL, NULL, CMD_CHAT, GROUP_ANSWER, FLAG(no_history),
+      .help = "do not read or keep the history of typed lines" },
+
+    /* sampling */
+    { "temp", NULL, "--temperature", "F", ANSWERS, GROUP_SAMPLING, REAL(temperature, 0, 100),
+      .common = true, .help = "temperature; 0: always the likeliest token",
+      .fallback = "the file's, else the model card's" },
+    { "top-k", NULL, NULL, "N", ANSWERS, GROUP_SAMPLING, INT(top_k, 0, INT32_MAX),
+      .help = "only the N likeliest tokens; 0: all", .fallback = "the file's, else 0" },
+    { "top-p", NULL, NULL, "F", ANSWERS, GROUP_SAMPLING, REAL(top_p, 0, 1),
+      .help = "only the likeliest tokens that make up F together",
+      .fallback = "the file's, else the model card's" },
+    { "min-p", NULL, NULL, "F", ANSWERS, GROUP_SAMPLING, REAL(min_p, 0, 1),
+      .help = "only tokens at least F times as likely as the best", .fallback = "the file's, else 0" },
+    { "seed", "-s", NULL, "N", ANSWERS, GROUP_SAMPLING, INT(seed, -1, 9.2233720368547748e18),
+      .common = true, .help = "same seed, same answer", .fallback = "-1: random, reported" },
+    { "repeat-penalty", NULL, NULL, "F", ANSWERS, GROUP_SAMPLING, REAL(repeat_penalty, 0.001, 1000),
+      .help = "against repetition, over the last 64 tokens", .fallback = "1: off" },
+    { "presence-penalty", NULL, NULL, "F", ANSWERS, GROUP_SAMPLING,
+      REAL(presence_penalty, -1000, 1000), .help = "subtracted once per token seen",
+      .fallback = "0" },
+    { "frequency-penalty", NULL, NULL, "F", ANSWERS, GROUP_SAMPLING,
+      REAL(frequency_penalty, -1000, 1000), .help = "subtracted per occurrence", .fallback = "0" },
+    { "logit-bias", NULL, NULL, "ID±F", ANSWERS, GROUP_SAMPLING, CUSTOM(read_bias),
+      .help = "make a token likelier (15+2) or forbid it (15-inf); repeatable" },
+
+    /* model and machine */
+    { "model", "-m", NULL, "FILE", ALL, GROUP_MODEL, TEXT(model), .common = true,
+      .help = "the model: a GGUF file, any part of a split one, or its folder",
+      .fallback = "the demo model" },
+    { "ctx-size", "-c", "--context", "N", COMPUTES, GROUP_MODEL, INT(ctx_size, 0, 1 << 30),
+      .common = true, .help = "context in tokens; 0: as trained",
+      .fallback = "what fits, at most 32768" },
+    { "threads", "-t", "--threads-batch -tb", "N", COMPUTES, GROUP_MODEL, INT(threads, 0, 4096),
+      .common = true, .help = "worker threads", .fallback = "the cores this process may use" },
+    { "batch-size", "-b", "--ubatch-size -ub", "N", COMPUTES, GROUP_MODEL, INT(batch, 1, 65536),
+      .help = "tokens per step while reading a prompt", .fallback = "512" },
+    { "load", NULL, NULL, "auto|mmap|copy", COMPUTES, GROUP_MODEL, CHOICE(load, "auto|mmap|copy"),
+      .help = "use the weights where the file is mapped, or copy them into memory",
+      .fallback = "auto" },
+    { "no-mmap", NULL, NULL, NULL, COMPUTES, GROUP_MODEL, CONST(load, LOAD_COPY) },
+    { "mmap", NULL, NULL, NULL, COMPUTES, GROUP_MODEL, CONST(load, LOAD_MMAP) },
+    { "cpu-isa", NULL, NULL, "NAME", COMPUTES, GROUP_MODEL, CUSTOM(read_isa),
+      .help = "strongest instruction set to use: ref, avx2, avx512, amx, neon",
+      .fallback = "the best this CPU has" },
+    { "numerics", NULL, "--compat", "NAME", COMPUTES | CMD_INSPECT, GROUP_MODEL,
+      CHOICE(numerics, "official|gguf|llamacpp"),
+      .help = "where the two differ, compute as the model's authors or as llama.cpp",
+      .fallback = "official" },
+    { "act", NULL, NULL, "fast|f32", COMPUTES, GROUP_MODEL, CUSTOM(read_act),
+      .help = "f32: reference path, activations and cache unrounded", .fallback = "fast" },
+
+    /* inspect */
+    { "tokens", NULL, NULL, "TEXT", CMD_INSPECT, GROUP_TASK, TEXT(tokens), .common = true,
+      .help = "print the token ids of a text, - for standard input" },
+    { "no-special", NULL, NULL, NULL, CMD_INSPECT, GROUP_TASK, FLAG(no_special), .common = true,
+      .help = "with --tokens: special tokens in the text are plain text" },
+    { "tensors", NULL, NULL, "[RE]", CMD_INSPECT, GROUP_TASK, MAYBE(tensors, tensors_pattern),
+      .common = true, .help = "list the tensors, or those whose name matches" },
+    { "metadata", NULL, NULL, "[KEY]", CMD_INSPECT, GROUP_TASK, MAYBE(metadata, metadata_key),
+      .common = true, .help = "list the metadata, or print one value in full" },
+
+    /* eval */
+    { "ids", NULL, NULL, "FILE", CMD_EVAL, GROUP_TASK, TEXT(ids), .common = true,
+      .help = "token ids separated by white space, for --logits" },
+    { "logits", NULL, NULL, "FILE", CMD_EVAL, GROUP_TASK, TEXT(logits), .common = true,
+      .help = "write the logits of every token: float32 [n_tokens, vocabulary]" },
+    { "ppl", NULL, "--perplexity", "FILE", CMD_EVAL, GROUP_TASK, TEXT(ppl), .common = true,
+      .help = "perplexity of a text file" },
+    { "tasks", NULL, NULL, "FILE", CMD_EVAL, GROUP_TASK, TEXT(tasks), .common = true,
+      .help = "answer the questions of a JSONL file and count the right ones" },
+    { "chunks", NULL, NULL, "N", CMD_EVAL, GROUP_TASK, INT(chunks, 1, 1e9),
+      .help = "with --ppl: only the first N windows", .fallback = "all" },
+    { "max-ppl", NULL, NULL, "F", CMD_EVAL, GROUP_TASK, REAL(max_ppl, 1, 1e30),
+      .help = "with --ppl: end with code 6 above this", .fallback = "no limit" },
+
+    /* bench */
+    { "n-prompt", "-p", NULL, "N,…", CMD_BENCH, GROUP_TASK, SIZES(n_prompt), .common = true,
+      .help = "tokens of the prompts to read; 0: none", .fallback = "512" },
+    { "n-gen", "-n", NULL, "N,…", CMD_BENCH, GROUP_TASK, SIZES(n_generate), .common = true,
+      .help = "tokens to generate; 0: none", .fallback = "128" },
+    { "n-depth", "-d", "--depth", "N,…", CMD_BENCH, GROUP_TASK, SIZES(depth), .common = true,
+      .help = "tokens already in the context", .fallback = "0" },
+    { "repetitions", "-r", NULL, "N", CMD_BENCH, GROUP_TASK, INT(repetitions, 1, 1000),
+      .common = true, .help = "times each test runs", .fallback = "3" },
+    { "probe", NULL, NULL, NULL, CMD_BENCH, GROUP_TASK, FLAG(probe), .common = true,
+      .help = "measure the machine instead of a model: memory read rate by threads" },
+    { "output", "-o", NULL, "md|json", CMD_BENCH, GROUP_TASK, CHOICE(format, "md|json"),
+      .common = true, .help = "a table or JSON", .fallback = "md" },
+
+    /* output */
+    { "json", NULL, NULL, NULL, CMD_RUN | CMD_INSPECT | CMD_EVAL | CMD_BENCH, GROUP_OUTPUT,
+      FLAG(json), .common = true, .help = "one JSON value on stdout instead of text" },
+    { "stats", NULL, NULL, NULL, TALK, GROUP_OUTPUT, FLAG(stats),
+      .help = "the line with speed and seed on stderr, also off a terminal" },
+    { "color", NULL, "--colour", "auto|always|never", ALL, GROUP_OUTPUT,
+      CHOICE(colour, "auto|always|never"), .help = "colour", .fallback = "auto" },
+    { "quiet", "-q", NULL, NULL, ALL, GROUP_OUTPUT, COUNT(quiet), .help = "only answers and errors" },
+    { "verbose", "-v", NULL, NULL, ALL, GROUP_OUTPUT, COUNT(verbose),
+      .help = "say more on stderr; repeatable" },
+    { "help", "-h", NULL, NULL, ALL, GROUP_OUTPUT, FLAG(help), .common = true,
+      .help = "-h: this page; --help: all options" },
+    { "version", "-V", NULL, NULL, ALL, GROUP_OUTPUT, FLAG(version),
+      .help = "version, compiler and instruction sets" },
+};
+const int n_option_rows = ARRAY_LEN(option_rows);
+
+#define CPU_ONLY "this version computes on the CPU only; leave it out"
+
+const struct foreign_option foreign_options[] = {
+    { "-fa", SWITCH_VALUE, true, "attention is always computed in one pass" },
+    { "--flash-attn", SWITCH_VALUE, true, "attention is always computed in one pass" },
+    { "--jinja", ALONE, true, "chat formats are built in" },
+    { "-fit", SWITCH_VALUE, true, "what fits is always worked out" },
+    { "--conversation", ALONE, true, "use the command chat" },
+    { "-cnv", ALONE, true, "use the command chat" },
+    { "--no-warmup", ALONE, true, "loading reads the weights once, nothing else warms up" },
+    { "-fmoe", SWITCH_VALUE, true, "experts are always computed fused" },
+    { "-rtr", ALONE, true, "weights are never repacked at run time" },
+    { "-mla", ONE_VALUE, true, "the form of latent attention is chosen per step" },
+    { "-ctv", ONE_VALUE, true, "latent attention has one cache" },
+    { "-hf", ONE_VALUE, false, "nothing is downloaded; give the path of a GGUF file with -m" },
+    { "-hfr", ONE_VALUE, false, "nothing is downloaded; give the path of a GGUF file with -m" },
+    { "-sm", ONE_VALUE, false, CPU_ONLY },
+    { "-ts", ONE_VALUE, false, CPU_ONLY },
+    { "--rpc", ONE_VALUE, false, "one machine only; there is no replacement" },
+    { "-amb", ONE_VALUE, false, "working memory is sized before loading; -b N makes it smaller" },
+    { "-ser", ONE_VALUE, false, "experts are never dropped; there is no replacement" },
+    { "-ngl", ONE_VALUE, false, CPU_ONLY },
+    { "--gpu-layers", ONE_VALUE, false, CPU_ONLY },
+    { "--gpu", ONE_VALUE, false, CPU_ONLY },
+    { "-ncmoe", ONE_VALUE, false, CPU_ONLY },
+    { "--n-cpu-moe", ONE_VALUE, false, CPU_ONLY },
+    { "-cmoe", ALONE, false, CPU_ONLY },
+    { "--cpu-moe", ALONE, false, CPU_ONLY },
+    { "-ot", ONE_VALUE, false, CPU_ONLY },
+    { "--override-tensor", ONE_VALUE, false, CPU_ONLY },
+    { "-ctk", ONE_VALUE, false, "the cache is F16; --act f32 makes it F32" },
+    { "-i", ALONE, false, "use the command chat" },
+};
+const int n_foreign_options = ARRAY_LEN(foreign_options);
+
+const char *option_group_title(enum option_group group)
+{
+    static const char *const titles[N_GROUPS] = {
+        "Prompt", "Answer", "Sampling", "Model and machine", "What to do", "Output",
+    };
+    return titles[group];
+}

@@ -1,0 +1,129 @@
+/* The options of all commands: one row each, from which the parser, the environment, the
+ * configuration file, --help and the nearest-name hints are made.
+ *
+ * Order of strength: command line, then TANDEM_NAME in the environment, then the configuration file,
+ * then the default. Texts are borrowed from argv, the environment, or the options' own arena. */
+#ifndef TANDEM_CLI_OPTIONS_H
+#define TANDEM_CLI_OPTIONS_H
+
+#include "src/base/arena.h"
+#include "src/base/error.h"
+#include "src/cli/buf.h"
+#include "src/device.h"
+#include "src/model/params.h"
+#include "src/text/chat.h"
+#include "src/text/sampler.h"
+
+/* One bit per command, so that a row can say where it belongs. */
+enum command_bit {
+    CMD_CHAT = 1 << 0,
+    CMD_RUN = 1 << 1,
+    CMD_INSPECT = 1 << 2,
+    CMD_EVAL = 1 << 3,
+    CMD_BENCH = 1 << 4,
+};
+
+#define UNSET INT64_MIN
+#define MAX_LIST 64
+#define MAX_SIZES 16
+
+struct text_list {
+    const char *items[MAX_LIST];
+    int n;
+};
+
+/* A list of counts such as -p 128,512. */
+struct size_list {
+    int64_t items[MAX_SIZES];
+    int n;
+};
+
+/* A line of the section [models] in the configuration file. */
+struct named_model {
+    const char *name, *path;
+};
+
+enum show_thinking { THINKING_AUTO, THINKING_FULL, THINKING_FOLD, THINKING_HIDDEN, THINKING_STDOUT };
+enum table_format { TABLE_MD, TABLE_JSON };
+
+struct options {
+    struct arena arena;
+    const char *positional[2];
+    int n_positional;
+
+    bool help, help_all, version;
+    int quiet, verbose, colour;
+    bool json, stats;
+
+    struct named_model models[MAX_LIST];
+    int n_models;
+
+    /* model and machine */
+    const char *model;
+    bool model_given; /* on the command line */
+    int64_t ctx_size;  /* UNSET: choose; 0: as trained */
+    int64_t threads, batch;
+    int load;          /* enum load_mode */
+    unsigned isa;
+    bool isa_given;
+    int numerics;      /* enum numerics */
+    bool act_f32;
+
+    /* prompt */
+    const char *prompt;
+    struct text_list files;
+    const char *system;
+    const char *system_file;
+    const char *template_name;
+    bool raw;
+    int think;            /* enum think_mode */
+    int64_t think_budget; /* UNSET: none */
+    int show_thinking;    /* enum show_thinking */
+
+    /* answer */
+    int64_t n_predict; /* -1: until the end mark or a full context */
+    struct text_list stop;
+    double temperature, top_p, min_p;                 /* NAN: from the file or the model card */
+    int64_t top_k;                                    /* UNSET: likewise */
+    double repeat_penalty, presence_penalty, frequency_penalty;
+    int64_t seed;                                     /* -1: random */
+    struct logit_bias bias[MAX_LIST];
+    int n_bias;
+    bool no_history;
+
+    /* inspect */
+    bool tensors, metadata;
+    const char *tensors_pattern, *metadata_key;
+    const char *tokens;
+    bool no_special;
+
+    /* eval */
+    const char *ids, *logits, *ppl, *tasks;
+    int64_t chunks;
+    double max_ppl;
+
+    /* bench */
+    bool probe;
+    struct size_list n_prompt, n_generate, depth;
+    int64_t repetitions;
+    int format; /* enum table_format */
+};
+
+/* Defaults, then configuration file, then environment. ERR_USAGE naming file and line or variable. */
+bool options_init(struct options *o, unsigned command, struct error *err);
+
+/* Read argv[0 .. argc-1], command name left out. ERR_USAGE with the nearest option. Options accepted
+ * only for habit print their note. */
+bool options_parse(struct options *o, unsigned command, int argc, char **argv, struct error *err);
+void options_release(struct options *o);
+
+/* The rows of a command by group. all: every row and its default; else the common ones. */
+void options_help(struct buf *out, unsigned command, bool all);
+
+/* A model called NAME in the section [models] of the configuration file, or NULL. Borrowed. */
+const char *options_configured_model(const struct options *o, const char *name);
+
+/* The candidate nearest to `word`, or NULL when none is near. Used for commands and options. */
+const char *nearest_name(const char *word, const char *const *names, int n);
+
+#endif

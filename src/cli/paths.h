@@ -1,0 +1,27 @@
+/* Where things are kept (XDG base directories) and which model is meant. */
+#ifndef TANDEM_CLI_PATHS_H
+#define TANDEM_CLI_PATHS_H
+
+#include "src/cli/options.h"
+
+#define PATH_SIZE 4096
+
+/* $XDG_CONFIG_HOME/tandem/config, else ~/.config/tandem/config. False without a home. */
+bool path_config(char *path, size_t size);
+
+/* $XDG_STATE_HOME/tandem/NAME, else ~/.local/state/tandem/NAME; the folder is made (mode 0700).
+ * False when there is no home or the folder cannot be made. */
+bool path_state(char *path, size_t size, const char *name);
+
+/* Can this first word of a command line only be a model: an existing file, or spelled like one? */
+bool is_model_word(const char *word);
+
+/* The model and the prompt among positionals and options: an existing file, folder or configured name
+ * is the model, something else the prompt, two are model and prompt. Without a model: that of the
+ * configuration, else the demo model beside the program, installed, or below the current folder.
+ * takes_prompt: the command has a prompt at all.
+ * ERR_FILE when the model does not exist, ERR_USAGE when something is given twice. */
+bool resolve_model(struct options *o, bool takes_prompt, char *path, size_t size,
+                   struct error *err);
+
+#endif

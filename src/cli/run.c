@@ -1,0 +1,237 @@
+/* tandem run: one prompt in, its answer out; stdout carries the answer and nothing else. */
+#include <poll.h>
+#include <stdio.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "src/base/mem.h"
+#include "src/cli/command.h"
+#include "src/cli/generate.h"
+#include "src/cli/json.h"
+#include "src/cli/paths.h"
+#include "src/cli/signals.h"
+#include "src/cli/term.h"
+
+/* ---- the prompt -------------------------------------------------------------------------------- */
+
+/* Put a part behind what is there, a blank line between; raw prompts are joined as they are. */
+static void add_part(struct buf *prompt, struct str part, bool raw, int *n_parts)
+{
+    if (!raw)
+        while (part.len && part.data[part.len - 1] == '\n')
+            part.len--;
+    if (*n_parts > 0 && !raw)
+        buf_puts(prompt, "\n\n");
+    buf_add(prompt, part.data, part.len);
+    ++*n_parts;
+}
+
+/* Is there something to read on stdin besides a terminal? A closed or empty one gives nothing. */
+static bool stdin_is_input(void)
+{
+    struct stat st;
+    return fstat(STDIN_FILENO, &st) == 0 &&
+           (S_ISFIFO(st.st_mode) || S_ISREG(st.st_mode) || S_ISSOCK(st.st_mode));
+}
+
+static bool read_stdin(struct buf *text, struct error *err)
+{
+    struct pollfd in = { .fd = STDIN_FILENO, .events = POLLIN };
+    if (term_stdin())
+        note("reading the prompt from the terminal: end it with Ctrl-D");
+    else if (poll(&in, 1, 2000) == 0)
+        note("waiting for the rest of the prompt on standard input (</dev/null if there is none)");
+    return buf_read_fd(text, STDIN_FILENO, "standard input", err);
+}
+
+/* -p or the positional, then stdin, then the files. */
+static bool gather_prompt(const struct options *o, struct buf *prompt, struct error *err)
+{
+    struct buf part = { 0 };
+    int n_parts = 0;
+    bool ok = true, stdin_named = false;
+    if (o->prompt)
+        add_part(prompt, str_of(o->prompt), o->raw, &n_parts);
+    for (int i = 0; i < o->files.n; i++)
+        stdin_named = stdin_named || strcmp(o->files.items[i], "-") == 0;
+    bool from_terminal = term_stdin() && !o->prompt && o->files.n == 0;
+    if (!stdin_named && (from_terminal || (!term_stdin() && stdin_is_input()))) {
+        ok = read_stdin(&part, err);
+        if (ok && part.len)
+            add_part(prompt, buf_str(&part), o->raw, &n_parts);
+    }
+    for (int i = 0; ok && i < o->files.n; i++) {
+        buf_clear(&part);
+        ok = buf_read_file(&part, o->files.items[i], err);
+        if (ok)
+            add_part(prompt, buf_str(&part), o->raw, &n_parts);
+    }
+    buf_release(&part);
+    if (!ok || !buf_ok(prompt, err))
+        return false;
+    return n_parts > 0 ||
+           fail(err, ERR_USAGE, "no prompt: give -p TEXT, -f FILE, or text on standard input");
+}
+
+/* Ids of the prompt: rendered as a chat, or raw with special tokens parsed. */
+static bool encode_prompt(struct loaded *m, const struct options *o, struct str prompt,
+                          struct tokens *ids, bool *in_thinking, struct error *err)
+{
+    *in_thinking = false;
+    if (o->raw) {
+        int32_t bos = tokenizer_bos(m->tokenizer);
+        if (!tokenizer_encode(m->tokenizer, prompt, true, ids, err))
+            return false;
+        bool has_bos = ids->n > 0 && ids->ids[0] == bos;
+        if (bos >= 0 && tokenizer_add_bos(m->tokenizer) && !has_bos) {
+            if (!tokens_push(ids, bos, err))
+                return false;
+            memmove(ids->ids + 1, ids->ids, (ids->n - 1) * sizeof *ids->ids);
+            ids->ids[0] = bos;
+        }
+        return ids->n > 0 || fail(err, ERR_USAGE, "the prompt is empty");
+    }
+    struct buf system = { 0 };
+    struct chat_message messages[2];
+    size_t n = 0;
+    bool ok = load_system(o, &system, err);
+    if (system.len)
+        messages[n++] = (struct chat_message){ ROLE_SYSTEM, buf_str(&system) };
+    messages[n++] = (struct chat_message){ ROLE_USER, prompt };
+    ok = ok && chat_render(m->format, m->tokenizer, messages, n, m->think, ids, NULL, in_thinking, err);
+    buf_release(&system);
+    return ok;
+}
+
+/* ---- the answer -------------------------------------------------------------------------------- */
+
+struct output {
+    bool stream;         /* answer pieces go to stdout at once */
+    enum show_thinking thinking;
+    bool wrote_thinking; /* the cursor stands behind thinking */
+};
+
+/* Escaped for a terminal, as it is for a pipe. */
+static bool write_answer(const char *bytes, size_t len, struct error *err)
+{
+    struct buf clean = { 0 };
+    if (!term_stdout())
+        return out_write(bytes, len, err);
+    bool ok = term_escape_to(&clean, bytes, len) ? out_write(clean.data, clean.len, err)
+                                                 : buf_ok(&clean, err);
+    buf_release(&clean);
+    return ok;
+}
+
+static void write_thinking(const char *bytes, size_t len)
+{
+    struct buf clean = { 0 };
+    bool grey = term_colour(STDERR_FILENO);
+    buf_puts(&clean, grey ? "\033[2m" : "");
+    term_escape_to(&clean, bytes, len);
+    buf_puts(&clean, grey ? "\033[0m" : "");
+    err_write(buf_str(&clean).data, clean.len);
+    buf_release(&clean);
+}
+
+static bool on_piece(void *ctx, enum piece_kind kind, const char *bytes, size_t len,
+                     struct error *err)
+{
+    struct output *out = ctx;
+    if (kind == PIECE_THINKING) {
+        if (out->thinking == THINKING_HIDDEN)
+            return true;
+        out->wrote_thinking = true;
+        if (out->thinking == THINKING_STDOUT)
+            return write_answer(bytes, len, err);
+        write_thinking(bytes, len);
+        return true;
+    }
+    if (out->wrote_thinking) {
+        out->wrote_thinking = false;
+        if (out->thinking == THINKING_STDOUT && !out_puts("\n\n", err))
+            return false;
+        if (out->thinking != THINKING_STDOUT)
+            err_write("\n\n", 2);
+    }
+    return !out->stream || write_answer(bytes, len, err);
+}
+
+static bool print_json(const struct loaded *m, const struct generation *g, struct error *err)
+{
+    struct json *j = js_object();
+    js_set(j, "text", js_text(buf_str(&g->answer)));
+    js_set(j, "thinking", js_text(buf_str(&g->thinking)));
+    js_set(j, "prompt_tokens", js_int(g->n_prompt));
+    js_set(j, "completion_tokens", js_int(g->n_generated));
+    js_set(j, "thinking_tokens", js_int(g->n_thinking));
+    js_set(j, "prefill_tok_s", js_real(generation_prefill_rate(g)));
+    js_set(j, "decode_tok_s", js_real(generation_decode_rate(g)));
+    js_set(j, "load_s", js_real(m->load_s));
+    js_set(j, "finish_reason", js_text(str_of(finish_name(g->finish))));
+    js_set(j, "seed", js_int((int64_t)m->sampling.seed));
+    js_set(j, "model", js_text(str_of(m->description)));
+    return js_print(j, 0, err);
+}
+
+static void print_stats(const struct loaded *m, const struct generation *g)
+{
+    note("prefill %lld tok  %.0f tok/s    decode %lld tok  %.1f tok/s    seed %llu",
+         (long long)(g->n_prompt - g->n_reused), generation_prefill_rate(g),
+         (long long)g->n_generated, generation_decode_rate(g),
+         (unsigned long long)m->sampling.seed);
+    if (g->finish == FINISH_LENGTH)
+        note("stopped at %lld tokens (-n)%s", (long long)g->n_generated,
+             g->ended_in_thinking ? ", still thinking" : "");
+    if (g->finish == FINISH_CONTEXT)
+        note("stopped: the context of %lld tokens is full (-c N makes it larger)",
+             (long long)session_n_ctx(m->session));
+}
+
+static bool answer(struct loaded *m, const struct options *o, struct str prompt, struct error *err)
+{
+    struct tokens ids = { 0 };
+    struct generation g = { 0 };
+    struct output out = { .stream = !o->json, .thinking = (enum show_thinking)o->show_thinking };
+    struct generate_options go = {
+        .n_predict = o->n_predict,
+        .think_budget = o->think_budget == UNSET ? -1 : o->think_budget,
+        .plain = o->raw,
+        .stop = o->stop.items,
+        .n_stop = o->stop.n,
+        .sink = on_piece,
+        .sink_ctx = &out,
+    };
+    if (out.thinking == THINKING_AUTO)
+        out.thinking = term_stdout() && term_stderr() && !o->json ? THINKING_FULL : THINKING_HIDDEN;
+    if (o->json && out.thinking == THINKING_STDOUT)
+        out.thinking = THINKING_HIDDEN; /* it is a field of the object */
+    bool ok = encode_prompt(m, o, prompt, &ids, &go.in_thinking, err) &&
+              generate(m, &ids, &go, &g, err);
+    bool begun = g.n_generated > 0;
+    if (ok && o->json)
+        ok = print_json(m, &g, err);
+    else if (!o->json && (ok || begun) && !out_broken())
+        ok = out_puts("\n", ok ? err : NULL) && ok;
+    if (ok && (o->stats || term_stderr()))
+        print_stats(m, &g);
+    if (ok && g.finish == FINISH_INTERRUPTED)
+        ok = fail(err, ERR_INTERRUPTED, "interrupted");
+    generation_release(&g);
+    tokens_release(&ids);
+    return ok;
+}
+
+bool cmd_run(struct options *o, struct error *err)
+{
+    char path[PATH_SIZE];
+    struct buf prompt = { 0 };
+    struct loaded m = { 0 };
+    bool ok = (!o->json || js_available(err)) && resolve_model(o, true, path, sizeof path, err) &&
+              gather_prompt(o, &prompt, err) &&
+              loaded_open(&m, o, path, WANT_TEXT, UNSET, err) &&
+              answer(&m, o, buf_str(&prompt), err);
+    loaded_close(&m);
+    buf_release(&prompt);
+    return ok;
+}

@@ -1,0 +1,122 @@
+#include "src/cli/signals.h"
+
+#include <errno.h>
+#include <string.h>
+#include <termios.h>
+#include <time.h>
+#include <unistd.h>
+
+#define LEAVE_WITHIN_NS 2000000000ll
+
+/* Sequentially consistent by default; all are read rarely. */
+static atomic_int cancel, leave, exit_code, redraw;
+static atomic_llong last_interrupt_ns;
+
+static struct termios first_state;
+static bool have_terminal;
+
+static void on_interrupt(int signal_number)
+{
+    (void)signal_number;
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    long long now = (long long)t.tv_sec * 1000000000 + t.tv_nsec;
+    long long before = atomic_exchange(&last_interrupt_ns, now);
+    cancel = 1;
+    if (!exit_code)
+        exit_code = 130;
+    if (before && now - before < LEAVE_WITHIN_NS)
+        leave = 1;
+}
+
+static void on_terminate(int signal_number)
+{
+    cancel = 1;
+    exit_code = 128 + signal_number;
+    leave = 1;
+}
+
+static void on_stop(int signal_number)
+{
+    (void)signal_number;
+    int saved_errno = errno;
+    struct termios now;
+    bool changed = have_terminal && tcgetattr(STDIN_FILENO, &now) == 0;
+    if (changed)
+        tcsetattr(STDIN_FILENO, TCSANOW, &first_state);
+    raise(SIGSTOP);
+    /* Continued. In the background the terminal belongs to somebody else. */
+    if (changed && tcgetpgrp(STDIN_FILENO) == getpgrp())
+        tcsetattr(STDIN_FILENO, TCSANOW, &now);
+    redraw = 1;
+    errno = saved_errno;
+}
+
+static void on_window(int signal_number)
+{
+    (void)signal_number;
+    redraw = 1;
+}
+
+static const struct {
+    int number;
+    void (*handler)(int);
+} table[] = {
+    { SIGINT, on_interrupt },  { SIGTERM, on_terminate }, { SIGHUP, on_terminate },
+    { SIGQUIT, on_terminate }, { SIGTSTP, on_stop },      { SIGWINCH, on_window },
+};
+
+void signals_init(void)
+{
+    have_terminal = tcgetattr(STDIN_FILENO, &first_state) == 0;
+    for (size_t i = 0; i < sizeof table / sizeof table[0]; i++) {
+        struct sigaction old, action;
+        memset(&action, 0, sizeof action);
+        sigemptyset(&action.sa_mask);
+        action.sa_handler = table[i].handler;
+        /* nohup and background jobs of a shell come with signals ignored: let them stay so. */
+        if (sigaction(table[i].number, NULL, &old) == 0 && old.sa_handler != SIG_IGN)
+            sigaction(table[i].number, &action, NULL);
+    }
+    signal(SIGPIPE, SIG_IGN);
+}
+
+const atomic_int *signals_cancel_flag(void)
+{
+    return &cancel;
+}
+
+bool signals_cancelled(void)
+{
+    return cancel != 0;
+}
+
+void signals_rearm(void)
+{
+    if (leave)
+        return;
+    exit_code = 0;
+    cancel = 0;
+}
+
+bool signals_leave(void)
+{
+    return leave != 0;
+}
+
+int signals_exit_code(void)
+{
+    return exit_code;
+}
+
+bool signals_redraw(void)
+{
+    return atomic_exchange(&redraw, 0) != 0;
+}
+
+void signals_set(sigset_t *set)
+{
+    sigemptyset(set);
+    for (size_t i = 0; i < sizeof table / sizeof table[0]; i++)
+        sigaddset(set, table[i].number);
+}

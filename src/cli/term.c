@@ -1,0 +1,285 @@
+#include "src/cli/term.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/ioctl.h>
+#include <termios.h>
+#include <unistd.h>
+
+#include "src/cli/signals.h"
+
+static struct {
+    bool is_terminal[3];
+    enum colour_mode colour;
+    int verbosity;
+    bool dumb;   /* TERM says that nothing can be drawn over */
+    bool broken; /* stdout's reader went away */
+} term;
+
+bool term_claim_descriptors(void)
+{
+    for (int fd = 0; fd <= 2; fd++) {
+        if (fcntl(fd, F_GETFD) >= 0)
+            continue;
+        if (open("/dev/null", fd == 0 ? O_RDONLY : O_WRONLY) != fd)
+            return false;
+    }
+    return true;
+}
+
+void term_init(enum colour_mode colour, int verbosity)
+{
+    const char *kind = getenv("TERM");
+    for (int fd = 0; fd <= 2; fd++)
+        term.is_terminal[fd] = isatty(fd) == 1;
+    term.dumb = !kind || !*kind || strcmp(kind, "dumb") == 0;
+    term.colour = colour;
+    term.verbosity = verbosity;
+}
+
+bool term_stdin(void)
+{
+    return term.is_terminal[0];
+}
+
+bool term_stdout(void)
+{
+    return term.is_terminal[1];
+}
+
+bool term_stderr(void)
+{
+    return term.is_terminal[2];
+}
+
+bool term_colour(int fd)
+{
+    const char *no_color = getenv("NO_COLOR");
+    if (term.colour != COLOUR_AUTO)
+        return term.colour == COLOUR_ALWAYS;
+    return fd >= 0 && fd <= 2 && term.is_terminal[fd] && !term.dumb && !(no_color && *no_color);
+}
+
+bool term_animates(void)
+{
+    return term.is_terminal[2] && !term.dumb && term.verbosity > QUIET;
+}
+
+int term_columns(void)
+{
+    struct winsize size;
+    const char *columns = getenv("COLUMNS");
+    for (int fd = 2; fd >= 0; fd--)
+        if (term.is_terminal[fd] && ioctl(fd, TIOCGWINSZ, &size) == 0 && size.ws_col > 0)
+            return size.ws_col;
+    int n = columns ? (int)strtol(columns, NULL, 10) : 0;
+    return n > 0 && n < 10000 ? n : 80;
+}
+
+bool out_write(const char *bytes, size_t len, struct error *err)
+{
+    while (len > 0 && !term.broken) {
+        ssize_t n = write(STDOUT_FILENO, bytes, len);
+        if (n >= 0) {
+            bytes += n;
+            len -= (size_t)n;
+        } else if (errno == EPIPE) {
+            term.broken = true;
+        } else if (errno == EINTR && signals_leave()) {
+            return fail(err, ERR_INTERRUPTED, "interrupted while writing");
+        } else if (errno != EINTR) {
+            return fail(err, ERR_RUN, "standard output: cannot write: %s", strerror(errno));
+        }
+    }
+    return !term.broken;
+}
+
+bool out_puts(const char *text, struct error *err)
+{
+    return out_write(text, strlen(text), err);
+}
+
+bool out_broken(void)
+{
+    return term.broken;
+}
+
+void err_write(const char *bytes, size_t len)
+{
+    while (len > 0) {
+        ssize_t n = write(STDERR_FILENO, bytes, len);
+        if (n < 0 && errno == EINTR && !signals_leave())
+            continue;
+        if (n <= 0)
+            return; /* nobody left to tell */
+        bytes += n;
+        len -= (size_t)n;
+    }
+}
+
+size_t term_escape(char *out, const char *text, size_t len)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < len; i++) {
+        unsigned char c = (unsigned char)text[i];
+        bool c1 = c == 0xc2 && i + 1 < len && (unsigned char)text[i + 1] >= 0x80 &&
+                  (unsigned char)text[i + 1] < 0xa0;
+        if ((c < 0x20 && c != '\n' && c != '\t') || c == 0x7f || c1) {
+            static const char hex[] = "0123456789abcdef";
+            if (c1)
+                c = (unsigned char)text[++i];
+            out[n++] = '\\';
+            out[n++] = 'x';
+            out[n++] = hex[c >> 4];
+            out[n++] = hex[c & 15];
+        } else {
+            out[n++] = (char)c;
+        }
+    }
+    return n;
+}
+
+bool term_escape_to(struct buf *out, const char *text, size_t len)
+{
+    char clean[4 * 256];
+    for (size_t at = 0; at < len;) {
+        size_t part = min_of(len - at, sizeof clean / 4 - 1);
+        if (at + part < len && (unsigned char)text[at + part - 1] == 0xc2)
+            part++; /* keep a C1 control together */
+        buf_add(out, clean, term_escape(clean, text + at, part));
+        at += part;
+    }
+    return !out->out_of_memory;
+}
+
+static struct termios released; /* the state to give back */
+static bool held;
+
+void term_hold(void)
+{
+    struct termios quiet;
+    if (held || !term.is_terminal[0] || tcgetattr(STDIN_FILENO, &released) != 0)
+        return;
+    quiet = released;
+    quiet.c_lflag &= ~(tcflag_t)(ECHO | ICANON);
+    quiet.c_cc[VMIN] = 1;
+    quiet.c_cc[VTIME] = 0;
+    held = tcsetattr(STDIN_FILENO, TCSADRAIN, &quiet) == 0;
+}
+
+void term_release(void)
+{
+    if (held)
+        tcsetattr(STDIN_FILENO, TCSADRAIN, &released);
+    held = false;
+}
+
+static void print_line(const char *format, va_list args)
+{
+    char line[2048], clean[4 * sizeof line + 1];
+    vsnprintf(line, sizeof line, format, args);
+    size_t n = term_escape(clean, line, strlen(line));
+    clean[n++] = '\n';
+    err_write(clean, n);
+}
+
+void note(const char *format, ...)
+{
+    if (term.verbosity <= QUIET)
+        return;
+    va_list args;
+    va_start(args, format);
+    print_line(format, args);
+    va_end(args);
+}
+
+void note_error(const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    print_line(format, args);
+    va_end(args);
+}
+
+const char *human_bytes(double bytes, char *text, size_t size)
+{
+    static const char *const units[] = { "B", "KiB", "MiB", "GiB", "TiB" };
+    size_t unit = 0;
+    while (bytes >= 1024 && unit + 1 < ARRAY_LEN(units)) {
+        bytes /= 1024;
+        unit++;
+    }
+    snprintf(text, size, unit && bytes < 100 ? "%.1f %s" : "%.0f %s", bytes, units[unit]);
+    return text;
+}
+
+/* Time for people: "8 s", "3 min 20 s", "2 h 5 min". */
+static const char *human_time(double seconds, char *text, size_t size)
+{
+    long s = seconds < 1 ? 1 : (long)(seconds + 0.5);
+    if (s < 60)
+        snprintf(text, size, "%ld s", s);
+    else if (s < 3600)
+        snprintf(text, size, "%ld min %ld s", s / 60, s % 60);
+    else
+        snprintf(text, size, "%ld h %ld min", s / 3600, s / 60 % 60);
+    return text;
+}
+
+static void draw(struct progress *p, double done, double total)
+{
+    double elapsed = now_s() - p->start_s, part = total > 0 ? done / total : 0;
+    double rate = elapsed > 0 ? done / elapsed : 0;
+    char line[512], bar[128], of[32], per[32], left[48];
+    int columns = term_columns(), cells = min_of(32, max_of(0, columns - 60)), n = 0;
+
+    part = min_of(1, max_of(0, part));
+    for (int i = 0; i < cells; i++) /* each cell is a three-byte block */
+        n += snprintf(bar + n, sizeof bar - (size_t)n, "%s", i < part * cells ? "█" : "░");
+    bar[n] = 0;
+    if (p->unit) {
+        snprintf(of, sizeof of, "%.0f/%.0f %s", done, total, p->unit);
+        snprintf(per, sizeof per, "%.*f %s/s", rate < 10 ? 1 : 0, rate, p->unit);
+    } else {
+        human_bytes(total, of, sizeof of);
+        human_bytes(rate, per, sizeof per);
+        snprintf(per + strlen(per), sizeof per - strlen(per), "/s");
+    }
+    human_time(rate > 0 ? (total - done) / rate : 0, left, sizeof left);
+    if (elapsed < 0.3 || done <= 0) /* too early to promise anything */
+        snprintf(line, sizeof line, "%s  %s  %s", p->label, bar, of);
+    else if (columns < 60)
+        snprintf(line, sizeof line, "%s %.0f %%", p->label, 100 * part);
+    else
+        snprintf(line, sizeof line, "%s  %s  %s  %s  %s left", p->label, bar, of, per, left);
+    err_write("\r\033[K", 4);
+    err_write(line, strlen(line));
+    p->shown = true;
+    p->drawn_s = now_s();
+}
+
+void progress_begin(struct progress *p, const char *label, const char *unit)
+{
+    *p = (struct progress){ .label = label, .unit = unit, .start_s = now_s() };
+    if (!term_animates())
+        return;
+    err_write("\r\033[K", 4);
+    err_write(label, strlen(label));
+    p->shown = true;
+}
+
+void progress_update(struct progress *p, double done, double total)
+{
+    if (p->shown && now_s() - p->drawn_s >= 0.1)
+        draw(p, done, total);
+}
+
+void progress_end(struct progress *p)
+{
+    if (p->shown)
+        err_write("\r\033[K", 4);
+    p->shown = false;
+}
