@@ -1,0 +1,840 @@
+/* tiny: write a random model of any architecture, in any size and file generation.
+ *
+ *     tiny OUT.gguf --arch deepseek2                    a few MB, for tests
+ *     tiny OUT.gguf --like v2-lite --type mix           16 B parameters, for speed
+ *
+ * Tensors are the rows of the architecture's table; sizes come from a table of published and of tiny
+ * models. The values of a tensor depend on the seed, its name and its layer only, so the same weights
+ * can be written in every way that files have held them: the unsplit key-value matrix of a latent
+ * attention or its two parts, fused or separate projections, one file or several. */
+#include <errno.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "src/arch/registry.h"
+#include "src/base/mem.h"
+#include "src/format/gguf_write.h"
+#include "src/format/quant.h"
+
+/* ---- sizes ---- */
+
+struct shape {
+    const char *name, *arch;
+    int layers;
+    int64_t hidden, ffn;
+    int heads, kv_heads, head; /* MLA: head = nope + rope */
+    int q_rank, kv_rank, nope, rotary, value;
+    int routed, top_k, shared;
+    int64_t expert;
+    int dense_lead, groups, groups_used, gating; /* gating 2: sigmoid with a bias, normalised */
+    float scale;
+    int64_t vocab, context;
+    double rope_base, rope_factor; /* factor 1: no scaling */
+    int64_t original_context;
+    double log_multiplier, beta_fast;
+    bool tied, rope_freqs;
+    const char *pre;
+};
+
+/* The tiny ones keep what published models do and change only sizes; the first of an architecture
+ * is what --arch alone means. Source of the others: published configurations. */
+static const struct shape shapes[] = {
+    { "tiny-llama", "llama", 2, 64, 128, 4, 2, 16, 0, 0, 0, 0, 16, 0, 0, 0, 0, 0, 0, 0, 0, 0, 320,
+      4096, 500000, 1, 0, 0, 0, true, true, "llama-bpe" },
+    { "llm-7b", "llama", 30, 4096, 11008, 32, 32, 128, 0, 0, 0, 0, 128, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+      102400, 4096, 10000, 1, 0, 0, 0, false, false, "deepseek-llm" },
+    { "distill-llama-8b", "llama", 32, 4096, 14336, 32, 8, 128, 0, 0, 0, 0, 128, 0, 0, 0, 0, 0, 0,
+      0, 0, 0, 128256, 131072, 500000, 1, 0, 0, 0, false, true, "llama-bpe" },
+    { "tiny-qwen2", "qwen2", 2, 64, 128, 4, 2, 16, 0, 0, 0, 0, 16, 0, 0, 0, 0, 0, 0, 0, 0, 0, 320,
+      4096, 1000000, 1, 0, 0, 0, false, false, "qwen2" },
+    { "distill-qwen-1.5b", "qwen2", 28, 1536, 8960, 12, 2, 128, 0, 0, 0, 0, 128, 0, 0, 0, 0, 0, 0,
+      0, 0, 0, 151936, 131072, 10000, 1, 0, 0, 0, false, false, "qwen2" },
+    { "tiny-qwen3", "qwen3", 2, 64, 128, 4, 2, 32, 0, 0, 0, 0, 32, 0, 0, 0, 0, 0, 0, 0, 0, 0, 320,
+      4096, 1000000, 4, 64, 0, 0, false, false, "qwen2" },
+    { "r1-qwen3-8b", "qwen3", 36, 4096, 12288, 32, 8, 128, 0, 0, 0, 0, 128, 0, 0, 0, 0, 0, 0, 0, 0,
+      0, 151936, 131072, 1000000, 4, 32768, 0, 0, false, false, "qwen2" },
+    { "tiny-deepseek", "deepseek", 3, 64, 128, 4, 4, 16, 0, 0, 0, 0, 16, 16, 4, 2, 32, 1, 0, 0, 1,
+      1.0f, 320, 4096, 10000, 1, 0, 0, 0, false, false, "deepseek-llm" },
+    { "moe-16b", "deepseek", 28, 2048, 10944, 16, 16, 128, 0, 0, 0, 0, 128, 64, 6, 2, 1408, 1, 0, 0,
+      1, 1.0f, 102400, 4096, 10000, 1, 0, 0, 0, false, false, "deepseek-llm" },
+    { "tiny-v3", "deepseek2", 3, 64, 128, 4, 4, 48, 48, 64, 32, 16, 32, 256, 8, 1, 32, 1, 8, 4, 2,
+      2.5f, 320, 4096, 10000, 40, 64, 0.1, 32, false, false, "deepseek-v3" },
+    { "tiny-v2", "deepseek2", 3, 64, 128, 4, 4, 48, 48, 64, 32, 16, 32, 160, 6, 2, 32, 1, 8, 3, 1,
+      16.0f, 320, 4096, 10000, 40, 64, 0.1, 32, false, false, "deepseek-llm" },
+    { "tiny-v2-lite", "deepseek2", 3, 64, 128, 4, 4, 48, 0, 64, 32, 16, 32, 64, 6, 2, 32, 1, 1, 1, 1,
+      1.0f, 320, 4096, 10000, 40, 64, 0.0707, 32, false, false, "deepseek-llm" },
+    { "tiny-kimi", "deepseek2", 3, 64, 128, 4, 4, 48, 48, 64, 32, 16, 32, 384, 8, 1, 32, 1, 1, 1, 2,
+      2.827f, 320, 4096, 50000, 32, 64, 0.1, 1, false, false, "kimi-k2" },
+    { "v2-lite", "deepseek2", 27, 2048, 10944, 16, 16, 192, 0, 512, 128, 64, 128, 64, 6, 2, 1408, 1,
+      1, 1, 1, 1.0f, 102400, 163840, 10000, 40, 4096, 0.0707, 32, false, false, "deepseek-llm" },
+    { "v2", "deepseek2", 60, 5120, 12288, 128, 128, 192, 1536, 512, 128, 64, 128, 160, 6, 2, 1536, 1,
+      8, 3, 1, 16.0f, 102400, 163840, 10000, 40, 4096, 0.1, 32, false, false, "deepseek-llm" },
+    { "v3", "deepseek2", 61, 7168, 18432, 128, 128, 192, 1536, 512, 128, 64, 128, 256, 8, 1, 2048, 3,
+      8, 4, 2, 2.5f, 129280, 163840, 10000, 40, 4096, 0.1, 32, false, false, "deepseek-v3" },
+    { "kimi-k2", "deepseek2", 61, 7168, 18432, 64, 64, 192, 1536, 512, 128, 64, 128, 384, 8, 1, 2048,
+      1, 1, 1, 2, 2.827f, 163840, 131072, 50000, 32, 4096, 0.1, 1, false, false, "kimi-k2" },
+};
+
+/* ---- file generations (architectures.md 4.4) and other ways of writing ---- */
+
+struct generation {
+    const char *name;
+    bool kv_b, split, folded;      /* unsplit matrix; k_b and v_b; those with two dimensions */
+    bool groups, betas, mtp;       /* keys of groups, keys of the YaRN ramp, a draft block */
+    bool arrays, fused, old_names; /* per-layer arrays, fused projections, exp_probs_b alone */
+};
+
+static const struct generation generations[] = {
+    { .name = "a", .kv_b = true },
+    { .name = "a-ik", .kv_b = true, .split = true, .folded = true },
+    { .name = "b", .split = true },
+    { .name = "b+", .split = true, .groups = true },
+    { .name = "b++", .split = true, .groups = true, .betas = true },
+    { .name = "b-mtp", .split = true, .groups = true, .betas = true, .mtp = true },
+    { .name = "arrays", .split = true, .groups = true, .betas = true, .arrays = true,
+      .old_names = true },
+    { .name = "fused", .split = true, .groups = true, .betas = true, .fused = true },
+};
+#define DEFAULT_GENERATION "b++"
+
+struct options {
+    const char *out;
+    const struct shape *like;
+    const struct generation *generation;
+    int layers, shards;
+    int64_t vocab; /* -1: as the shape, 0: no tokenizer */
+    uint64_t seed;
+    int type; /* -1: mix */
+};
+
+/* ---- random values ---- */
+
+#define POOL 65536 /* elements encoded per tensor; larger tensors repeat its blocks at random */
+#define BUFFER_BYTES ((size_t)1 << 20)
+
+static uint64_t next(uint64_t *state) /* splitmix64 (Steele et al. 2014) */
+{
+    uint64_t z = *state += 0x9e3779b97f4a7c15u;
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+    return z ^ (z >> 31);
+}
+
+/* Nearly normal: four uniform numbers, mean 0, deviation 1. */
+static float normal(uint64_t *state)
+{
+    uint64_t z = next(state);
+    float sum = 0;
+    for (int i = 0; i < 4; i++)
+        sum += (float)(z >> (16 * i) & 0xffff) / 65536.0f;
+    return (sum - 2.0f + 0x1p-15f) * 1.7320508f;
+}
+
+static uint64_t seed_of(uint64_t seed, const char *name)
+{
+    uint64_t h = seed * 0x9e3779b97f4a7c15u + 0xcbf29ce484222325u;
+    for (const char *c = name; *c; c++)
+        h = (h ^ (unsigned char)*c) * 0x100000001b3u;
+    return h;
+}
+
+/* An endless row of encoded blocks with the values of one tensor. */
+struct stream {
+    enum tensor_type type;
+    uint64_t state;
+    char *pool;
+    size_t block_bytes, n_blocks, at; /* at: in the first pass, which is taken in order */
+};
+
+static bool stream_open(struct stream *s, const char *name, enum tensor_type type, uint64_t seed,
+                        float mean, float deviation, struct error *err)
+{
+    const struct quant_traits *q = quant_traits(type);
+    *s = (struct stream){ .type = type, .state = seed_of(seed, name) };
+    s->block_bytes = (size_t)q->block_bytes;
+    s->n_blocks = POOL / (size_t)q->block_elements;
+    float *values = mem_alloc(POOL, sizeof *values, "values", err);
+    s->pool = mem_alloc(s->n_blocks, s->block_bytes, "blocks", err);
+    for (size_t i = 0; values && i < POOL; i++)
+        values[i] = mean + deviation * normal(&s->state);
+    if (values && s->pool)
+        q->quantize(values, s->pool, POOL, NULL);
+    mem_free(values);
+    return values && s->pool;
+}
+
+static void stream_read(struct stream *s, char *out, size_t n_blocks)
+{
+    while (n_blocks) {
+        size_t from = s->at, n = s->n_blocks - s->at;
+        if (s->at == s->n_blocks) { /* later passes: runs from random places */
+            from = next(&s->state) % s->n_blocks;
+            n = min_of(s->n_blocks - from, (size_t)256);
+        }
+        n = min_of(n, n_blocks);
+        memcpy(out, s->pool + from * s->block_bytes, n * s->block_bytes);
+        if (s->at < s->n_blocks)
+            s->at += n;
+        out += n * s->block_bytes;
+        n_blocks -= n;
+    }
+}
+
+/* ---- which tensors, of which type ---- */
+
+struct plan {
+    const struct options *o;
+    const struct arch *arch;
+    struct params params;
+    struct gguf_writer writer;
+    char *buffer;
+};
+
+/* One tensor of the file. */
+struct item {
+    const struct tensor_spec *spec;
+    int layer;
+    char name[128];
+    enum tensor_type type;
+    uint64_t ne[4]; /* as the table has them */
+    int n_dims;
+};
+
+static void item_name(char *out, size_t size, const char *pattern, int layer)
+{
+    const char *mark = strstr(pattern, "%d");
+    if (mark)
+        snprintf(out, size, "%.*s%d%s", (int)(mark - pattern), pattern, layer, mark + 2);
+    else
+        snprintf(out, size, "%s", pattern);
+}
+
+static bool ends_with(const char *text, const char *end)
+{
+    size_t a = strlen(text), b = strlen(end);
+    return a >= b && strcmp(text + a - b, end) == 0;
+}
+
+static bool is_moe(const struct params *p, int layer)
+{
+    return p->n_routed > 0 && (layer >= p->n_dense_lead || layer >= p->n_layers);
+}
+
+static bool stands_in(const struct params *p, enum when when, int layer)
+{
+    switch (when) {
+    case ONCE:        return layer < 0;
+    case EVERY_LAYER: return layer >= 0;
+    case DENSE_LAYER: return layer >= 0 && !is_moe(p, layer);
+    case MOE_LAYER:   return layer >= 0 && is_moe(p, layer);
+    case MTP_LAYER:   return layer >= p->n_layers;
+    }
+    return false;
+}
+
+/* Alternatives and optional tensors, by the options. */
+static bool wanted(const struct plan *plan, const struct tensor_spec *s)
+{
+    const struct shape *like = plan->o->like;
+    const struct generation *g = plan->o->generation;
+    const char *name = s->name;
+    if (ends_with(name, ".attn_kv_b.weight"))
+        return g->kv_b;
+    if (ends_with(name, ".attn_k_b.weight") || ends_with(name, ".attn_v_b.weight"))
+        return g->split;
+    if (strstr(name, ".attn_qkv.") || strstr(name, ".ffn_gate_up_exps."))
+        return g->fused && !(ends_with(name, ".bias") && strcmp(like->arch, "qwen2"));
+    if (s->instead && (strstr(s->instead, "attn_qkv") || strstr(s->instead, "gate_up_exps")) &&
+        g->fused)
+        return false;
+    if (s->instead && strstr(s->instead, "attn_q_a") && like->q_rank)
+        return false;
+    if (strcmp(name, "output.weight") == 0)
+        return !like->tied;
+    if (strcmp(name, "rope_freqs.weight") == 0)
+        return like->rope_freqs;
+    if (strstr(name, "exp_probs_b"))
+        return like->gating == 2;
+    return s->need == REQUIRED;
+}
+
+/* llama-quantize's answers to rows that are no whole number of 256-element blocks. */
+static enum tensor_type fallback(enum tensor_type type, uint64_t cols)
+{
+    if (cols % (uint64_t)quant_traits(type)->block_elements == 0)
+        return type;
+    switch (type) {
+    case TYPE_Q2_K:
+    case TYPE_Q3_K: type = TYPE_Q4_0; break;
+    case TYPE_Q4_K: type = TYPE_Q5_0; break;
+    case TYPE_Q5_K: type = TYPE_Q5_1; break;
+    case TYPE_Q6_K: type = TYPE_Q8_0; break;
+    default:        type = TYPE_IQ4_NL; break;
+    }
+    return cols % (uint64_t)quant_traits(type)->block_elements ? TYPE_F16 : type;
+}
+
+/* `mix`: what a good 4-bit file looks like. Experts and most of attention in Q4_K (Q5_0 where rows
+ * are short of a block), the narrow latent matrices in Q8_0, the head in Q6_K. */
+static enum tensor_type mixed_type(const struct tensor_spec *s)
+{
+    if (s->role == ROLE_HEAD)
+        return TYPE_Q6_K;
+    if (strstr(s->name, "kv_a_mqa") || strstr(s->name, "_b.weight"))
+        return TYPE_Q8_0;
+    return TYPE_Q4_K;
+}
+
+static enum tensor_type item_type(const struct plan *plan, const struct tensor_spec *s,
+                                  uint64_t cols)
+{
+    if (s->is_f32)
+        return TYPE_F32;
+    return fallback(plan->o->type < 0 ? mixed_type(s) : (enum tensor_type)plan->o->type, cols);
+}
+
+static bool make_item(const struct plan *plan, const struct tensor_spec *s, int layer,
+                      struct item *it)
+{
+    *it = (struct item){ .spec = s, .layer = layer };
+    if (!stands_in(&plan->params, s->when, layer) || !wanted(plan, s))
+        return false;
+    for (int i = 0; i < 4; i++) {
+        it->ne[i] = s->shape[i] ? (uint64_t)params_dim(&plan->params, s->shape[i]) : 1;
+        if (s->shape[i])
+            it->n_dims = i + 1;
+        if (it->ne[i] == 0)
+            return false;
+    }
+    bool old = plan->o->generation->old_names && s->alias;
+    item_name(it->name, sizeof it->name, old ? s->alias : s->name, layer);
+    it->type = item_type(plan, s, it->ne[0]);
+    return true;
+}
+
+/* ---- values ---- */
+
+/* Mean and deviation that keep activations near 1 and make logits spread by about 3. */
+static void spread(const struct item *it, float *mean, float *deviation)
+{
+    const char *name = it->spec->name;
+    *mean = 0;
+    *deviation = 1 / sqrtf((float)it->ne[0]);
+    if (ends_with(name, "norm.weight")) {
+        *mean = 1;
+        *deviation = 0.1f;
+    } else if (strstr(name, "rope_freqs")) {
+        *mean = 4;
+        *deviation = 1;
+    } else if (it->spec->is_f32 && it->n_dims == 1) {
+        *deviation = 0.1f; /* biases */
+    } else if (it->spec->role == ROLE_EMBED || it->spec->role == ROLE_HEAD ||
+               strstr(name, "ffn_gate_inp")) {
+        *deviation *= 3;
+    }
+}
+
+static bool write_stream(struct plan *plan, const struct item *it, const char *name, struct error *err)
+{
+    float mean, deviation;
+    struct stream s;
+    const struct quant_traits *q = quant_traits(it->type);
+    spread(it, &mean, &deviation);
+    bool ok = stream_open(&s, name, it->type, plan->o->seed, mean, deviation, err);
+    uint64_t left = it->ne[0] * it->ne[1] * it->ne[2] / (uint64_t)q->block_elements;
+    while (ok && left) {
+        size_t n = (size_t)min_of(left, BUFFER_BYTES / s.block_bytes);
+        stream_read(&s, plan->buffer, n);
+        ok = gguf_writer_data(&plan->writer, plan->buffer, n * s.block_bytes, err);
+        left -= n;
+    }
+    mem_free(s.pool);
+    return ok;
+}
+
+/* A tensor whose matrices are those of several others below each other: matrix by matrix, the rows
+ * of each part in turn. `parts` are suffixes of names, `rows` their rows. */
+static bool write_fused(struct plan *plan, const struct item *it, int n_parts,
+                        const char *const *parts, const uint64_t *rows, struct error *err)
+{
+    struct stream s[3] = { { 0 } };
+    const struct quant_traits *q = quant_traits(it->type);
+    size_t row_blocks = (size_t)(it->ne[0] / (uint64_t)q->block_elements);
+    float mean, deviation;
+    bool ok = true;
+    spread(it, &mean, &deviation);
+    for (int i = 0; ok && i < n_parts; i++) {
+        char name[128];
+        snprintf(name, sizeof name, "blk.%d.%s", it->layer, parts[i]);
+        ok = stream_open(&s[i], name, it->type, plan->o->seed, mean, deviation, err);
+    }
+    for (uint64_t m = 0; ok && m < it->ne[2]; m++) {
+        for (int i = 0; ok && i < n_parts; i++) {
+            for (uint64_t row = 0; ok && row < rows[i]; row++) {
+                stream_read(&s[i], plan->buffer, row_blocks);
+                ok = gguf_writer_data(&plan->writer, plan->buffer, row_blocks * s[i].block_bytes,
+                                      err);
+            }
+        }
+    }
+    for (int i = 0; i < n_parts; i++)
+        mem_free(s[i].pool);
+    return ok;
+}
+
+/* The key-value matrix of one layer as floats [heads * (nope + value), rank]: what kv_b, k_b and v_b
+ * of any file are made of. */
+static float *kv_b_values(const struct plan *plan, int layer, struct error *err)
+{
+    const struct params *p = &plan->params;
+    char name[128];
+    snprintf(name, sizeof name, "blk.%d.attn_kv_b.weight", layer);
+    uint64_t state = seed_of(plan->o->seed, name);
+    size_t n = (size_t)(params_dim(p, DIM_KV_B) * p->kv_lora_rank);
+    float *values = mem_alloc(n, sizeof *values, "kv_b", err);
+    float deviation = 1 / sqrtf((float)p->kv_lora_rank);
+    for (size_t i = 0; values && i < n; i++)
+        values[i] = deviation * normal(&state);
+    return values;
+}
+
+/* The row `row` of k_b, v_b or kv_b, gathered from kv_b. */
+static void gather_row(const struct params *p, const char *which, const float *kv_b, int64_t row,
+                       float *out)
+{
+    int64_t rank = p->kv_lora_rank, nope = p->qk_nope_dim, value = p->value_dim;
+    if (ends_with(which, ".attn_k_b.weight")) { /* [head][rank] rows of nope: transposed */
+        const float *head = kv_b + row / rank * (nope + value) * rank;
+        for (int64_t i = 0; i < nope; i++)
+            out[i] = head[i * rank + row % rank];
+        return;
+    }
+    if (ends_with(which, ".attn_v_b.weight")) /* [head][value] rows of rank */
+        row = row / value * (nope + value) + nope + row % value;
+    memcpy(out, kv_b + row * rank, (size_t)rank * sizeof *out);
+}
+
+static bool write_kv(struct plan *plan, const struct item *it, struct error *err)
+{
+    const struct quant_traits *q = quant_traits(it->type);
+    float *kv_b = kv_b_values(plan, it->layer, err);
+    float *row = mem_alloc((size_t)it->ne[0], sizeof *row, "row", err);
+    bool ok = kv_b && row;
+    for (uint64_t r = 0; ok && r < it->ne[1] * it->ne[2]; r++) {
+        gather_row(&plan->params, it->spec->name, kv_b, (int64_t)r, row);
+        q->quantize(row, plan->buffer, (int64_t)it->ne[0], NULL);
+        ok = gguf_writer_data(&plan->writer, plan->buffer,
+                              quant_row_bytes(it->type, (int64_t)it->ne[0]), err);
+    }
+    mem_free(row);
+    mem_free(kv_b);
+    return ok;
+}
+
+static bool write_item(struct plan *plan, const struct item *it, struct error *err)
+{
+    static const char *const qkv[] = { "attn_q.weight", "attn_k.weight", "attn_v.weight" };
+    static const char *const qkv_bias[] = { "attn_q.bias", "attn_k.bias", "attn_v.bias" };
+    static const char *const gate_up[] = { "ffn_gate_exps.weight", "ffn_up_exps.weight" };
+    const struct params *p = &plan->params;
+    const char *name = it->spec->name;
+    uint64_t q = (uint64_t)params_dim(p, DIM_Q), k = (uint64_t)params_dim(p, DIM_KV);
+    uint64_t v = (uint64_t)params_dim(p, DIM_V), expert = (uint64_t)p->expert_size;
+    if (strstr(name, "attn_kv_b") || strstr(name, "attn_k_b") || strstr(name, "attn_v_b"))
+        return write_kv(plan, it, err);
+    if (ends_with(name, ".attn_qkv.weight"))
+        return write_fused(plan, it, 3, qkv, (uint64_t[]){ q, k, v }, err);
+    if (ends_with(name, ".attn_qkv.bias")) { /* one row: parts of it, as rows of one element */
+        struct item column = *it;
+        column.ne[0] = 1;
+        column.ne[1] = it->ne[0];
+        return write_fused(plan, &column, 3, qkv_bias, (uint64_t[]){ q, k, v }, err);
+    }
+    if (strstr(name, "ffn_gate_up_exps"))
+        return write_fused(plan, it, 2, gate_up, (uint64_t[]){ expert, expert }, err);
+    char canonical[128];
+    item_name(canonical, sizeof canonical, name, it->layer);
+    return write_stream(plan, it, canonical, err);
+}
+
+/* ---- metadata ---- */
+
+static bool add_u32(struct plan *p, const char *key, int64_t value, struct error *err)
+{
+    char full[128];
+    snprintf(full, sizeof full, "%s.%s", p->arch->name, key);
+    return gguf_writer_add_u32(&p->writer, full, (uint32_t)value, err);
+}
+
+static bool add_f32(struct plan *p, const char *key, double value, struct error *err)
+{
+    char full[128];
+    snprintf(full, sizeof full, "%s.%s", p->arch->name, key);
+    return gguf_writer_add_f32(&p->writer, full, (float)value, err);
+}
+
+static bool add_str(struct plan *p, const char *key, const char *value, struct error *err)
+{
+    char full[128];
+    snprintf(full, sizeof full, "%s.%s", p->arch->name, key);
+    return gguf_writer_add_str(&p->writer, full, value, err);
+}
+
+/* One value, or the same value for every block (0 from block `until` on) where the generation says
+ * so. */
+static bool add_layers(struct plan *p, const char *key, int64_t value, int64_t until,
+                       struct error *err)
+{
+    int32_t values[512];
+    char full[128];
+    int n = p->params.n_layers + p->params.n_mtp;
+    if (!p->o->generation->arrays)
+        return add_u32(p, key, value, err);
+    for (int i = 0; i < n; i++)
+        values[i] = i < until ? (int32_t)value : 0;
+    snprintf(full, sizeof full, "%s.%s", p->arch->name, key);
+    return gguf_writer_add_array(&p->writer, full, GGUF_I32, values, (size_t)n, err);
+}
+
+static bool add_expert_keys(struct plan *p, struct error *err)
+{
+    const struct shape *s = p->o->like;
+    const struct generation *g = p->o->generation;
+    bool old = g->kv_b && !g->split && s->gating == 1; /* files of V2's time say nothing */
+    bool ok = add_u32(p, "expert_count", s->routed, err) &&
+              add_u32(p, "expert_used_count", s->top_k, err) &&
+              add_u32(p, "expert_shared_count", s->shared, err) &&
+              add_u32(p, "expert_feed_forward_length", s->expert, err) &&
+              add_u32(p, "leading_dense_block_count", p->params.n_dense_lead, err) &&
+              add_f32(p, "expert_weights_scale", (double)s->scale, err);
+    char full[128];
+    snprintf(full, sizeof full, "%s.expert_weights_norm", s->arch);
+    if (ok && !old && strcmp(s->arch, "deepseek"))
+        ok = add_u32(p, "expert_gating_func", s->gating, err) &&
+             gguf_writer_add_bool(&p->writer, full, s->gating == 2, err);
+    if (ok && g->groups && s->groups > 1)
+        ok = add_u32(p, "expert_group_count", s->groups, err) &&
+             add_u32(p, "expert_group_used_count", s->groups_used, err);
+    return ok;
+}
+
+static bool add_attention_keys(struct plan *p, struct error *err)
+{
+    const struct shape *s = p->o->like;
+    const struct generation *g = p->o->generation;
+    bool old = g->kv_b;
+    if (!s->kv_rank)
+        return add_layers(p, "attention.head_count_kv", s->kv_heads, 512, err) &&
+               add_u32(p, "attention.key_length", s->head, err) &&
+               add_u32(p, "attention.value_length", s->value, err) &&
+               add_u32(p, "rope.dimension_count", s->head, err);
+    return add_layers(p, "attention.head_count_kv", old ? s->heads : 1, 512, err) &&
+           (!s->q_rank || add_u32(p, "attention.q_lora_rank", s->q_rank, err)) &&
+           add_u32(p, "attention.kv_lora_rank", s->kv_rank, err) &&
+           add_u32(p, "attention.key_length", old ? s->head : s->kv_rank + s->rotary, err) &&
+           add_u32(p, "attention.value_length", old ? s->value : s->kv_rank, err) &&
+           (old || (add_u32(p, "attention.key_length_mla", s->head, err) &&
+                    add_u32(p, "attention.value_length_mla", s->value, err))) &&
+           add_u32(p, "rope.dimension_count", s->rotary, err);
+}
+
+static bool add_rope_keys(struct plan *p, struct error *err)
+{
+    const struct shape *s = p->o->like;
+    bool betas = p->o->generation->betas && s->beta_fast > 0;
+    if (!add_f32(p, "rope.freq_base", s->rope_base, err))
+        return false;
+    if (s->rope_factor <= 1)
+        return add_str(p, "rope.scaling.type", "none", err);
+    return add_str(p, "rope.scaling.type", "yarn", err) &&
+           add_f32(p, "rope.scaling.factor", s->rope_factor, err) &&
+           add_u32(p, "rope.scaling.original_context_length", s->original_context, err) &&
+           (s->log_multiplier == 0 ||
+            add_f32(p, "rope.scaling.yarn_log_multiplier", s->log_multiplier, err)) &&
+           (!betas || (add_f32(p, "rope.scaling.yarn_beta_fast", s->beta_fast, err) &&
+                       add_f32(p, "rope.scaling.yarn_beta_slow", 1, err)));
+}
+
+static bool add_keys(struct plan *p, struct error *err)
+{
+    const struct shape *s = p->o->like;
+    const struct params *q = &p->params;
+    char name[64];
+    snprintf(name, sizeof name, "Random %s", s->name);
+    return gguf_writer_add_str(&p->writer, "general.architecture", s->arch, err) &&
+           gguf_writer_add_str(&p->writer, "general.type", "model", err) &&
+           gguf_writer_add_str(&p->writer, "general.name", name, err) &&
+           gguf_writer_add_u32(&p->writer, "general.quantization_version", 2, err) &&
+           add_u32(p, "block_count", q->n_layers + q->n_mtp, err) &&
+           (!q->n_mtp || add_u32(p, "nextn_predict_layers", q->n_mtp, err)) &&
+           add_u32(p, "context_length", s->context, err) &&
+           add_u32(p, "embedding_length", s->hidden, err) &&
+           add_u32(p, "vocab_size", q->n_vocab, err) &&
+           add_layers(p, "feed_forward_length", s->ffn, s->routed ? q->n_dense_lead : 512, err) &&
+           add_layers(p, "attention.head_count", s->heads, 512, err) &&
+           add_f32(p, "attention.layer_norm_rms_epsilon", 1e-6, err) &&
+           add_attention_keys(p, err) && add_rope_keys(p, err) &&
+           (!s->routed || add_expert_keys(p, err));
+}
+
+/* ---- vocabulary: 256 bytes, a few merges, special tokens, padding ---- */
+
+enum { TOKEN_NORMAL = 1, TOKEN_CONTROL = 3, TOKEN_USER = 4, TOKEN_UNUSED = 5 };
+
+static const char *const specials[] = {
+    "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>", "<｜User｜>", "<｜Assistant｜>",
+    "<think>", "</think>",
+};
+static const char *const merges[][2] = { { "Ġ", "t" }, { "h", "e" }, { "i", "n" }, { "Ġt", "he" } };
+
+/* The printable stand-in of a byte in byte-level BPE, as UTF-8 (GPT-2's table): printable Latin-1
+ * bytes stand for themselves, the others for U+0100 on, in order. */
+static void byte_text(int byte, char *out)
+{
+    int code = byte, shifted = 0;
+    for (int b = 0; b <= byte; b++) {
+        bool printable = (b >= '!' && b <= '~') || (b >= 0xa1 && b <= 0xac) || b >= 0xae;
+        code = printable ? b : 256 + shifted++;
+    }
+    if (code < 0x80)
+        snprintf(out, 4, "%c", code);
+    else
+        snprintf(out, 4, "%c%c", 0xc0 | code >> 6, 0x80 | (code & 0x3f));
+}
+
+static bool add_tokenizer(struct plan *p, struct error *err)
+{
+    int64_t n = p->params.n_vocab;
+    const int64_t first_special = 256 + (int64_t)ARRAY_LEN(merges);
+    if (p->o->vocab == 0)
+        return gguf_writer_add_str(&p->writer, "tokenizer.ggml.model", "no_vocab", err);
+    struct str *texts = mem_alloc((size_t)n, sizeof *texts, "tokens", err);
+    char (*store)[48] = mem_alloc((size_t)n, sizeof *store, "tokens", err);
+    int32_t *types = mem_alloc((size_t)n, sizeof *types, "token types", err);
+    struct str pairs[ARRAY_LEN(merges)];
+    char pair_store[ARRAY_LEN(merges)][16];
+    bool ok = texts && store && types;
+    for (int64_t i = 0; ok && i < n; i++) {
+        int64_t special = i - first_special;
+        types[i] = TOKEN_NORMAL;
+        if (i < 256) {
+            byte_text((int)i, store[i]);
+        } else if (special < 0) {
+            snprintf(store[i], sizeof store[i], "%s%s", merges[i - 256][0], merges[i - 256][1]);
+        } else if (special < (int64_t)ARRAY_LEN(specials)) {
+            snprintf(store[i], sizeof store[i], "%s", specials[special]);
+            types[i] = special < 4 ? TOKEN_CONTROL : TOKEN_USER;
+        } else {
+            snprintf(store[i], sizeof store[i], "[PAD%lld]", (long long)i);
+            types[i] = TOKEN_UNUSED;
+        }
+        texts[i] = str_of(store[i]);
+    }
+    for (size_t i = 0; i < ARRAY_LEN(merges); i++) {
+        snprintf(pair_store[i], sizeof pair_store[i], "%s %s", merges[i][0], merges[i][1]);
+        pairs[i] = str_of(pair_store[i]);
+    }
+    struct gguf_writer *w = &p->writer;
+    ok = ok && gguf_writer_add_str(w, "tokenizer.ggml.model", "gpt2", err) &&
+         gguf_writer_add_str(w, "tokenizer.ggml.pre", p->o->like->pre, err) &&
+         gguf_writer_add_strings(w, "tokenizer.ggml.tokens", texts, (size_t)n, err) &&
+         gguf_writer_add_array(w, "tokenizer.ggml.token_type", GGUF_I32, types, (size_t)n, err) &&
+         gguf_writer_add_strings(w, "tokenizer.ggml.merges", pairs, ARRAY_LEN(merges), err) &&
+         gguf_writer_add_u32(w, "tokenizer.ggml.bos_token_id", (uint32_t)first_special, err) &&
+         gguf_writer_add_u32(w, "tokenizer.ggml.eos_token_id", (uint32_t)first_special + 1, err) &&
+         gguf_writer_add_bool(w, "tokenizer.ggml.add_bos_token", true, err);
+    mem_free(texts);
+    mem_free(store);
+    mem_free(types);
+    return ok;
+}
+
+/* ---- the file ---- */
+
+static struct params params_of(const struct options *o)
+{
+    const struct shape *s = o->like;
+    int layers = o->layers ? o->layers : s->layers;
+    struct params p = {
+        .n_layers = layers, .n_mtp = o->generation->mtp && s->kv_rank ? 1 : 0,
+        .hidden_size = s->hidden, .ffn_size = s->ffn,
+        .n_vocab = o->vocab > 0 ? o->vocab : s->vocab,
+        .n_heads = s->heads, .n_kv_heads = s->kv_heads,
+        .head_dim = s->head, .value_dim = s->value,
+        .q_lora_rank = s->q_rank, .kv_lora_rank = s->kv_rank,
+        .qk_nope_dim = s->nope, .qk_rope_dim = s->rotary,
+        .n_routed = s->routed, .top_k = s->top_k, .n_shared = s->shared,
+        .n_dense_lead = min_of(s->dense_lead, layers), .expert_size = s->expert,
+    };
+    p.rope.n_rot = s->kv_rank ? s->rotary : s->head;
+    return p;
+}
+
+typedef bool item_fn(struct plan *p, const struct item *it, struct error *err);
+
+static bool announce(struct plan *p, const struct item *it, struct error *err)
+{
+    uint64_t ne[4];
+    int n_dims = it->n_dims;
+    memcpy(ne, it->ne, sizeof ne);
+    if (it->spec->may_fold && p->o->generation->folded) {
+        ne[1] *= ne[2];
+        n_dims = 2;
+    }
+    return gguf_writer_add_tensor(&p->writer, it->name, it->type, n_dims, ne, err);
+}
+
+static bool for_items(struct plan *p, item_fn *fn, struct error *err)
+{
+    for (int layer = -1; layer < p->params.n_layers + p->params.n_mtp; layer++) {
+        for (int i = 0; i < p->arch->n_tensors; i++) {
+            struct item it;
+            if (make_item(p, &p->arch->tensors[i], layer, &it) && !fn(p, &it, err))
+                return false;
+        }
+    }
+    return true;
+}
+
+static bool write_model(const struct options *o, struct error *err)
+{
+    struct plan p = { .o = o, .arch = arch_find(str_of(o->like->arch)), .params = params_of(o) };
+    p.buffer = mem_alloc(BUFFER_BYTES, 1, "buffer", err);
+    if (o->shards > 1)
+        gguf_writer_split(&p.writer, o->shards, 0, 0);
+    bool ok = p.buffer && add_keys(&p, err) && add_tokenizer(&p, err) &&
+              for_items(&p, announce, err) && gguf_writer_begin(&p.writer, o->out, err) &&
+              for_items(&p, write_item, err) && gguf_writer_finish(&p.writer, err);
+    gguf_writer_release(&p.writer);
+    mem_free(p.buffer);
+    return ok;
+}
+
+/* ---- command line ---- */
+
+static const char usage[] =
+    "usage: tiny OUT.gguf [--arch NAME | --like SHAPE] [--layers N] [--type TYPE|mix]\n"
+    "            [--generation NAME] [--vocab N|none] [--seed N] [--split N]\n"
+    "  --arch        the smallest model of an architecture\n"
+    "  --like        sizes of a model (default tiny-v3)\n"
+    "  --type        of all matrices, with fallbacks for short rows (default f32);\n"
+    "                mix: Q4_K experts, Q8_0 latent matrices, Q6_K head\n"
+    "  --generation  way of writing (default " DEFAULT_GENERATION ")\n"
+    "  --vocab       rows of the embedding; none: token ids only\n"
+    "  --split       number of files\n";
+
+static void print_names(FILE *out)
+{
+    fputs("shapes:", out);
+    for (size_t i = 0; i < ARRAY_LEN(shapes); i++)
+        fprintf(out, " %s", shapes[i].name);
+    fputs("\ngenerations:", out);
+    for (size_t i = 0; i < ARRAY_LEN(generations); i++)
+        fprintf(out, " %s", generations[i].name);
+    fputs("\n", out);
+}
+
+static const struct shape *find_shape(const char *name, bool by_arch, struct error *err)
+{
+    for (size_t i = 0; i < ARRAY_LEN(shapes); i++) {
+        if (strcmp(by_arch ? shapes[i].arch : shapes[i].name, name) == 0)
+            return &shapes[i];
+    }
+    fail(err, ERR_USAGE, "no %s \"%s\"", by_arch ? "architecture" : "shape", name);
+    return NULL;
+}
+
+static const struct generation *find_generation(const char *name, struct error *err)
+{
+    for (size_t i = 0; i < ARRAY_LEN(generations); i++) {
+        if (strcmp(generations[i].name, name) == 0)
+            return &generations[i];
+    }
+    fail(err, ERR_USAGE, "no generation \"%s\"", name);
+    return NULL;
+}
+
+static bool parse_number(const char *text, int64_t low, int64_t high, int64_t *value,
+                         struct error *err)
+{
+    char *end;
+    errno = 0;
+    *value = strtoll(text, &end, 10);
+    if (errno || end == text || *end || *value < low || *value > high)
+        return fail(err, ERR_USAGE, "\"%s\": expected a number from %lld to %lld", text,
+                    (long long)low, (long long)high);
+    return true;
+}
+
+static bool parse_type(const char *text, int *type, struct error *err)
+{
+    *type = strcmp(text, "mix") ? quant_type_by_name(text) : -1;
+    if (strcmp(text, "mix") && (*type < 0 || !quant_traits((uint32_t)*type)->quantize))
+        return fail(err, ERR_USAGE, "no type \"%s\", or no encoder for it", text);
+    return true;
+}
+
+static bool parse_option(struct options *o, const char *name, const char *value, struct error *err)
+{
+    int64_t n = 0;
+    bool ok = true;
+    if (!strcmp(name, "--arch") || !strcmp(name, "--like"))
+        ok = (o->like = find_shape(value, name[2] == 'a', err));
+    else if (!strcmp(name, "--generation"))
+        ok = (o->generation = find_generation(value, err));
+    else if (!strcmp(name, "--type"))
+        ok = parse_type(value, &o->type, err);
+    else if (!strcmp(name, "--layers"))
+        ok = parse_number(value, 1, 500, &n, err), o->layers = (int)n;
+    else if (!strcmp(name, "--split"))
+        ok = parse_number(value, 1, 999, &n, err), o->shards = (int)n;
+    else if (!strcmp(name, "--seed"))
+        ok = parse_number(value, 0, INT64_MAX, &n, err), o->seed = (uint64_t)n;
+    else if (!strcmp(name, "--vocab") && !strcmp(value, "none"))
+        o->vocab = 0;
+    else if (!strcmp(name, "--vocab"))
+        ok = parse_number(value, 300, 1 << 20, &n, err), o->vocab = n;
+    else
+        ok = fail(err, ERR_USAGE, "no option %s", name);
+    return ok;
+}
+
+static bool parse(struct options *o, int argc, char **argv, struct error *err)
+{
+    *o = (struct options){ .vocab = -1, .seed = 1, .type = TYPE_F32,
+                           .like = find_shape("tiny-v3", false, err),
+                           .generation = find_generation(DEFAULT_GENERATION, err) };
+    for (int i = 1; i < argc; i++) {
+        if (argv[i][0] != '-') {
+            o->out = argv[i];
+        } else if (i + 1 == argc) {
+            return fail(err, ERR_USAGE, "%s wants a value", argv[i]);
+        } else if (!parse_option(o, argv[i], argv[i + 1], err)) {
+            return false;
+        } else {
+            i++;
+        }
+    }
+    return o->out ? true : fail(err, ERR_USAGE, "no output file");
+}
+
+int main(int argc, char **argv)
+{
+    struct options o;
+    struct error err = { 0 };
+    if (argc == 2 && !strcmp(argv[1], "--help")) {
+        fputs(usage, stdout);
+        print_names(stdout);
+        return 0;
+    }
+    if (parse(&o, argc, argv, &err) && write_model(&o, &err))
+        return 0;
+    fprintf(stderr, "tiny: %s\n", err.text);
+    if (err.code == ERR_USAGE) {
+        fputs(usage, stderr);
+        print_names(stderr);
+    }
+    return (int)err.code;
+}
