@@ -77,22 +77,16 @@ static void gate_up_tile(const struct experts_job *j, int worker, int expert, in
     struct encoded gate_act = gather(j, &j->gate_plan, j->gate_act, at, n, gathered), up_act = gate_act;
     if (j->up_act.data != j->gate_act.data)
         up_act = gather(j, &j->up_plan, j->up_act, at, n, gathered + (size_t)n * gate_act.stride);
-    float gate[ROW_TILE][TOKEN_TILE], up[ROW_TILE][TOKEN_TILE], g[ROW_TILE], u[ROW_TILE];
-    for (int64_t r0 = first; r0 < last; r0 += ROW_TILE) {
-        int n_rows = (int)min_of(last - r0, ROW_TILE);
-        for (int r = 0; r < n_rows; r++) {
-            dot_row(&j->gate_plan, weight_row(&j->gate, expert, r0 + r), gate_act, n, row_floats,
-                    gate[r]);
-            dot_row(&j->up_plan, weight_row(&j->up, expert, r0 + r), up_act, n, row_floats, up[r]);
-        }
-        for (int t = 0; t < n; t++) {
-            for (int r = 0; r < n_rows; r++) {
-                g[r] = gate[r][t];
-                u[r] = up[r][t];
-            }
-            float *h = d->h + (at + t) * j->e->expert_size + r0;
-            d->kernels.swiglu(g, u, h, n_rows);
-        }
+    float up[TOKEN_TILE][ROW_GROUP];
+    for (int64_t r0 = first; r0 < last; r0 += ROW_GROUP) {
+        int n_rows = (int)min_of(last - r0, ROW_GROUP);
+        float *h = d->h + at * j->e->expert_size + r0;
+        dot_rows(&j->gate_plan, weight_row(&j->gate, expert, r0), j->gate.row_bytes, n_rows,
+                 gate_act, n, row_floats, h, (size_t)j->e->expert_size);
+        dot_rows(&j->up_plan, weight_row(&j->up, expert, r0), j->up.row_bytes, n_rows, up_act, n,
+                 row_floats, up[0], ROW_GROUP);
+        for (int t = 0; t < n; t++, h += j->e->expert_size)
+            d->kernels.swiglu(h, up[t], h, n_rows);
     }
 }
 
@@ -126,18 +120,17 @@ static void down_tile(const struct experts_job *j, int worker, int expert, int a
     size_t stride = j->down_plan.encode ? d->h_stride : (size_t)j->e->expert_size * sizeof(float);
     const uint8_t *h = j->down_plan.encode ? d->h_act : (const uint8_t *)d->h;
     struct encoded act = { h + (size_t)at * stride, stride };
-    float out[ROW_TILE][TOKEN_TILE];
-    for (int64_t r0 = begin; r0 < end; r0 += ROW_TILE) {
-        int n_rows = (int)min_of(end - r0, ROW_TILE);
-        for (int r = 0; r < n_rows; r++)
-            dot_row(&j->down_plan, weight_row(&j->e->down, expert, r0 + r), act, n,
-                    d->scratch[worker].row, out[r]);
+    float out[TOKEN_TILE][ROW_GROUP];
+    for (int64_t r0 = begin; r0 < end; r0 += ROW_GROUP) {
+        int n_rows = (int)min_of(end - r0, ROW_GROUP);
+        dot_rows(&j->down_plan, weight_row(&j->e->down, expert, r0), j->e->down.row_bytes, n_rows,
+                 act, n, d->scratch[worker].row, out[0], ROW_GROUP);
         for (int t = 0; t < n; t++) {
             int32_t pair = d->order[at + t];
             float weight = j->weights[pair];
             float *dst = j->dst.data + pair / j->top_k * j->dst.stride + r0;
             for (int r = 0; r < n_rows; r++)
-                dst[r] += weight * out[r][t];
+                dst[r] += weight * out[t][r];
         }
     }
 }

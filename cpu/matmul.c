@@ -7,7 +7,6 @@
 
 #define ENCODE_PIECE 1024 /* elements per unit of encoding; a multiple of every block length */
 #define ENCODE_GRAIN 8    /* units worth waking another worker */
-#define ROW_BLOCK 32      /* rows that stay in the cache while all tokens pass by */
 
 struct dot_plan dot_plan(const struct device_cpu *d, const struct weight *w)
 {
@@ -19,6 +18,7 @@ struct dot_plan dot_plan(const struct device_cpu *d, const struct weight *w)
         p.act = TYPE_F32;
     } else {
         p.dot = k->dot[w->type];
+        p.gemm = k->gemm[w->type];
         p.act = quant_traits(w->type)->act;
         p.encode = p.act == TYPE_F32 ? NULL : k->quantize[p.act];
     }
@@ -84,33 +84,41 @@ struct matmul_job {
     const float *bias;
 };
 
-/* Rows [first, last) times one tile of tokens, collected and written token by token. */
-static void multiply_block(const struct matmul_job *j, int64_t first, int64_t last, int token,
+void dot_rows(const struct dot_plan *p, const uint8_t *rows, size_t row_bytes, int n_rows,
+              struct encoded act, int n_tokens, float *row_floats, float *out, size_t out_stride)
+{
+    if (p->gemm && n_tokens >= GEMM_MIN_TOKENS) {
+        p->gemm(p->cols, rows, row_bytes, n_rows, act.data, act.stride, n_tokens, out, out_stride);
+        return;
+    }
+    float line[TOKEN_TILE];
+    for (int r = 0; r < n_rows; r++) {
+        dot_row(p, rows + (size_t)r * row_bytes, act, n_tokens, row_floats, line);
+        for (int t = 0; t < n_tokens; t++)
+            out[(size_t)t * out_stride + (size_t)r] = line[t];
+    }
+}
+
+/* Rows [first, first + n_rows) times one tile of tokens. */
+static void multiply_block(const struct matmul_job *j, int64_t first, int n_rows, int token,
                            int n_tokens, float *row_floats)
 {
     struct encoded act = { j->act.data + (size_t)token * j->act.stride, j->act.stride };
-    float out[ROW_TILE][TOKEN_TILE];
-    for (int64_t r0 = first; r0 < last; r0 += ROW_TILE) {
-        int n_rows = (int)min_of(last - r0, ROW_TILE);
-        for (int r = 0; r < n_rows; r++)
-            dot_row(&j->plan, (const uint8_t *)j->w->data + (size_t)(r0 + r) * j->w->row_bytes, act,
-                    n_tokens, row_floats, out[r]);
-        for (int t = 0; t < n_tokens; t++) {
-            float *dst = j->dst.data + (token + t) * j->dst.stride + r0;
-            for (int r = 0; r < n_rows; r++)
-                dst[r] = out[r][t] + (j->bias ? j->bias[r0 + r] : 0);
-        }
-    }
+    float *dst = j->dst.data + token * j->dst.stride + first;
+    dot_rows(&j->plan, (const uint8_t *)j->w->data + (size_t)first * j->w->row_bytes,
+             j->w->row_bytes, n_rows, act, n_tokens, row_floats, dst, (size_t)j->dst.stride);
+    for (int t = 0; j->bias && t < n_tokens; t++)
+        j->d->kernels.add(dst + t * j->dst.stride, j->bias + first, dst + t * j->dst.stride, n_rows);
 }
 
 static void run_matmul(void *ctx, int64_t begin, int64_t end, int worker)
 {
     const struct matmul_job *j = ctx;
     float *row_floats = j->d->scratch[worker].row;
-    for (int64_t r = begin; r < end; r += ROW_BLOCK) {
-        int64_t last = min_of(end, r + ROW_BLOCK);
+    for (int64_t r = begin; r < end; r += ROW_GROUP) {
+        int n_rows = (int)min_of(end - r, ROW_GROUP);
         for (int t = 0; t < j->n_tokens; t += TOKEN_TILE)
-            multiply_block(j, r, last, t, min_of(j->n_tokens - t, TOKEN_TILE), row_floats);
+            multiply_block(j, r, n_rows, t, min_of(j->n_tokens - t, TOKEN_TILE), row_floats);
     }
 }
 

@@ -18,6 +18,7 @@ struct encoded {
 /* How rows of one weight are multiplied. */
 struct dot_plan {
     dot_fn *dot;
+    gemm_fn *gemm;           /* NULL: there is no tile kernel */
     decode_fn *decode;       /* NULL: dot reads the encoded row itself */
     act_quantize_fn *encode; /* NULL: dot reads float activations */
     enum tensor_type act;
@@ -50,6 +51,10 @@ static inline void dot_row(const struct dot_plan *p, const uint8_t *row, struct 
     }
     p->dot(p->cols, operand, act.data, act.stride, n_tokens, out);
 }
+
+/* out[t * out_stride + r] = rows[r] . act[t], each as dot_row gives it; n_tokens <= TOKEN_TILE. */
+void dot_rows(const struct dot_plan *p, const uint8_t *rows, size_t row_bytes, int n_rows,
+              struct encoded act, int n_tokens, float *row_floats, float *out, size_t out_stride);
 
 /* dst[t, r] = w[r] . src[t] (+ bias[r]) for n_tokens tokens. */
 void matmul_rows(struct device_cpu *d, struct rows dst, const struct weight *w, struct rows src,

@@ -11,8 +11,10 @@
 /* Tokens that a weight row is multiplied with in one go: their encoded activations (about 8 KiB each
  * in a large model) stay in the second-level cache. */
 #define TOKEN_TILE 64
-/* Rows whose results are collected before they are written, one cache line of floats. */
+/* Rows are shared out in runs of this many, one cache line of floats ... */
 #define ROW_TILE 16
+/* ... and meet all tokens of a tile in groups of this many, which a tile kernel likes best. */
+#define ROW_GROUP 64
 
 /* Attention works on blocks: this many positions of the cache, converted to floats ... */
 #define KEY_BLOCK 256
