@@ -1,13 +1,754 @@
-/* The GGUF reader: files that are right, and one file for each way of being wrong. */
+/* The GGUF reader on bytes: one file for each way of being wrong, limits and the value behind them,
+ * truncation and bit flips. Files, sets and directories are in test_gguf_files.c. */
 #include "tests/check.h"
 
 #include <dirent.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 
+#include "src/base/mem.h"
 #include "src/format/gguf.h"
 #include "src/format/quant.h"
+#include "tests/gguf_forge.h"
+#include "tests/gguf_walk.h"
+
+static struct forge f;
+
+/* Open the forged bytes in a block of exactly their size, so that a sanitizer sees one byte too far. */
+static bool open_forged(struct gguf *g, uint8_t **exact, struct error *err)
+{
+    *exact = malloc(f.n ? f.n : 1);
+    if (f.n)
+        memcpy(*exact, f.bytes, f.n);
+    *err = (struct error){ 0 };
+    return gguf_open_memory(g, *exact, f.n, err);
+}
+
+static void accepted(uint64_t n_kv, uint64_t n_tensors)
+{
+    struct gguf g;
+    struct error err;
+    uint8_t *exact;
+    if (CHECK_MSG(open_forged(&g, &exact, &err), "%s", err.text)) {
+        uint64_t found;
+        gguf_walk(&g, &found);
+        CHECK_INT(g.n_kv, n_kv);
+        CHECK_INT(g.n_tensors, n_tensors);
+        CHECK_INT(found, n_kv + n_tensors);
+        gguf_close(&g);
+    }
+    free(exact);
+}
+
+/* Refused as a bad file, in words that contain the rule and `word`. */
+static void refused(const char *rule, const char *word)
+{
+    struct gguf g;
+    struct error err;
+    uint8_t *exact;
+    if (CHECK_MSG(!open_forged(&g, &exact, &err), "accepted, wanted %s", rule)) {
+        CHECK_INT(err.code, ERR_FILE);
+        CHECK_MSG(strstr(err.text, rule) && strstr(err.text, word) && strstr(err.text, "byte "),
+                  "\"%s\", wanted %s and \"%s\"", err.text, rule, word);
+        CHECK(g.arena.last == NULL && g.shards == NULL);
+    } else {
+        gguf_close(&g);
+    }
+    free(exact);
+}
+
+/* Open whatever it is; it may be right or wrong, but it must be safe. */
+static bool survive(void)
+{
+    struct gguf g;
+    struct error err;
+    uint8_t *exact;
+    uint64_t found;
+    bool ok = open_forged(&g, &exact, &err);
+    if (ok)
+        gguf_walk(&g, &found);
+    else
+        CHECK_MSG(err.code == ERR_FILE || err.code == ERR_FIT, "code %d: %s", (int)err.code,
+                  err.text);
+    gguf_close(&g);
+    free(exact);
+    return ok;
+}
+
+/* ---- a small valid file ---- */
+
+static const uint64_t shape_a[4] = { 8, 3, 1, 1 }, shape_b[4] = { 32, 2, 2, 1 };
+
+static void valid_file(uint32_t version)
+{
+    forge_header(&f, version, 3, 6);
+    forge_key(&f, "general.architecture", GGUF_STRING);
+    forge_text(&f, "tiny");
+    forge_key(&f, "tiny.block_count", GGUF_U32);
+    forge_u32(&f, 2);
+    forge_key(&f, "tiny.list", GGUF_ARRAY);
+    forge_u32(&f, GGUF_I16);
+    forge_u64(&f, 3);
+    forge_bytes(&f, "\1\0\2\0\xff\xff", 6);
+    forge_key(&f, "tiny.words", GGUF_ARRAY);
+    forge_u32(&f, GGUF_STRING);
+    forge_u64(&f, 2);
+    forge_text(&f, "one");
+    forge_text(&f, "");
+    forge_key(&f, "tiny.yes", GGUF_BOOL);
+    forge_bytes(&f, "\1", 1);
+    forge_key(&f, "tiny.scale", GGUF_F64);
+    forge_u64(&f, 0x3ff8000000000000u); /* 1.5 */
+    forge_tensor(&f, "a.weight", 2, shape_a, TYPE_F32, 0);   /* 96 bytes */
+    forge_tensor(&f, "b.weight", 3, shape_b, TYPE_Q4_0, 96); /* 72 bytes */
+    forge_tensor(&f, "scalar", 0, shape_a, TYPE_F16, 192);
+    forge_pad(&f, 32);
+    forge_fill(&f, 194, 7);
+}
+
+static void test_valid(void)
+{
+    for (uint32_t version = 2; version <= 3; version++) {
+        check_case("valid file, version %u", version);
+        valid_file(version);
+        accepted(6, 3);
+    }
+    check_case("valid file: what the getters find");
+    valid_file(3);
+    struct gguf g;
+    struct error err;
+    uint8_t *exact;
+    if (!CHECK_MSG(open_forged(&g, &exact, &err), "%s", err.text))
+        return;
+    uint64_t u = 77;
+    double d = 0;
+    bool b = false;
+    struct str s = { 0 };
+    CHECK(gguf_get_u64(&g, "tiny.block_count", &u, &err) && u == 2);
+    CHECK(gguf_get_f64(&g, "tiny.scale", &d, &err) && d == 1.5);
+    CHECK(gguf_get_bool(&g, "tiny.yes", &b, &err) && b);
+    CHECK(gguf_get_str(&g, "general.architecture", &s, &err) && str_is(s, "tiny"));
+    u = 5;
+    CHECK(gguf_get_u64(&g, "tiny.missing", &u, &err) && u == 5);
+    const struct gguf_kv *list = gguf_array(&g, "tiny.list", GGUF_KIND_INT, &err);
+    CHECK(list && list->count == 3 && gguf_int_at(list, 1) == 2 && gguf_int_at(list, 2) == -1);
+    CHECK(!gguf_array(&g, "tiny.missing", GGUF_KIND_INT, &err) && err.code == ERR_NONE);
+    const struct tensor *t = gguf_tensor(&g, "b.weight");
+    CHECK(t && t->bytes == 72 && t->type == TYPE_Q4_0 && tensor_rows(t) == 4);
+    CHECK(t && t->file_offset == g.shards[0].data_start + 96);
+    t = gguf_tensor(&g, "scalar");
+    CHECK(t && t->bytes == 2 && t->ne[0] == 1 && t->n_dims == 0);
+    CHECK_INT(g.data_bytes, 96 + 72 + 2);
+    gguf_close(&g);
+    gguf_close(&g); /* a closed one may be closed again */
+    free(exact);
+}
+
+/* ---- typed access, G-25 ---- */
+
+static void forge_scalar(uint32_t type, uint64_t bits)
+{
+    static const int width[] = { 1, 1, 2, 2, 4, 4, 4, 1, 0, 0, 8, 8, 8 };
+    forge_header(&f, 3, 0, 1);
+    forge_key(&f, "k", type);
+    forge_number(&f, width[type], bits);
+}
+
+static void test_getters(void)
+{
+    static const struct {
+        uint32_t type;
+        uint64_t bits, u;
+        bool fits;
+    } ints[] = {
+        { GGUF_U8, 255, 255, true },         { GGUF_I8, 0x7f, 127, true },
+        { GGUF_I8, 0xff, 0, false },         { GGUF_U16, 65535, 65535, true },
+        { GGUF_I16, 0x8000, 0, false },      { GGUF_U32, UINT32_MAX, UINT32_MAX, true },
+        { GGUF_I32, 0x80000000u, 0, false }, { GGUF_I32, 5, 5, true },
+        { GGUF_U64, UINT64_MAX, UINT64_MAX, true }, { GGUF_I64, INT64_MAX, INT64_MAX, true },
+        { GGUF_I64, UINT64_MAX, 0, false },  { GGUF_F32, 0x3f800000, 0, false },
+        { GGUF_F64, 0, 0, false },           { GGUF_BOOL, 1, 0, false },
+    };
+    for (size_t i = 0; i < ARRAY_LEN(ints); i++) {
+        check_case("integer getter: %s %llx", gguf_type_name((enum gguf_type)ints[i].type),
+                   (unsigned long long)ints[i].bits);
+        forge_scalar(ints[i].type, ints[i].bits);
+        struct gguf g;
+        struct error err;
+        uint8_t *exact;
+        uint64_t u = 42;
+        if (CHECK_MSG(open_forged(&g, &exact, &err), "%s", err.text)) {
+            CHECK_INT(gguf_get_u64(&g, "k", &u, &err), ints[i].fits);
+            CHECK_INT(u, ints[i].fits ? ints[i].u : 42);
+            CHECK_INT(err.code, ints[i].fits ? ERR_NONE : ERR_FILE);
+            gguf_close(&g);
+        }
+        free(exact);
+    }
+
+    check_case("a getter of another kind names both types");
+    valid_file(3);
+    struct gguf g;
+    struct error err;
+    uint8_t *exact;
+    if (!CHECK_MSG(open_forged(&g, &exact, &err), "%s", err.text))
+        return;
+    uint64_t u;
+    double d;
+    bool b;
+    struct str s;
+    struct {
+        bool ok;
+        const char *found, *wanted;
+        struct error err;
+    } tries[7] = { { .found = "string", .wanted = "integer" }, { .found = "u32", .wanted = "f32" },
+                   { .found = "f64", .wanted = "bool" },       { .found = "bool", .wanted = "string" },
+                   { .found = "u32", .wanted = "array" },
+                   { .found = "array of i16", .wanted = "array of string" },
+                   { .found = "array of string", .wanted = "array of integers" } };
+    tries[0].ok = gguf_get_u64(&g, "general.architecture", &u, &tries[0].err);
+    tries[1].ok = gguf_get_f64(&g, "tiny.block_count", &d, &tries[1].err);
+    tries[2].ok = gguf_get_bool(&g, "tiny.scale", &b, &tries[2].err);
+    tries[3].ok = gguf_get_str(&g, "tiny.yes", &s, &tries[3].err);
+    tries[4].ok = gguf_array(&g, "tiny.block_count", GGUF_KIND_INT, &tries[4].err);
+    tries[5].ok = gguf_array(&g, "tiny.list", GGUF_KIND_STRING, &tries[5].err);
+    tries[6].ok = gguf_array(&g, "tiny.words", GGUF_KIND_INT, &tries[6].err);
+    for (size_t i = 0; i < ARRAY_LEN(tries); i++) {
+        CHECK(!tries[i].ok);
+        CHECK_INT(tries[i].err.code, ERR_FILE);
+        CHECK_MSG(strstr(tries[i].err.text, tries[i].found) &&
+                      strstr(tries[i].err.text, tries[i].wanted),
+                  "%s", tries[i].err.text);
+    }
+    gguf_close(&g);
+    free(exact);
+}
+
+/* ---- one file per rule ---- */
+
+static void test_header_rules(void)
+{
+    check_case("G-04 no magic");
+    valid_file(3);
+    f.bytes[0] = 'X';
+    refused("G-04", "GGUF");
+    check_case("G-20 versions");
+    static const uint32_t versions[] = { 0, 4, 0x7fffffff, 0xffffffff };
+    for (size_t i = 0; i < ARRAY_LEN(versions); i++) {
+        valid_file(versions[i]);
+        refused("G-20", "version");
+    }
+    valid_file(1);
+    refused("G-20", "too old");
+    valid_file(0x03000000);
+    refused("G-20", "big-endian");
+    valid_file(0x02000000);
+    refused("G-20", "big-endian");
+
+    check_case("G-20 counts beyond the bytes");
+    static const uint64_t counts[] = { 1000, 65536, 65537, 131072, 131073, 1u << 31, UINT32_MAX,
+                                       INT64_MAX, (uint64_t)INT64_MAX + 1, UINT64_MAX };
+    for (size_t i = 0; i < ARRAY_LEN(counts); i++) {
+        valid_file(3);
+        forge_set(&f, 8, 8, counts[i]);
+        refused("G-20", "tensors");
+        valid_file(3);
+        forge_set(&f, 16, 8, counts[i]);
+        refused("G-20", "metadata entries");
+    }
+}
+
+static void one_key(const char *key, size_t len, uint64_t claimed)
+{
+    forge_header(&f, 3, 0, 1);
+    forge_u64(&f, claimed);
+    forge_bytes(&f, key, len);
+    forge_u32(&f, GGUF_U8);
+    forge_bytes(&f, "\1", 1);
+}
+
+static void test_metadata_rules(void)
+{
+    char *key = malloc(65537);
+    memset(key, 'k', 65537);
+    check_case("G-21 keys of 1 and 65535 bytes");
+    one_key(key, 1, 1);
+    accepted(1, 0);
+    one_key(key, 65535, 65535);
+    accepted(1, 0);
+    check_case("G-21 key length 0, 65536, all ones, control bytes");
+    forge_header(&f, 3, 0, 1);
+    forge_u64(&f, 0);
+    forge_fill(&f, 32, 0);
+    refused("G-21", "0 bytes");
+    one_key(key, 65536, 65536);
+    refused("G-21", "65536 bytes");
+    one_key(key, 5, UINT64_MAX);
+    refused("G-21", "18446744073709551615");
+    one_key("a\0b", 3, 3);
+    refused("G-21", "0x00");
+    one_key("a\x1b[", 3, 3);
+    refused("G-21", "0x1b");
+    one_key("a\xc3\xa9", 3, 3);
+    refused("G-21", "0xc3");
+    free(key);
+
+    check_case("G-21 a key twice");
+    forge_header(&f, 3, 0, 3);
+    for (int i = 0; i < 3; i++) {
+        forge_key(&f, i == 1 ? "other" : "same.key", GGUF_U8);
+        forge_bytes(&f, "\1", 1);
+    }
+    refused("G-21", "same.key occurs twice");
+
+    check_case("G-22 string lengths");
+    static const uint64_t lengths[] = { (16u << 20) + 1, 1u << 31, UINT32_MAX, INT64_MAX,
+                                        UINT64_MAX };
+    for (size_t i = 0; i < ARRAY_LEN(lengths); i++) {
+        forge_header(&f, 3, 0, 1);
+        forge_key(&f, "k", GGUF_STRING);
+        forge_u64(&f, lengths[i]);
+        forge_fill(&f, 16, 'x');
+        refused("G-22", "string");
+    }
+    forge_header(&f, 3, 0, 1);
+    forge_key(&f, "k", GGUF_STRING);
+    forge_u64(&f, 17);
+    forge_fill(&f, 16, 'x');
+    refused("G-11", "17 bytes wanted, 16 left");
+    for (size_t extra = 0; extra < 2; extra++) {
+        forge_header(&f, 3, 0, 1);
+        forge_key(&f, "k", GGUF_STRING);
+        forge_u64(&f, (16u << 20) + extra);
+        forge_fill(&f, (16u << 20) + extra, 'x');
+        if (extra)
+            refused("G-22", "16777217 bytes");
+        else
+            accepted(1, 0);
+    }
+
+    check_case("G-23 value types and bools");
+    static const uint32_t types[] = { 13, 14, 255, 1u << 31, UINT32_MAX };
+    for (size_t i = 0; i < ARRAY_LEN(types); i++) {
+        forge_header(&f, 3, 0, 1);
+        forge_key(&f, "k", types[i]);
+        forge_fill(&f, 16, 0);
+        refused("G-23", "value type");
+    }
+    for (int v = 2; v < 256; v += 11) {
+        forge_scalar(GGUF_BOOL, (uint64_t)v);
+        refused("G-23", "bool");
+    }
+}
+
+static void one_array(uint32_t elem, uint64_t count, size_t bytes)
+{
+    forge_header(&f, 3, 0, 1);
+    forge_key(&f, "k", GGUF_ARRAY);
+    forge_u32(&f, elem);
+    forge_u64(&f, count);
+    forge_fill(&f, bytes, 0);
+}
+
+static void test_array_rules(void)
+{
+    check_case("G-24 arrays of every type, empty and of two");
+    static const size_t width[] = { 1, 1, 2, 2, 4, 4, 4, 1, 8, 0, 8, 8, 8 };
+    for (uint32_t elem = 0; elem < N_GGUF_TYPES; elem++) {
+        if (elem == GGUF_ARRAY)
+            continue;
+        one_array(elem, 0, 0);
+        accepted(1, 0);
+        one_array(elem, 2, 2 * width[elem]);
+        accepted(1, 0);
+        one_array(elem, 2, 2 * width[elem] - 1);
+        refused("G-24", "at most 1");
+    }
+    check_case("G-24 counts beyond the bytes");
+    static const uint64_t counts[] = { 9, 1u << 26, (1u << 26) + 1, 1u << 31, UINT32_MAX, 1ull << 61,
+                                       INT64_MAX, (uint64_t)INT64_MAX + 1, UINT64_MAX };
+    for (uint32_t elem = 0; elem < N_GGUF_TYPES; elem++)
+        for (size_t i = 0; elem != GGUF_ARRAY && i < ARRAY_LEN(counts); i++) {
+            one_array(elem, counts[i], 8);
+            refused("G-24", "elements");
+        }
+    check_case("G-24 nested arrays, unknown element types");
+    one_array(GGUF_ARRAY, 1, 32);
+    refused("G-24", "array of arrays");
+    one_array(13, 1, 32);
+    refused("G-24", "element type 13");
+    one_array(UINT32_MAX, 1, 32);
+    refused("G-24", "element type");
+    check_case("G-22, G-23 inside arrays");
+    one_array(GGUF_BOOL, 8, 8);
+    f.bytes[f.n - 3] = 2;
+    refused("G-23", "bool");
+    one_array(GGUF_STRING, 2, 0);
+    forge_text(&f, "abc");
+    forge_u64(&f, 1);
+    refused("G-11", "string");
+    one_array(GGUF_STRING, 1, 0);
+    forge_u64(&f, UINT64_MAX);
+    refused("G-22", "string");
+}
+
+static void with_alignment(uint32_t type, uint64_t value)
+{
+    forge_header(&f, 3, 1, 1);
+    forge_key(&f, "general.alignment", type);
+    forge_number(&f, type == GGUF_U64 ? 8 : 4, value);
+    forge_tensor(&f, "t", 1, shape_a, TYPE_F32, 0);
+    size_t a = value >= 8 && value <= 65536 && !(value & (value - 1)) ? (size_t)value : 32;
+    forge_pad(&f, a);
+    forge_fill(&f, 32, 1);
+}
+
+static void test_alignment(void)
+{
+    check_case("G-26 alignments");
+    for (uint64_t a = 8; a <= 65536; a *= 2) {
+        with_alignment(GGUF_U32, a);
+        accepted(1, 1);
+    }
+    static const uint64_t wrong[] = { 0, 1, 2, 3, 4, 7, 9, 24, 33, 65535, 65537, 131072, 1u << 31,
+                                      UINT32_MAX };
+    for (size_t i = 0; i < ARRAY_LEN(wrong); i++) {
+        with_alignment(GGUF_U32, wrong[i]);
+        refused("G-26", "power of two");
+    }
+    with_alignment(GGUF_U64, 32);
+    refused("G-26", "u64");
+    with_alignment(GGUF_F32, 32);
+    refused("G-26", "f32");
+}
+
+/* ---- the tensor table ---- */
+
+static void one_tensor(const char *name, uint32_t n_dims, const uint64_t *ne, uint32_t type,
+                       uint64_t offset, size_t data)
+{
+    forge_header(&f, 3, 1, 0);
+    forge_tensor(&f, name, n_dims, ne, type, offset);
+    forge_pad(&f, 32);
+    forge_fill(&f, data, 1);
+}
+
+static void test_names(void)
+{
+    char name[80];
+    memset(name, 'n', sizeof name);
+    check_case("G-30 names of 1, 64, 65 bytes; empty; control bytes; twice");
+    name[64] = 0;
+    one_tensor("n", 1, shape_a, TYPE_F32, 0, 32);
+    accepted(0, 1);
+    one_tensor(name, 1, shape_a, TYPE_F32, 0, 32);
+    accepted(0, 1);
+    name[64] = 'n';
+    name[65] = 0;
+    one_tensor(name, 1, shape_a, TYPE_F32, 0, 32);
+    refused("G-30", "65 bytes");
+    one_tensor("", 1, shape_a, TYPE_F32, 0, 32);
+    refused("G-30", "0 bytes");
+    one_tensor("a\nb", 1, shape_a, TYPE_F32, 0, 32);
+    refused("G-30", "0x0a");
+    one_tensor("abc", 1, shape_a, TYPE_F32, 0, 32);
+    f.bytes[24 + 8 + 1] = 0;
+    refused("G-30", "0x00");
+    forge_header(&f, 3, 2, 0);
+    forge_tensor(&f, "twin", 1, shape_a, TYPE_F32, 0);
+    forge_tensor(&f, "twin", 1, shape_a, TYPE_F32, 32);
+    forge_pad(&f, 32);
+    forge_fill(&f, 64, 1);
+    refused("G-30", "twin occurs twice");
+}
+
+static void test_shapes(void)
+{
+    check_case("G-31 dimensions");
+    static const uint64_t ones[6] = { 1, 1, 1, 1, 1, 1 };
+    for (uint32_t n = 0; n <= 4; n++) {
+        one_tensor("t", n, ones, TYPE_F32, 0, 4);
+        accepted(0, 1);
+    }
+    one_tensor("t", 5, ones, TYPE_F32, 0, 64);
+    refused("G-31", "5 dimensions");
+    one_tensor("t", 1, ones, TYPE_F32, 0, 64);
+    forge_set(&f, 24 + 9, 4, UINT32_MAX);
+    refused("G-31", "dimensions");
+
+    check_case("G-31 sizes of one dimension and of all");
+    static const struct {
+        uint64_t ne[4];
+        const char *rule; /* G-34: the shape is allowed, the bytes are not there */
+    } shapes[] = {
+        { { 0, 1, 1, 1 }, "G-31" },
+        { { 1, 0, 1, 1 }, "G-31" },
+        { { 1, 1, 1, 0 }, "G-31" },
+        { { 1ull << 40, 1, 1, 1 }, "G-34" },
+        { { (1ull << 40) + 1, 1, 1, 1 }, "G-31" },
+        { { 1, 1, 1, UINT64_MAX }, "G-31" },
+        { { 1ull << 40, 64, 1, 1 }, "G-34" },
+        { { 1ull << 40, 65, 1, 1 }, "G-31" },
+        { { 1ull << 32, 1ull << 32, 1, 1 }, "G-31" },
+        { { 1ull << 16, 1ull << 16, 1ull << 16, 1ull << 16 }, "G-31" },
+        { { INT64_MAX, 2, 1, 1 }, "G-31" },
+        { { 2, INT64_MAX, 1, 1 }, "G-31" },
+        { { 3, 0x5555555555555556u, 1, 1 }, "G-31" },
+        { { (uint64_t)INT64_MAX + 1, 2, 1, 1 }, "G-31" },
+    };
+    for (size_t i = 0; i < ARRAY_LEN(shapes); i++) {
+        one_tensor("t", 4, shapes[i].ne, TYPE_F32, 0, 64);
+        refused(shapes[i].rule, "t");
+    }
+}
+
+static void test_types(void)
+{
+    static const uint64_t row[4] = { 256, 1, 1, 1 }, half[4] = { 128, 1, 1, 1 };
+    check_case("G-32 every type id up to 500");
+    for (uint32_t type = 0; type < 500; type++) {
+        const struct quant_traits *t = quant_traits(type);
+        one_tensor("t", 1, row, type, 0, 2048);
+        if (t->block_elements)
+            accepted(0, 1);
+        else
+            refused("G-32", t->name ? t->name : "unknown");
+    }
+    one_tensor("t", 1, row, UINT32_MAX, 0, 2048);
+    refused("G-32", "4294967295");
+    check_case("G-32 names of foreign types");
+    one_tensor("t", 1, row, 144, 0, 2048);
+    refused("G-32", "IQ4_KS from ik_llama.cpp: not supported");
+    one_tensor("t", 1, row, 4, 0, 2048);
+    refused("G-32", "Q4_2 (removed");
+    one_tensor("t", 1, row, 210, 0, 2048);
+    refused("G-32", "row-interleaved");
+
+    check_case("G-33 rows of half a block");
+    for (uint32_t type = 0; type < N_TENSOR_TYPES; type++) {
+        const struct quant_traits *t = quant_traits(type);
+        if (t->block_elements <= 1)
+            continue;
+        uint64_t ne[4] = { (uint64_t)t->block_elements + 1, 1, 1, 1 };
+        one_tensor("t", 1, ne, type, 0, 2048);
+        refused("G-33", t->name);
+    }
+    one_tensor("t", 1, half, TYPE_Q4_K, 0, 2048);
+    refused("G-33", "multiple of 256");
+}
+
+static void test_places(void)
+{
+    check_case("G-34 offsets and the end of the file");
+    one_tensor("t", 1, shape_a, TYPE_F32, 0, 32);
+    accepted(0, 1);
+    one_tensor("t", 1, shape_a, TYPE_F32, 0, 31);
+    refused("G-34", "ends 1 bytes too early");
+    one_tensor("t", 1, shape_a, TYPE_F32, 32, 64);
+    accepted(0, 1);
+    one_tensor("t", 1, shape_a, TYPE_F32, 32, 32);
+    refused("G-34", "ends 32 bytes too early");
+    for (uint64_t offset = 1; offset < 32; offset++) {
+        one_tensor("t", 1, shape_a, TYPE_F32, offset, 128);
+        refused("G-34", "multiple of the alignment");
+    }
+    static const uint64_t far[] = { 1ull << 31, 1ull << 32, 1ull << 62, 1ull << 63,
+                                    UINT64_MAX - 31, UINT64_MAX - 63, UINT64_MAX - 127 };
+    for (size_t i = 0; i < ARRAY_LEN(far); i++) {
+        one_tensor("t", 1, shape_a, TYPE_F32, far[i], 128);
+        refused("G-34", "t");
+    }
+    check_case("G-35 overlaps");
+    for (uint64_t second = 0; second <= 96; second += 32) {
+        forge_header(&f, 3, 2, 0);
+        forge_tensor(&f, "b", 1, shape_a, TYPE_F32, second); /* 32 bytes */
+        forge_tensor(&f, "a", 2, shape_a, TYPE_F32, 0);      /* 96 bytes */
+        forge_pad(&f, 32);
+        forge_fill(&f, 128, 1);
+        if (second < 96)
+            refused("G-35", "begins inside");
+        else
+            accepted(0, 2);
+    }
+    check_case("gaps and trailing bytes are allowed");
+    one_tensor("t", 1, shape_a, TYPE_F32, 64, 5000);
+    accepted(0, 1);
+    check_case("G-36 one file of a set, given as bytes");
+    forge_header(&f, 3, 0, 1);
+    forge_key(&f, "split.count", GGUF_U16);
+    forge_number(&f, 2, 3);
+    struct gguf g;
+    struct error err;
+    uint8_t *exact;
+    CHECK(!open_forged(&g, &exact, &err) && strstr(err.text, "G-36"));
+    free(exact);
+    for (uint64_t n = 0; n < 2; n++) {
+        forge_set(&f, f.n - 2, 2, n);
+        accepted(1, 0);
+    }
+}
+
+/* ---- sizes that only a file of that size may have ---- */
+
+static double resident_mb(void)
+{
+    struct rusage use;
+    getrusage(RUSAGE_SELF, &use);
+    return (double)use.ru_maxrss / 1024;
+}
+
+static void many_keys(uint64_t n, bool twice)
+{
+    forge_header(&f, 3, 0, n);
+    char key[64];
+    for (uint64_t i = 0; i < n; i++) {
+        snprintf(key, sizeof key, "a.rather.long.common.prefix.%05llu",
+                 (unsigned long long)(twice && i == n - 1 ? n : n - i));
+        forge_key(&f, key, GGUF_U8);
+        forge_bytes(&f, "\1", 1);
+    }
+}
+
+static void many_tensors(uint64_t n, bool twice)
+{
+    static const uint64_t one[4] = { 1, 1, 1, 1 };
+    forge_header(&f, 3, n, 0);
+    char name[64];
+    for (uint64_t i = 0; i < n; i++) {
+        snprintf(name, sizeof name, "blk.%06llu.weight",
+                 (unsigned long long)(twice && i == n - 1 ? 0 : i));
+        forge_tensor(&f, name, 1, one, TYPE_I8, 32 * i);
+    }
+    forge_pad(&f, 32);
+    forge_fill(&f, 32 * n, 0);
+}
+
+static void test_sizes(void)
+{
+    check_case("limits of counts, without quadratic searches");
+    double start = now_s();
+    many_keys(65536, false);
+    accepted(65536, 0);
+    many_keys(65536, true);
+    refused("G-21", "prefix.65536 occurs twice");
+    many_tensors(131072, false);
+    accepted(0, 131072);
+    many_tensors(131072, true);
+    refused("G-30", "twice");
+    many_keys(65537, false);
+    refused("G-20", "65537");
+    many_tensors(131073, false);
+    refused("G-20", "131073");
+    double seconds = now_s() - start;
+    CHECK_MSG(seconds < 10, "%.1f s", seconds);
+
+    check_case("limit of array elements");
+    one_array(GGUF_U8, (1u << 26) + 1, (1u << 26) + 1);
+    refused("G-24", "67108865");
+}
+
+/* ---- everything at once ---- */
+
+static void test_truncation(void)
+{
+    check_case("truncated at every byte");
+    valid_file(3);
+    size_t whole = f.n;
+    for (size_t n = 0; n < whole; n++) {
+        f.n = n;
+        struct gguf g;
+        struct error err;
+        uint8_t *exact;
+        bool ok = open_forged(&g, &exact, &err);
+        CHECK_MSG(!ok, "accepted %zu of %zu bytes", n, whole);
+        CHECK_MSG(n < 24 || strstr(err.text, "incomplete") || strstr(err.text, "G-2"), "%zu: %s", n,
+                  err.text);
+        if (ok)
+            gguf_close(&g);
+        free(exact);
+    }
+    f.n = whole;
+    accepted(6, 3);
+}
+
+static void test_flips(void)
+{
+    check_case("every single bit flipped");
+    valid_file(3);
+    size_t table_end = f.n - 194;
+    int n_accepted = 0, n_refused = 0;
+    for (size_t bit = 0; bit < 8 * table_end; bit++) {
+        f.bytes[bit / 8] ^= (uint8_t)(1 << bit % 8);
+        if (survive())
+            n_accepted++;
+        else
+            n_refused++;
+        f.bytes[bit / 8] ^= (uint8_t)(1 << bit % 8);
+    }
+    CHECK_MSG(n_accepted > 100 && n_refused > 1000, "%d accepted, %d refused", n_accepted,
+              n_refused);
+}
+
+static const uint64_t hostile[] = { 0, 1, 0x7fffffff, 0x80000000u, UINT32_MAX, 1ull << 32,
+                                    1ull << 40, INT64_MAX, (uint64_t)INT64_MAX + 1,
+                                    UINT64_MAX - 31, UINT64_MAX };
+
+static void test_hostile_numbers(void)
+{
+    check_case("hostile numbers at every byte");
+    double start = now_s(), before = resident_mb();
+    valid_file(3);
+    size_t table_end = f.n - 194;
+    for (size_t at = 4; at < table_end; at++)
+        for (size_t v = 0; v < ARRAY_LEN(hostile); v++) {
+            uint8_t saved[8];
+            memcpy(saved, f.bytes + at, 8);
+            forge_set(&f, at, 8, hostile[v]);
+            survive();
+            memcpy(f.bytes + at, saved, 8);
+        }
+    check_case("hostile numbers in pairs of fields");
+    for (int a = 0; a < f.n_fields; a++)
+        for (int b = a + 1; b < f.n_fields; b++)
+            for (int k = 0; k < 6; k++) { /* random pairs of values: all would be 60000 files */
+                uint64_t x = hostile[check_random() % ARRAY_LEN(hostile)];
+                uint64_t y = hostile[check_random() % ARRAY_LEN(hostile)];
+                valid_file(3);
+                forge_set(&f, f.fields[a].at, f.fields[a].width, x);
+                forge_set(&f, f.fields[b].at, f.fields[b].width, y);
+                survive();
+            }
+    double seconds = now_s() - start, grown = resident_mb() - before;
+    CHECK_MSG(seconds < 60, "%.1f s", seconds);
+#ifndef __SANITIZE_ADDRESS__ /* which keeps freed memory on purpose */
+    CHECK_MSG(grown < 64, "%.0f MB more than before", grown);
+#else
+    (void)grown;
+#endif
+}
+
+static void test_no_memory(void)
+{
+    check_case("every failed allocation is reported");
+    valid_file(3);
+    bool ok = false;
+    for (uint64_t n = 0; n < 50 && !ok; n++) {
+        struct gguf g;
+        struct error err;
+        uint8_t *exact;
+        mem_fail_after(n);
+        ok = open_forged(&g, &exact, &err);
+        mem_fail_never();
+        CHECK(ok || err.code == ERR_FIT);
+        gguf_close(&g);
+        free(exact);
+    }
+    CHECK(ok);
+}
+
+/* ---- files of others ---- */
 
 static void open_every_model_of(const char *folder)
 {
@@ -21,16 +762,13 @@ static void open_every_model_of(const char *folder)
         check_case("opens %s", relative);
         struct gguf g;
         struct error err = { 0 };
-        CHECK_MSG(gguf_open(&g, check_fixture(relative), &err), "%s", err.text);
-        for (uint64_t i = 0; i < g.n_kv; i++) {
-            char key[200];
-            snprintf(key, sizeof key, "%.*s", (int)g.kv[i].key.len, g.kv[i].key.data);
-            CHECK(gguf_find(&g, key) == &g.kv[i]);
-        }
-        uint64_t total = 0;
+        if (!CHECK_MSG(gguf_open(&g, check_fixture(relative), &err), "%s", err.text))
+            continue;
+        uint64_t found, total = 0;
+        gguf_walk(&g, &found);
+        CHECK_INT(found, g.n_kv + g.n_tensors);
         for (uint64_t i = 0; i < g.n_tensors; i++) {
             const struct tensor *t = &g.tensors[i];
-            CHECK(gguf_tensor(&g, t->name) == t);
             CHECK_INT(t->bytes, tensor_rows(t) * quant_row_bytes(t->type, (int64_t)t->ne[0]));
             total += t->bytes;
         }
@@ -44,6 +782,22 @@ static void open_every_model_of(const char *folder)
 
 int main(void)
 {
+    test_valid();
+    test_getters();
+    test_header_rules();
+    test_metadata_rules();
+    test_array_rules();
+    test_alignment();
+    test_names();
+    test_shapes();
+    test_types();
+    test_places();
+    test_hostile_numbers();
+    test_truncation();
+    test_flips();
+    test_no_memory();
+    test_sizes();
+    forge_free(&f);
     if (check_fixtures()) {
         open_every_model_of("models");
         open_every_model_of("quants/models");

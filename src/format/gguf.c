@@ -151,12 +151,6 @@ static bool check_split_keys(const struct gguf *g, int i, const struct gguf_part
     return true;
 }
 
-static bool same_file(int a, int b)
-{
-    struct stat x, y;
-    return fstat(a, &x) == 0 && fstat(b, &y) == 0 && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
-}
-
 static bool open_shard(struct gguf *g, int i, struct gguf_part *part, struct error *err)
 {
     struct gguf_shard *shard = &g->shards[i];
@@ -166,7 +160,7 @@ static bool open_shard(struct gguf *g, int i, struct gguf_part *part, struct err
         return false;
     }
     for (int j = 0; j < i; j++)
-        if (same_file(g->shards[j].fd, shard->fd))
+        if (g->shards[j].device == shard->device && g->shards[j].inode == shard->inode)
             return fail(err, ERR_FILE, "%s: the same file as %s (G-05)", shard->path,
                         g->shards[j].path);
     return gguf_parse(&g->arena, shard, i, part, err) && check_split_keys(g, i, part, err);
@@ -210,8 +204,19 @@ static bool join_parts(struct gguf *g, const struct gguf_part *parts, struct err
     return gguf_index_tensors(g, err);
 }
 
+/* The hidden name that our writer uses until a file is complete. */
+static bool is_unfinished(const char *path)
+{
+    const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
+    size_t len = strlen(name);
+    return name[0] == '.' && len > 5 && strcmp(name + len - 5, ".part") == 0;
+}
+
 static bool open_set(struct gguf *g, const char *path, struct error *err)
 {
+    if (is_unfinished(path))
+        return fail(err, ERR_FILE, "%s: an unfinished file; the run that was writing it did not "
+                    "end (G-04)", path);
     if (!make_shards(g, path, shard_name(path), err))
         return false;
     struct gguf_part *parts = arena_alloc(&g->arena, (size_t)g->n_shards, sizeof *parts, err);

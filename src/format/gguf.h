@@ -37,6 +37,8 @@ struct gguf_shard {
     const uint8_t *map;
     uint64_t size;
     uint64_t data_start;
+    uint64_t device, inode; /* who the file was when it was opened, see gguf_unchanged */
+    int64_t changed_ns;
 };
 
 struct gguf {
@@ -102,5 +104,10 @@ const char *gguf_type_name(enum gguf_type type);
 /* Has one of the mapped files been cut short or become unreadable since it was opened? Returns true
  * and the shard and offset of the first bad access (see G-51), or false when all is well. */
 bool gguf_lost(const struct gguf *g, int *shard, uint64_t *offset);
+
+/* Are the files still those that were opened: same size, same time of change (G-05)? Costs one system
+ * call per shard: for the end of loading and before saving, not for each token. ERR_RUN naming the
+ * file otherwise. */
+bool gguf_unchanged(const struct gguf *g, struct error *err);
 
 #endif

@@ -234,6 +234,27 @@ static bool map_bytes(struct gguf_shard *shard, struct error *err)
     return true;
 }
 
+static int64_t changed_ns(const struct stat *st)
+{
+    return (int64_t)st->st_mtim.tv_sec * 1000000000 + st->st_mtim.tv_nsec;
+}
+
+bool gguf_unchanged(const struct gguf *g, struct error *err)
+{
+    for (int i = 0; i < g->n_shards; i++) {
+        const struct gguf_shard *s = &g->shards[i];
+        struct stat st;
+        if (s->fd < 0)
+            continue;
+        if (fstat(s->fd, &st) != 0)
+            return fail(err, ERR_RUN, "%s: %s", s->path, strerror(errno));
+        if ((uint64_t)st.st_size != s->size || changed_ns(&st) != s->changed_ns)
+            return fail(err, ERR_RUN, "%s: the file was changed while in use: %llu bytes, %llu when "
+                        "it was opened (G-05)", s->path, (ull)st.st_size, (ull)s->size);
+    }
+    return true;
+}
+
 bool gguf_file_open(struct gguf_shard *shard, struct error *err)
 {
     int fd = open(shard->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
@@ -251,6 +272,9 @@ bool gguf_file_open(struct gguf_shard *shard, struct error *err)
     if (!check_kind(&st, shard->path, err))
         return false;
     shard->size = (uint64_t)st.st_size;
+    shard->device = (uint64_t)st.st_dev;
+    shard->inode = (uint64_t)st.st_ino;
+    shard->changed_ns = changed_ns(&st);
     return map_bytes(shard, err) && check_magic(shard, err);
 }
 
