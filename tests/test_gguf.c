@@ -750,6 +750,54 @@ static void test_no_memory(void)
 
 /* ---- files of others ---- */
 
+static void test_tiny(void)
+{
+    check_case("every value type, as another program writes it");
+    struct gguf g;
+    struct error err = { 0 };
+    if (!CHECK_MSG(gguf_open(&g, "tests/vectors/tiny.gguf", &err), "%s", err.text))
+        return;
+    static const struct {
+        const char *key;
+        enum gguf_type type;
+        int64_t value;
+    } ints[] = {
+        { "tiny.u8", GGUF_U8, 200 },          { "tiny.i8", GGUF_I8, -100 },
+        { "tiny.u16", GGUF_U16, 60000 },      { "tiny.i16", GGUF_I16, -30000 },
+        { "tiny.u32", GGUF_U32, 4000000000 }, { "tiny.i32", GGUF_I32, -2000000000 },
+        { "tiny.i64", GGUF_I64, -(1ll << 62) }, { "tiny.u64", GGUF_U64, INT64_MAX }, /* saturates */
+        { "tiny.bool", GGUF_BOOL, 1 },
+    };
+    for (size_t i = 0; i < ARRAY_LEN(ints); i++) {
+        const struct gguf_kv *kv = gguf_find(&g, ints[i].key);
+        CHECK_MSG(kv && kv->type == ints[i].type, "%s", ints[i].key);
+        CHECK_INT(kv ? gguf_int_at(kv, 0) : 0, ints[i].value);
+    }
+    uint64_t u = 0;
+    double d32 = 0, d64 = 0;
+    struct str s = { 0 };
+    CHECK(gguf_get_u64(&g, "tiny.u64", &u, &err) && u == (1ull << 63) + 1);
+    CHECK(gguf_get_f64(&g, "tiny.f32", &d32, &err) && d32 == (double)0.1f);
+    CHECK(gguf_get_f64(&g, "tiny.f64", &d64, &err) && d64 == 0.1);
+    CHECK(gguf_get_str(&g, "tiny.string", &s, &err) && str_is(s, "Gr\u00fc\u00dfe"));
+    const struct gguf_kv *kv = gguf_array(&g, "tiny.ints", GGUF_KIND_INT, &err);
+    CHECK(kv && kv->count == 3 && gguf_int_at(kv, 1) == -2);
+    kv = gguf_array(&g, "tiny.floats", GGUF_KIND_FLOAT, &err);
+    CHECK(kv && kv->count == 2 && gguf_float_at(kv, 1) == -1.5);
+    kv = gguf_array(&g, "tiny.bools", GGUF_KIND_BOOL, &err);
+    CHECK(kv && kv->count == 2 && gguf_int_at(kv, 0) == 1 && gguf_int_at(kv, 1) == 0);
+    const struct tensor *t = gguf_tensor(&g, "matrix");
+    CHECK(t && t->type == TYPE_F32 && t->ne[0] == 4 && t->ne[1] == 3 && t->bytes == 48);
+    for (int i = 0; t && i < 12; i++) {
+        float f32;
+        memcpy(&f32, (const char *)t->data + 4 * i, 4);
+        CHECK(f32 == (float)i);
+    }
+    CHECK(gguf_tensor(&g, "half")->type == TYPE_F16 && gguf_tensor(&g, "half")->n_dims == 3);
+    CHECK(gguf_tensor(&g, "ids")->type == TYPE_I32);
+    gguf_close(&g);
+}
+
 static void open_every_model_of(const char *folder)
 {
     DIR *dir = opendir(check_fixture(folder));
@@ -798,6 +846,7 @@ int main(void)
     test_no_memory();
     test_sizes();
     forge_free(&f);
+    test_tiny();
     if (check_fixtures()) {
         open_every_model_of("models");
         open_every_model_of("quants/models");

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "src/base/util.h"
+#include "src/format/gguf.h"
 #include "src/format/quant_blocks.h"
 #include "tests/sha256.h"
 
@@ -174,9 +175,10 @@ static void test_golden(void)
 
 /* ---- blocks of the reference program ---- */
 
-static void compare_blocks(const struct quant_traits *t, const char *blocks, size_t n_blocks,
+static void compare_blocks(const struct quant_traits *t, const void *first, size_t n_blocks,
                            const float *wanted)
 {
+    const char *blocks = first;
     float out[256];
     for (size_t b = 0; b < n_blocks; b++) {
         t->dequantize(blocks + b * (size_t)t->block_bytes, out, t->block_elements);
@@ -216,6 +218,32 @@ static void test_fixtures(void)
         free(blocks);
         free(floats);
     }
+}
+
+/* The same on a small selection that every clone has. */
+static void test_vectors(void)
+{
+    struct gguf g;
+    struct error err = { 0 };
+    check_case("tests/vectors/quants.gguf opens");
+    if (!CHECK_MSG(gguf_open(&g, "tests/vectors/quants.gguf", &err), "%s", err.text))
+        return;
+    CHECK_INT(g.n_tensors, 50);
+    for (uint64_t i = 0; i < g.n_tensors; i++) {
+        const struct tensor *blocks = &g.tensors[i];
+        const struct quant_traits *t = quant_traits(blocks->type);
+        char name[64];
+        snprintf(name, sizeof name, "%s.blocks", t->name);
+        if (strcmp(blocks->name, name) != 0)
+            continue; /* values */
+        check_case("vectors %s", t->name);
+        snprintf(name, sizeof name, "%s.values", t->name);
+        const struct tensor *values = gguf_tensor(&g, name);
+        if (CHECK(values && values->type == TYPE_F32 && values->ne[0] == blocks->ne[0]))
+            compare_blocks(t, blocks->data, blocks->ne[0] / (uint64_t)t->block_elements,
+                           values->data);
+    }
+    gguf_close(&g);
 }
 
 /* ---- small floats ---- */
@@ -551,6 +579,7 @@ int main(void)
     test_traits();
     test_golden();
     test_fixtures();
+    test_vectors();
     test_f16();
     test_bf16();
     test_fp8();
