@@ -5,8 +5,8 @@
 
 #include "src/base/mem.h"
 #include "src/text/chat_format.h"
+#include "tests/byte_vocab.h"
 #include "tests/check.h"
-#include "tests/tiny_gguf.h"
 
 #define CODER_SYSTEM                                                                              \
     "You are an AI programming assistant, utilizing the Deepseek Coder model, developed by "      \
@@ -14,40 +14,28 @@
     "politically sensitive questions, security and privacy issues, and other non-computer "       \
     "science questions, you will refuse to answer\n"
 
-/* Every mark of every format; in the tiny vocabulary number i has the id 256 + i. */
+/* Every mark of every format; in the vocabulary here number i has the id 256 + i. */
 static const char *const specials[] = {
     BOS_TEXT, EOS_TEXT, "<｜User｜>", "<｜Assistant｜>", "<think>", "</think>", "<|EOT|>",
     "<|im_system|>", "<|im_user|>", "<|im_assistant|>", "<|im_middle|>", "<|im_start|>",
     "<|im_end|>", "<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>",
 };
 
-struct vocabulary {
-    struct tiny_gguf file;
-    struct gguf g;
-    struct tokenizer *t;
-};
-
-static void open_vocabulary(struct vocabulary *v, int special_type, int bos, bool add_bos)
+static void open_vocabulary(struct byte_vocab *v, int32_t special_type, int bos, bool add_bos)
 {
-    struct error err = { 0 };
-    tiny_begin(&v->file);
-    tiny_text(&v->file, "general.architecture", "deepseek2");
-    tiny_vocabulary(&v->file, "deepseek-v3", specials, ARRAY_LEN(specials), special_type);
+    int32_t types[ARRAY_LEN(specials)];
+    for (size_t i = 0; i < ARRAY_LEN(specials); i++)
+        types[i] = special_type;
+    vf_start(&v->file);
+    vf_str(&v->file, "general.architecture", "deepseek2");
+    vf_byte_tokens(&v->file, "deepseek-v3", specials, types, ARRAY_LEN(specials));
     if (bos >= 0)
-        tiny_u32(&v->file, "tokenizer.ggml.bos_token_id", (uint32_t)(TINY_BYTES + bos));
-    tiny_u32(&v->file, "tokenizer.ggml.eos_token_id", TINY_BYTES + 1);
-    tiny_bool(&v->file, "tokenizer.ggml.add_bos_token", add_bos);
-    tiny_finish(&v->file);
-    bool ok = gguf_open_memory(&v->g, v->file.bytes, v->file.n, &err) &&
-              tokenizer_open(&v->t, &v->g, &err);
+        vf_u32(&v->file, "tokenizer.ggml.bos_token_id", N_BYTE_TOKENS + (uint32_t)bos);
+    vf_u32(&v->file, "tokenizer.ggml.eos_token_id", N_BYTE_TOKENS + 1);
+    vf_bool(&v->file, "tokenizer.ggml.add_bos_token", add_bos);
+    struct error err = { 0 };
+    bool ok = byte_vocab_open(v, &err);
     CHECK_MSG(ok, "%s", err.text);
-}
-
-static void close_vocabulary(struct vocabulary *v)
-{
-    tokenizer_close(v->t);
-    gguf_close(&v->g);
-    free(v->file.bytes);
 }
 
 /* "s:Be terse." and so on; the array ends with NULL. */
@@ -249,7 +237,7 @@ static bool same_ids(const struct tokens *a, const struct tokens *b)
 static void test_render(void)
 {
     for (int variant = 0; variant < 4; variant++) {
-        struct vocabulary v = { 0 };
+        struct byte_vocab v;
         bool add_bos = variant & 1;
         check_case("vocabulary, specials %s, add_bos %d", variant & 2 ? "user-defined" : "control",
                    add_bos);
@@ -278,7 +266,7 @@ static void test_render(void)
             snprintf(whole, sizeof whole, "%s%s", bos ? BOS_TEXT : "", wanted);
             CHECK_STR(text, whole);
             CHECK_INT(count_of(text, BOS_TEXT), bos);
-            CHECK_INT(count_id(&ids, TINY_BYTES), bos);
+            CHECK_INT(count_id(&ids, N_BYTE_TOKENS), bos);
             CHECK_INT(in_thinking, rows[r].in_thinking);
             CHECK(tokenizer_encode(v.t, str_of(whole), true, &parsed, NULL));
             CHECK_INT(ids.n, parsed.n);
@@ -292,14 +280,14 @@ static void test_render(void)
             tokens_release(&ids);
             mem_free(text);
         }
-        close_vocabulary(&v);
+        byte_vocab_close(&v);
     }
 }
 
 static void test_no_bos(void)
 {
     check_case("a vocabulary without BOS gets none");
-    struct vocabulary v = { 0 };
+    struct byte_vocab v;
     open_vocabulary(&v, TOKEN_CONTROL, -1, true);
     struct chat_message hi = { ROLE_USER, str_of("Hi") };
     struct tokens ids = { 0 };
@@ -309,21 +297,19 @@ static void test_no_bos(void)
     bool has_bos = tokenizer_bos(v.t) >= 0; /* a tokenizer may know it by its text */
     CHECK(ok);
     CHECK_STR(text, has_bos ? B U "Hi" A : U "Hi" A);
-    CHECK_INT(count_id(&ids, TINY_BYTES), has_bos);
+    CHECK_INT(count_id(&ids, N_BYTE_TOKENS), has_bos);
     mem_free(text);
     tokens_release(&ids);
-    close_vocabulary(&v);
+    byte_vocab_close(&v);
 
     check_case("marks that the vocabulary lacks are plain text");
     static const char *const two[] = { BOS_TEXT, "</s>" };
-    v = (struct vocabulary){ 0 };
-    tiny_begin(&v.file);
-    tiny_text(&v.file, "general.architecture", "llama");
-    tiny_vocabulary(&v.file, "deepseek-v3", two, 2, TOKEN_CONTROL);
-    tiny_u32(&v.file, "tokenizer.ggml.bos_token_id", TINY_BYTES);
-    tiny_u32(&v.file, "tokenizer.ggml.eos_token_id", TINY_BYTES + 1);
-    tiny_finish(&v.file);
-    CHECK(gguf_open_memory(&v.g, v.file.bytes, v.file.n, NULL) && tokenizer_open(&v.t, &v.g, NULL));
+    vf_start(&v.file);
+    vf_str(&v.file, "general.architecture", "llama");
+    vf_byte_tokens(&v.file, "deepseek-v3", two, (int32_t[]){ TOKEN_CONTROL, TOKEN_CONTROL }, 2);
+    vf_u32(&v.file, "tokenizer.ggml.bos_token_id", N_BYTE_TOKENS);
+    vf_u32(&v.file, "tokenizer.ggml.eos_token_id", N_BYTE_TOKENS + 1);
+    CHECK(byte_vocab_open(&v, NULL));
     struct chat_message turns[] = { { ROLE_USER, str_of("a") }, { ROLE_ASSISTANT, str_of("b") } };
     CHECK(chat_render(chat_format_find("v3"), v.t, turns, 2, THINK_DEFAULT, &ids, &text, NULL,
                       NULL));
@@ -331,7 +317,7 @@ static void test_no_bos(void)
     CHECK_INT(ids.n, 1 + strlen(U "a" A "b" A) + 1);
     mem_free(text);
     tokens_release(&ids);
-    close_vocabulary(&v);
+    byte_vocab_close(&v);
 }
 
 /* Contents made of marks: as many control tokens as the format itself has, and the text
@@ -339,7 +325,7 @@ static void test_no_bos(void)
 static void test_injection(void)
 {
     for (int variant = 0; variant < 2; variant++) {
-        struct vocabulary v = { 0 };
+        struct byte_vocab v;
         check_case("vocabulary for injection, variant %d", variant);
         open_vocabulary(&v, variant ? TOKEN_USER_DEFINED : TOKEN_CONTROL, 0, true);
         for (int i = 0; v.t && chat_format_at(i); i++) {
@@ -365,8 +351,8 @@ static void test_injection(void)
             CHECK(chat_render(f, v.t, tame, 4, THINK_ON, &few, NULL, NULL, NULL));
             CHECK(chat_render(f, v.t, wild, 4, THINK_ON, &ids, &text, NULL, NULL));
             for (size_t k = 0; k < ARRAY_LEN(specials); k++)
-                CHECK_MSG(count_id(&ids, TINY_BYTES + (int32_t)k) ==
-                              count_id(&few, TINY_BYTES + (int32_t)k),
+                CHECK_MSG(count_id(&ids, N_BYTE_TOKENS + (int32_t)k) ==
+                              count_id(&few, N_BYTE_TOKENS + (int32_t)k),
                           "%s was smuggled in", specials[k]);
             CHECK_INT(count_of(text, "Assistant: sure.<"), 3);
             char *at = text;
@@ -380,7 +366,7 @@ static void test_injection(void)
             tokens_release(&few);
             tokens_release(&ids);
         }
-        close_vocabulary(&v);
+        byte_vocab_close(&v);
     }
 }
 
@@ -493,43 +479,41 @@ static void test_detection(void)
     };
     for (size_t i = 0; i < ARRAY_LEN(files); i++) {
         check_case("detect %s, row %zu", files[i].format, i);
-        struct tiny_gguf file;
-        tiny_begin(&file);
+        struct vocab_file file;
+        vf_start(&file);
         if (files[i].arch)
-            tiny_text(&file, "general.architecture", files[i].arch);
+            vf_str(&file, "general.architecture", files[i].arch);
         if (files[i].name)
-            tiny_text(&file, "general.name", files[i].name);
+            vf_str(&file, "general.name", files[i].name);
         if (files[i].pre)
-            tiny_text(&file, "tokenizer.ggml.pre", files[i].pre);
+            vf_str(&file, "tokenizer.ggml.pre", files[i].pre);
         if (files[i].template_text)
-            tiny_text(&file, "tokenizer.chat_template", files[i].template_text);
-        tiny_finish(&file);
+            vf_str(&file, "tokenizer.chat_template", files[i].template_text);
         struct gguf g = { 0 };
-        CHECK(gguf_open_memory(&g, file.bytes, file.n, NULL));
+        CHECK(gguf_open_memory(&g, file.bytes, vf_finish(&file), NULL));
         const char *why = NULL;
         CHECK_STR(chat_format_name(chat_format_detect(&g, &why)), files[i].format);
         CHECK(why && *why);
         CHECK(chat_format_detect(&g, NULL) != NULL);
         gguf_close(&g);
-        free(file.bytes);
+        vf_release(&file);
     }
 
     check_case("keys of a wrong type count as missing");
-    struct tiny_gguf file;
+    struct vocab_file file;
     struct gguf g = { 0 };
-    tiny_begin(&file);
-    tiny_u32(&file, "general.architecture", 7);
-    tiny_u32(&file, "tokenizer.chat_template", 7);
-    tiny_u32(&file, "tandem.think_default", 1);
-    tiny_text(&file, "general.sampling.temp", "hot");
-    tiny_finish(&file);
-    CHECK(gguf_open_memory(&g, file.bytes, file.n, NULL));
+    vf_start(&file);
+    vf_u32(&file, "general.architecture", 7);
+    vf_u32(&file, "tokenizer.chat_template", 7);
+    vf_u32(&file, "tandem.think_default", 1);
+    vf_str(&file, "general.sampling.temp", "hot");
+    CHECK(gguf_open_memory(&g, file.bytes, vf_finish(&file), NULL));
     CHECK_STR(chat_format_name(chat_format_detect(&g, NULL)), "plain");
     CHECK(chat_format_think_default(chat_format_find("r1"), &g));
     CHECK(!chat_format_think_default(chat_format_find("v3.1"), &g));
     CHECK(chat_format_sampling(chat_format_find("r1"), &g).temperature == 0.6f);
     gguf_close(&g);
-    free(file.bytes);
+    vf_release(&file);
 
     check_case("formats by name, by template text");
     for (int i = 0; chat_format_at(i); i++)
@@ -547,17 +531,16 @@ static void test_advice(void)
     CHECK(!chat_format_think_default(chat_format_find("v3.1"), NULL));
     CHECK(chat_format_think_default(chat_format_find("r1"), NULL));
     for (int on = 0; on < 2; on++) {
-        struct tiny_gguf file;
+        struct vocab_file file;
         struct gguf g = { 0 };
-        tiny_begin(&file);
-        tiny_bool(&file, "tandem.think_default", on);
-        tiny_finish(&file);
-        CHECK(gguf_open_memory(&g, file.bytes, file.n, NULL));
+        vf_start(&file);
+        vf_bool(&file, "tandem.think_default", on);
+        CHECK(gguf_open_memory(&g, file.bytes, vf_finish(&file), NULL));
         CHECK_INT(chat_format_think_default(chat_format_find("v3.1"), &g), on);
         CHECK_INT(chat_format_think_default(chat_format_find("r1"), &g), on);
         CHECK_INT(chat_format_think_default(chat_format_find("v3"), &g), 0);
         gguf_close(&g);
-        free(file.bytes);
+        vf_release(&file);
     }
     CHECK_STR(chat_format_think_close(chat_format_find("r1")), "</think>\n\n");
     CHECK_STR(chat_format_think_close(chat_format_find("v3.1")), "</think>");
@@ -579,27 +562,28 @@ static void test_advice(void)
     };
     for (size_t i = 0; i < ARRAY_LEN(cards); i++) {
         check_case("sampling advice, row %zu", i);
-        struct tiny_gguf file;
+        struct vocab_file file;
         struct gguf g = { 0 };
-        tiny_begin(&file);
-        tiny_text(&file, "general.architecture", cards[i].arch);
-        tiny_text(&file, "general.name", cards[i].name);
-        tiny_text(&file, "tokenizer.ggml.pre", cards[i].pre);
-        if (cards[i].file_temperature != -1)
-            tiny_f32(&file, "general.sampling.temp", cards[i].file_temperature);
-        tiny_finish(&file);
-        CHECK(gguf_open_memory(&g, file.bytes, file.n, NULL));
+        vf_start(&file);
+        vf_str(&file, "general.architecture", cards[i].arch);
+        vf_str(&file, "general.name", cards[i].name);
+        vf_str(&file, "tokenizer.ggml.pre", cards[i].pre);
+        if (cards[i].file_temperature != -1) {
+            vf_key(&file, "general.sampling.temp", GGUF_F32);
+            vf_bytes(&file, &cards[i].file_temperature, 4);
+        }
+        CHECK(gguf_open_memory(&g, file.bytes, vf_finish(&file), NULL));
         struct chat_sampling s = chat_format_sampling(chat_format_find(cards[i].format), &g);
         CHECK(s.temperature == cards[i].temperature && s.top_p == cards[i].top_p);
         gguf_close(&g);
-        free(file.bytes);
+        vf_release(&file);
     }
 }
 
 static void test_no_memory(void)
 {
     check_case("every failed allocation is reported and nothing leaks");
-    struct vocabulary v = { 0 };
+    struct byte_vocab v;
     open_vocabulary(&v, TOKEN_CONTROL, 0, true);
     struct chat_message turns[] = { { ROLE_USER, str_of("a") }, { ROLE_ASSISTANT, str_of("b") },
                                     { ROLE_USER, str_of("c") } };
@@ -618,7 +602,7 @@ static void test_no_memory(void)
         tokens_release(&ids);
     }
     CHECK(n > 4 && n < 100);
-    close_vocabulary(&v);
+    byte_vocab_close(&v);
 }
 
 int main(void)
@@ -629,11 +613,11 @@ int main(void)
     test_advice();
 
     check_case("encoding prompts");
-    struct vocabulary v = { 0 };
+    struct byte_vocab v;
     open_vocabulary(&v, TOKEN_CONTROL, 0, true);
-    bool can_encode = tiny_can_encode(v.t);
-    close_vocabulary(&v);
-    if (!can_encode) {
+    bool encodes = can_encode(v.t);
+    byte_vocab_close(&v);
+    if (!encodes) {
         check_skip("no pre-tokenizer in this build");
         return check_finish();
     }

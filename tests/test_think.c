@@ -5,40 +5,23 @@
 
 #include "src/base/mem.h"
 #include "src/text/think.h"
+#include "tests/byte_vocab.h"
 #include "tests/check.h"
-#include "tests/tiny_gguf.h"
 
-enum { OPEN = TINY_BYTES, CLOSE, NOTHING };
+enum { OPEN = N_BYTE_TOKENS, CLOSE, NOTHING };
 
 static const char *const specials[] = { "<think>", "</think>", "<nothing>" };
 
-struct vocabulary {
-    struct tiny_gguf file;
-    struct gguf g;
-    struct tokenizer *t;
-};
-
-static void open_vocabulary(struct vocabulary *v, const char *const *texts, int n, int type)
+static void open_vocabulary(struct byte_vocab *v, const char *const *texts, size_t n, int32_t type)
 {
+    vf_start(&v->file);
+    vf_str(&v->file, "general.architecture", "deepseek2");
+    vf_byte_tokens(&v->file, "deepseek-v3", texts, (int32_t[]){ type, type, type }, n);
     struct error err = { 0 };
-    *v = (struct vocabulary){ 0 };
-    tiny_begin(&v->file);
-    tiny_text(&v->file, "general.architecture", "deepseek2");
-    tiny_vocabulary(&v->file, "deepseek-v3", texts, n, type);
-    tiny_finish(&v->file);
-    bool ok = gguf_open_memory(&v->g, v->file.bytes, v->file.n, &err) &&
-              tokenizer_open(&v->t, &v->g, &err);
-    CHECK_MSG(ok, "%s", err.text);
+    CHECK_MSG(byte_vocab_open(v, &err), "%s", err.text);
 }
 
-static void close_vocabulary(struct vocabulary *v)
-{
-    tokenizer_close(v->t);
-    gguf_close(&v->g);
-    free(v->file.bytes);
-}
-
-static struct think started(const struct vocabulary *v, bool in_thinking, const char *close_text,
+static struct think started(const struct byte_vocab *v, bool in_thinking, const char *close_text,
                             int64_t budget)
 {
     struct think k;
@@ -50,7 +33,7 @@ static struct think started(const struct vocabulary *v, bool in_thinking, const 
 
 /* Feed a reply, '(' for <think> and ')' for </think>; collect what a reader sees of each part.
  * Where an injection is due it comes first; `injected` counts its tokens. */
-static void reply(const struct vocabulary *v, struct think *k, const char *text, char *thought,
+static void reply(const struct byte_vocab *v, struct think *k, const char *text, char *thought,
                   char *answer, int *injected)
 {
     *thought = *answer = 0;
@@ -70,7 +53,7 @@ static void reply(const struct vocabulary *v, struct think *k, const char *text,
     }
 }
 
-static void test_parts(const struct vocabulary *v, const char *kind)
+static void test_parts(const struct byte_vocab *v, const char *kind)
 {
     static const struct {
         const char *text;
@@ -135,12 +118,12 @@ static void test_parts(const struct vocabulary *v, const char *kind)
 
 int main(void)
 {
-    struct vocabulary v;
+    struct byte_vocab v;
     check_case("vocabularies");
     open_vocabulary(&v, specials, 3, TOKEN_CONTROL);
-    if (!tiny_can_encode(v.t)) {
+    if (!can_encode(v.t)) {
         check_skip("no pre-tokenizer in this build");
-        close_vocabulary(&v);
+        byte_vocab_close(&v);
         return check_finish();
     }
     if (v.t) {
@@ -157,12 +140,17 @@ int main(void)
         }
         CHECK(n > 1 && n < 20);
     }
-    close_vocabulary(&v);
+    byte_vocab_close(&v);
 
     open_vocabulary(&v, specials, 3, TOKEN_USER_DEFINED);
     if (v.t)
         test_parts(&v, "user-defined");
-    close_vocabulary(&v);
+    byte_vocab_close(&v);
+
+    open_vocabulary(&v, specials, 3, TOKEN_NORMAL);
+    if (v.t)
+        test_parts(&v, "normal");
+    byte_vocab_close(&v);
 
     check_case("a vocabulary without the marks gives one answer");
     open_vocabulary(&v, specials + 2, 1, TOKEN_CONTROL);
@@ -172,8 +160,8 @@ int main(void)
         CHECK_INT(think_token(&k, 'a'), PART_ANSWER);
         think_stop(&k);
         CHECK(!think_due(&k));
-        CHECK_INT(think_token(&k, TINY_BYTES), PART_ANSWER);
+        CHECK_INT(think_token(&k, N_BYTE_TOKENS), PART_ANSWER);
     }
-    close_vocabulary(&v);
+    byte_vocab_close(&v);
     return check_finish();
 }

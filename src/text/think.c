@@ -10,9 +10,13 @@ bool think_start(struct think *k, const struct tokenizer *t, bool in_thinking,
         return true; /* nobody could ever leave the thinking: all is answer */
     k->thinking = in_thinking;
 
+    /* The mark by its id: some files type it as a normal token, which encoding need not find. */
+    const char *rest = "\n\n";
+    if (close_text)
+        rest = strncmp(close_text, "</think>", 8) == 0 ? close_text + 8 : close_text;
     struct tokens close = { 0 };
-    bool ok = tokenizer_encode(t, str_of(close_text ? close_text : "</think>\n\n"), true, &close,
-                               err);
+    bool ok = tokens_push(&close, k->close_id, err) &&
+              tokenizer_encode(t, str_of(rest), false, &close, err);
     k->n_close = (int)min_of(close.n, (size_t)THINK_MAX_CLOSE);
     if (ok && k->n_close > 0)
         memcpy(k->close, close.ids, (size_t)k->n_close * sizeof *close.ids);

@@ -39,7 +39,8 @@ struct think {
 };
 
 /* Begin a reply. `close_text` is what the format puts at the end of thinking, such as
- * "</think>\n\n" (chat_format_think_close; NULL: that). ERR_FIT without memory. */
+ * "</think>\n\n" (chat_format_think_close; NULL: that). ERR_FIT without memory, ERR_RUN in a build
+ * that cannot encode text. */
 bool think_start(struct think *k, const struct tokenizer *t, bool in_thinking,
                  const char *close_text, int64_t budget, struct error *err);
 
