@@ -277,12 +277,15 @@ static enum tensor_type fallback(enum tensor_type type, uint64_t cols)
 }
 
 /* `mix`: what a good 4-bit file looks like. Experts and most of attention in Q4_K (Q5_0 where rows
- * are short of a block), the narrow latent matrices in Q8_0, the head in Q6_K. */
+ * are short of a block), the narrow latent matrices in Q8_0, the head in Q6_K. k_b and v_b are in
+ * Q5_0: llama.cpp stops with an assertion when its AMX path meets them in Q8_0 or Q4_K. */
 static enum tensor_type mixed_type(const struct tensor_spec *s)
 {
     if (s->role == ROLE_HEAD)
         return TYPE_Q6_K;
-    if (strstr(s->name, "kv_a_mqa") || strstr(s->name, "_b.weight"))
+    if (strstr(s->name, "attn_k_b") || strstr(s->name, "attn_v_b"))
+        return TYPE_Q5_0;
+    if (strstr(s->name, "kv_a_mqa") || strstr(s->name, "attn_q_b"))
         return TYPE_Q8_0;
     return TYPE_Q4_K;
 }
@@ -531,7 +534,7 @@ static bool add_attention_keys(struct plan *p, struct error *err)
                add_u32(p, "attention.value_length", s->value, err) &&
                add_u32(p, "rope.dimension_count", s->head, err);
     return add_layers(p, "attention.head_count_kv", old ? s->heads : 1, 512, err) &&
-           (!s->q_rank || add_u32(p, "attention.q_lora_rank", s->q_rank, err)) &&
+           add_u32(p, "attention.q_lora_rank", s->q_rank, err) && /* llama.cpp wants the 0 too */
            add_u32(p, "attention.kv_lora_rank", s->kv_rank, err) &&
            add_u32(p, "attention.key_length", old ? s->head : s->kv_rank + s->rotary, err) &&
            add_u32(p, "attention.value_length", old ? s->value : s->kv_rank, err) &&
