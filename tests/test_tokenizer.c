@@ -1,6 +1,8 @@
 /* Tokenizers against the reference's ids: 47 public texts, 200 more and broken byte strings for each
  * of three published vocabularies. Without the fixtures these cases are skipped; the rest of the
- * tokenizer's tests (test_presplit, test_vocab) need none. */
+ * tokenizer's tests (test_presplit, test_vocab) need none.
+ *
+ * With a model file and a text file as arguments it measures speed instead. */
 #include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -191,6 +193,39 @@ static void check_reference(const char *name, const char *pre, int n_bytes)
     close_vocabulary(&v);
 }
 
+/* The vocabulary of V3 is 5 MB and not among the fixtures: TANDEM_V3_VOCAB names a GGUF file that has
+ * it, any V3, R1 or V3.1 model. */
+static void check_v3(void)
+{
+    check_case("deepseek-v3: 300 texts");
+    const char *path = getenv("TANDEM_V3_VOCAB");
+    char *lines = check_read_file("tests/vectors/tokenizer_v3.jsonl", NULL);
+    CHECK(lines);
+    if (!path)
+        check_skip("TANDEM_V3_VOCAB names no model file");
+    struct vocabulary v = { 0 };
+    struct error err = { 0 };
+    if (path && lines) {
+        CHECK_MSG(gguf_open(&v.g, path, &err) && tokenizer_open(&v.t, &v.g, &err) && v.t, "%s: %s",
+                  path, err.text);
+        int n = 0;
+        char where[64];
+        strtok(lines, "\n"); /* the note */
+        for (char *line; v.t && (line = strtok(NULL, "\n")); n++) {
+            json_t *pair = json_loads(line, JSON_ALLOW_NUL, NULL), *text = json_array_get(pair, 0);
+            char *wanted = listed_json(json_array_get(pair, 1));
+            snprintf(where, sizeof where, "tokenizer_v3.jsonl:%d", n + 2);
+            check_ids(v.t, (struct str){ json_string_value(text), json_string_length(text) }, true,
+                      wanted, true, where);
+            free(wanted);
+            json_decref(pair);
+        }
+        CHECK_INT(n, 300);
+        close_vocabulary(&v);
+    }
+    free(lines);
+}
+
 /* Ids that the published files are known to have. */
 static void check_known_ids(void)
 {
@@ -227,11 +262,40 @@ static void check_known_ids(void)
     }
 }
 
-int main(void)
+static int measure(const char *model, const char *path)
 {
+    struct vocabulary v = { 0 };
+    struct error err = { 0 };
+    struct tokens ids = { 0 };
+    size_t n;
+    char *text = check_read_file(path, &n);
+    double start = now_s();
+    bool ok = text && gguf_open(&v.g, model, &err) && tokenizer_open(&v.t, &v.g, &err) && v.t;
+    double open_ms = 1e3 * (now_s() - start), best = 1e9;
+    for (int i = 0; ok && i < 5; i++) {
+        tokens_clear(&ids);
+        start = now_s();
+        ok = tokenizer_encode(v.t, (struct str){ text, n }, false, &ids, &err);
+        best = min_of(best, now_s() - start);
+    }
+    if (ok)
+        printf("open %.0f ms; %zu bytes to %zu ids: %.1f MB/s\n", open_ms, n, ids.n, n / best / 1e6);
+    else
+        printf("%s, %s: %s\n", model, path, err.text);
+    tokens_release(&ids);
+    close_vocabulary(&v);
+    free(text);
+    return ok ? 0 : 1;
+}
+
+int main(int argc, char **argv)
+{
+    if (argc == 3)
+        return measure(argv[1], argv[2]);
     check_reference("deepseek-llm", "deepseek-llm", 11);
     check_reference("deepseek-coder", "deepseek-coder", 11);
     check_reference("llama-spm", "spm", 12);
     check_known_ids();
+    check_v3();
     return check_finish();
 }
