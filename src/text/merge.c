@@ -24,49 +24,48 @@ bool merger_start(struct merger *m, size_t n, struct error *err)
                 "symbols of a text", err);
 }
 
-static bool comes_first(const struct merge_candidate *a, const struct merge_candidate *b)
-{
-    return a->rank != b->rank ? a->rank < b->rank : a->left < b->left;
-}
+/* Four children a node: half the levels of a binary heap, and siblings share a cache line. */
+#define CHILDREN 4
 
-static void heap_push(struct merger *m, struct merge_candidate c)
+static void heap_push(struct merger *m, uint64_t entry)
 {
-    struct merge_candidate *heap = m->heap;
+    uint64_t *heap = m->heap;
     size_t at = m->n_heap++;
-    while (at > 0 && comes_first(&c, &heap[(at - 1) / 2])) {
-        heap[at] = heap[(at - 1) / 2];
-        at = (at - 1) / 2;
+    while (at > 0 && entry < heap[(at - 1) / CHILDREN]) {
+        heap[at] = heap[(at - 1) / CHILDREN];
+        at = (at - 1) / CHILDREN;
     }
-    heap[at] = c;
+    heap[at] = entry;
 }
 
-static struct merge_candidate heap_pop(struct merger *m)
+static uint64_t heap_pop(struct merger *m)
 {
-    struct merge_candidate *heap = m->heap, top = heap[0], last = heap[--m->n_heap];
-    size_t at = 0, child;
-    while ((child = 2 * at + 1) < m->n_heap) {
-        if (child + 1 < m->n_heap && comes_first(&heap[child + 1], &heap[child]))
-            child++;
-        if (!comes_first(&heap[child], &last))
+    uint64_t *heap = m->heap, top = heap[0], last = heap[--m->n_heap];
+    size_t at = 0, first;
+    while ((first = CHILDREN * at + 1) < m->n_heap) {
+        size_t least = first, end = min_of(first + CHILDREN, m->n_heap);
+        for (size_t child = first + 1; child < end; child++)
+            least = heap[child] < heap[least] ? child : least;
+        if (heap[least] >= last)
             break;
-        heap[at] = heap[child];
-        at = child;
+        heap[at] = heap[least];
+        at = least;
     }
     heap[at] = last;
     return top;
 }
 
+/* Look at the pair that begins with symbol `left`. */
 static void consider(struct merger *m, struct str piece, int32_t left, merge_find *find,
                      const void *ctx)
 {
-    const struct symbol *l = &m->symbols[left];
-    const struct symbol *r = &m->symbols[l->next];
-    struct merge_candidate c = { .left = left, .len = l->len + r->len };
-    if (find(ctx, piece, l, r, &c.rank, &c.id))
-        heap_push(m, c);
+    struct symbol *l = &m->symbols[left];
+    if (l->next >= 0 && find(ctx, piece, l, &m->symbols[l->next], &l->rank, &l->merged))
+        heap_push(m, (uint64_t)l->rank << 32 | (uint32_t)left);
+    else
+        l->rank = MERGE_NONE;
 }
 
-/* Room for one more candidate per merge: each takes one and adds at most two. */
 static bool heap_room(struct merger *m, size_t n, struct error *err)
 {
     return grow(&m->heap, &m->heap_capacity, max_of(n, (size_t)64), sizeof *m->heap,
@@ -78,30 +77,27 @@ bool merger_run(struct merger *m, struct str piece, merge_find *find, const void
 {
     if (!heap_room(m, m->n_symbols, err))
         return false;
-    for (size_t i = 0; i + 1 < m->n_symbols; i++)
+    for (size_t i = 0; i < m->n_symbols; i++)
         consider(m, piece, (int32_t)i, find, ctx);
 
     while (m->n_heap > 0) {
-        struct merge_candidate c = heap_pop(m);
-        struct symbol *left = &m->symbols[c.left];
-        if (left->len == 0 || left->next < 0)
-            continue;
+        uint64_t entry = heap_pop(m);
+        int32_t at = (int32_t)(uint32_t)entry;
+        struct symbol *left = &m->symbols[at];
+        if (left->rank != entry >> 32)
+            continue; /* merged into a neighbour, or has another one now */
         struct symbol *right = &m->symbols[left->next];
-        /* Symbols only grow rightward, so an equal sum means that both are as they were. */
-        if (left->len + right->len != c.len)
-            continue;
-        left->len = c.len;
-        left->id = c.id;
+        left->len += right->len;
+        left->id = left->merged;
         left->next = right->next;
-        right->len = 0;
+        right->rank = MERGE_NONE;
         if (left->next >= 0)
-            m->symbols[left->next].previous = c.left;
+            m->symbols[left->next].previous = at;
         if (!heap_room(m, m->n_heap + 2, err))
             return false;
         if (left->previous >= 0)
             consider(m, piece, left->previous, find, ctx);
-        if (left->next >= 0)
-            consider(m, piece, c.left, find, ctx);
+        consider(m, piece, at, find, ctx);
     }
     return true;
 }

@@ -161,7 +161,7 @@ static bool is_marker(struct str s)
         "<|im_user|>", "<|im_assistant|>", "<|im_system|>", "<|eot_id|>", "<|eom_id|>",
         "<|start_header_id|>", "<|end_header_id|>", "<|end_of_text|>", "<|endoftext|>", NULL };
     static const char bar[] = "\xEF\xBD\x9C"; /* U+FF5C */
-    return any_of(s, names) || memmem(s.data, s.len, bar, 3);
+    return any_of(s, names) || (s.len > 3 && memmem(s.data, s.len, bar, 3));
 }
 
 static bool ends_by_name(struct str s)
