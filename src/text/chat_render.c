@@ -216,7 +216,8 @@ static bool encode_plain(const struct tokenizer *t, struct str run, struct token
 {
     size_t start = 0;
     for (size_t i = 0; i < run.len; i++) {
-        if (look_alike(t, (struct str){ run.data + i, run.len - i }) == 0)
+        bool may_begin = run.data[i] == '<' || run.data[i] == '[';
+        if (!may_begin || look_alike(t, (struct str){ run.data + i, run.len - i }) == 0)
             continue;
         struct str piece = { run.data + start, i + 1 - start };
         if (!tokenizer_encode(t, piece, false, tokens, err))
