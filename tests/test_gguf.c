@@ -291,6 +291,10 @@ static void test_metadata_rules(void)
     refused("G-21", "0x00");
     one_key("a\x1b[", 3, 3);
     refused("G-21", "0x1b");
+    one_key("a\x7f" "b", 3, 3);
+    refused("G-21", "0x7f");
+    one_key("a\x1f" "b", 3, 3);
+    refused("G-21", "0x1f");
     one_key("a\xc3\xa9", 3, 3);
     refused("G-21", "0xc3");
     free(key);
@@ -453,6 +457,12 @@ static void test_names(void)
     refused("G-30", "0 bytes");
     one_tensor("a\nb", 1, shape_a, TYPE_F32, 0, 32);
     refused("G-30", "0x0a");
+    one_tensor("a\x1f", 1, shape_a, TYPE_F32, 0, 32);
+    refused("G-30", "0x1f");
+    one_tensor("a\x7f", 1, shape_a, TYPE_F32, 0, 32);
+    refused("G-30", "0x7f");
+    one_tensor("caf\xc3\xa9 x", 1, shape_a, TYPE_F32, 0, 32); /* odd, but no harm */
+    accepted(0, 1);
     one_tensor("abc", 1, shape_a, TYPE_F32, 0, 32);
     f.bytes[24 + 8 + 1] = 0;
     refused("G-30", "0x00");
@@ -560,7 +570,21 @@ static void test_places(void)
         one_tensor("t", 1, shape_a, TYPE_F32, far[i], 128);
         refused("G-34", "t");
     }
+    static const uint64_t large[4] = { 1ull << 40, 1, 1, 1 };
+    one_tensor("t", 1, large, TYPE_F32, UINT64_MAX - (1ull << 41) + 1, 128); /* the end wraps to 2^41 */
+    refused("G-34", "beyond any file");
     check_case("G-35 overlaps");
+    for (uint64_t bytes = 32; bytes <= 33; bytes++) { /* by a single byte */
+        forge_header(&f, 3, 2, 0);
+        forge_tensor(&f, "first", 1, &bytes, TYPE_I8, 0);
+        forge_tensor(&f, "second", 1, &bytes, TYPE_I8, 32);
+        forge_pad(&f, 32);
+        forge_fill(&f, 65, 1);
+        if (bytes == 33)
+            refused("G-35", "second begins inside first");
+        else
+            accepted(0, 2);
+    }
     for (uint64_t second = 0; second <= 96; second += 32) {
         forge_header(&f, 3, 2, 0);
         forge_tensor(&f, "b", 1, shape_a, TYPE_F32, second); /* 32 bytes */
@@ -729,6 +753,34 @@ static void test_hostile_numbers(void)
 #endif
 }
 
+/* Bytes that were checked may change afterwards, when another program writes to the file. */
+static void test_overwritten(void)
+{
+    check_case("bytes overwritten after opening are safe to read");
+    for (int round = 0; round < 300; round++) {
+        struct gguf g;
+        struct error err;
+        uint8_t *exact;
+        valid_file(3);
+        if (CHECK_MSG(open_forged(&g, &exact, &err), "%s", err.text)) {
+            for (size_t i = 0; i < f.n; i++)
+                if (round == 0 || check_random() % 8 == 0)
+                    exact[i] = round < 2 ? 0xff : (uint8_t)check_random();
+            uint64_t found;
+            gguf_walk(&g, &found);
+            const struct gguf_kv *words = &g.kv[3];
+            struct gguf_cursor c = gguf_strings(words);
+            uint64_t bytes = 0;
+            for (struct str s; gguf_next_string(&c, &s);)
+                bytes += 8 + s.len;
+            CHECK_MSG(bytes <= words->bytes, "%llu bytes of strings in %llu",
+                      (unsigned long long)bytes, (unsigned long long)words->bytes);
+            gguf_close(&g);
+        }
+        free(exact);
+    }
+}
+
 static void test_no_memory(void)
 {
     check_case("every failed allocation is reported");
@@ -843,6 +895,7 @@ int main(void)
     test_hostile_numbers();
     test_truncation();
     test_flips();
+    test_overwritten();
     test_no_memory();
     test_sizes();
     forge_free(&f);
