@@ -145,7 +145,8 @@ struct stream {
     enum tensor_type type;
     uint64_t state;
     char *pool;
-    size_t block_bytes, n_blocks, at; /* at: in the first pass, which is taken in order */
+    size_t block_bytes, n_blocks;
+    size_t at, run; /* next block, and how many follow it before a jump */
 };
 
 static bool stream_open(struct stream *s, const char *name, enum tensor_type type, uint64_t seed,
@@ -154,7 +155,7 @@ static bool stream_open(struct stream *s, const char *name, enum tensor_type typ
     const struct quant_traits *q = quant_traits(type);
     *s = (struct stream){ .type = type, .state = seed_of(seed, name) };
     s->block_bytes = (size_t)q->block_bytes;
-    s->n_blocks = POOL / (size_t)q->block_elements;
+    s->run = s->n_blocks = POOL / (size_t)q->block_elements;
     float *values = mem_alloc(POOL, sizeof *values, "values", err);
     s->pool = mem_alloc(s->n_blocks, s->block_bytes, "blocks", err);
     for (size_t i = 0; values && i < POOL; i++)
@@ -165,18 +166,19 @@ static bool stream_open(struct stream *s, const char *name, enum tensor_type typ
     return values && s->pool;
 }
 
+/* The next blocks: the pool in order, then runs of it from random places. What comes does not depend
+ * on how many are asked for at a time. */
 static void stream_read(struct stream *s, char *out, size_t n_blocks)
 {
     while (n_blocks) {
-        size_t from = s->at, n = s->n_blocks - s->at;
-        if (s->at == s->n_blocks) { /* later passes: runs from random places */
-            from = next(&s->state) % s->n_blocks;
-            n = min_of(s->n_blocks - from, (size_t)256);
+        if (s->run == 0) {
+            s->at = next(&s->state) % s->n_blocks;
+            s->run = min_of(s->n_blocks - s->at, (size_t)256);
         }
-        n = min_of(n, n_blocks);
-        memcpy(out, s->pool + from * s->block_bytes, n * s->block_bytes);
-        if (s->at < s->n_blocks)
-            s->at += n;
+        size_t n = min_of(s->run, n_blocks);
+        memcpy(out, s->pool + s->at * s->block_bytes, n * s->block_bytes);
+        s->at += n;
+        s->run -= n;
         out += n * s->block_bytes;
         n_blocks -= n;
     }
