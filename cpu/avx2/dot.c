@@ -17,9 +17,13 @@
 #include "cpu/avx2/table.h"
 #include "cpu/avx2/unpack.h"
 
-#define TILE 8 /* tokens per unpacked block: past this the products no longer fit in L1 with the row */
+#define TILE 8 /* tokens per unpacked block: their products wait in 2 KiB */
+#define ISA_NAME(name) name##_avx2
 
-/* ---- 256 elements, activations Q8_K ---- */
+ALWAYS_INLINE __m256i dot_bytes(__m256i u, __m256i s)
+{
+    return _mm256_madd_epi16(_mm256_maddubs_epi16(u, s), _mm256_set1_epi16(1));
+}
 
 /* Scales of run pairs as words beside their products: lane l of vector k takes run 2k (low half) or
  * 2k + 1 (high half). */
@@ -50,6 +54,7 @@ ALWAYS_INLINE void dot256(int64_t n, const uint8_t *row, const uint8_t *act, siz
         for (int j = 0; j < count; j++) {
             struct block256 w;
             __m256i scale[8], magnitude[8];
+            prefetch_ahead(w4 + j * f.bytes, f.bytes);
             unpack(w4 + j * f.bytes, &w);
             spread_scales(w.scale, scale);
             __m256i correction = _mm256_mullo_epi16(w.scale, _mm256_set1_epi16((short)-f.offset));
@@ -90,85 +95,4 @@ ALWAYS_INLINE void dot256(int64_t n, const uint8_t *row, const uint8_t *act, siz
         out[t] = fold4(sum[t]);
 }
 
-/* ---- 32 elements, activations Q8_0 or Q8_1 ---- */
-
-ALWAYS_INLINE void dot32(int64_t n, const uint8_t *row, const uint8_t *act, size_t act_stride,
-                         int n_tokens, float *out, const struct format32 f, unpack32_fn *unpack,
-                         scales_fn *scales)
-{
-    const bool has_m = f.m_at >= 0;
-    const int act_bytes = has_m ? Q8_1_BYTES : Q8_0_BYTES, qs = has_m ? Q8_1_QS : Q8_0_QS;
-    const __m256i ones8 = _mm256_set1_epi8(1), ones16 = _mm256_set1_epi16(1);
-    __m128 sum[TILE];
-    for (int t = 0; t < n_tokens; t++)
-        sum[t] = _mm_setzero_ps();
-
-    for (int64_t b = 0, n_blocks = n / 32; b < n_blocks; b += 4) {
-        int count = n_blocks - b < 4 ? (int)(n_blocks - b) : 4;
-        const uint8_t *w4 = row + b * f.bytes, *a4 = act + b * act_bytes;
-        __m256i w[4], magnitude[4];
-        for (int j = 0; j < 4; j++) {
-            w[j] = j < count ? unpack(w4 + j * f.bytes) : _mm256_setzero_si256();
-            magnitude[j] = has_m ? w[j] : _mm256_abs_epi8(w[j]);
-        }
-        __m128 d = scales(w4, f.bytes, count), m = _mm_setzero_ps();
-        if (has_m)
-            m = f16x4(w4 + f.m_at, f.bytes, count);
-
-        for (int t = 0; t < n_tokens; t++) {
-            const uint8_t *a = a4 + t * act_stride;
-            __m256i isum[4], asum[4];
-            for (int j = 0; j < 4; j++) {
-                __m256i q = j < count ? load256(a + j * act_bytes + qs) : _mm256_setzero_si256();
-                __m256i p = _mm256_maddubs_epi16(magnitude[j],
-                                                 has_m ? q : _mm256_sign_epi8(q, w[j]));
-                isum[j] = _mm256_madd_epi16(p, ones16);
-                if (has_m)
-                    asum[j] = _mm256_madd_epi16(_mm256_maddubs_epi16(ones8, q), ones16);
-            }
-            __m128 da = f16x4(a, act_bytes, count);
-            __m128 s = scaled(d, da, sums4(isum));
-            if (has_m)
-                s = _mm_add_ps(s, scaled(m, da, sums4(asum)));
-            sum[t] = _mm_add_ps(sum[t], s);
-        }
-    }
-    for (int t = 0; t < n_tokens; t++)
-        out[t] = fold4(sum[t]);
-}
-
-/* ---- One function per type ---- */
-
-#define TILES_OF_TOKENS(call)                                                                     \
-    for (int t = 0; t < n_tokens; t += TILE) {                                                    \
-        const uint8_t *a = (const uint8_t *)act + (size_t)t * act_stride;                         \
-        int tokens = n_tokens - t < TILE ? n_tokens - t : TILE;                                   \
-        call;                                                                                     \
-    }
-
-#define DEFINE_256(T, name, scales, ...)                                                          \
-    static void dot_##name##_avx2(int64_t n, const void *row, const void *act, size_t act_stride, \
-                                  int n_tokens, float *out)                                       \
-    {                                                                                             \
-        const struct format256 f = { __VA_ARGS__ };                                               \
-        TILES_OF_TOKENS(dot256(n, row, a, act_stride, tokens, out + t, f, unpack_##name,          \
-                               scales_##scales))                                                  \
-    }
-TYPES_256(DEFINE_256)
-
-#define DEFINE_32(T, name, scales, ...)                                                           \
-    static void dot_##name##_avx2(int64_t n, const void *row, const void *act, size_t act_stride, \
-                                  int n_tokens, float *out)                                       \
-    {                                                                                             \
-        const struct format32 f = { __VA_ARGS__ };                                                \
-        TILES_OF_TOKENS(                                                                          \
-            dot32(n, row, a, act_stride, tokens, out + t, f, unpack_##name, scales_##scales))     \
-    }
-TYPES_32(DEFINE_32)
-
-void use_dot_avx2(struct kernels *k)
-{
-#define SET(T, name, ...) k->dot[TYPE_##T] = dot_##name##_avx2;
-    TYPES_256(SET)
-    TYPES_32(SET)
-}
+#include "cpu/avx2/dot_kernels.h"

@@ -1,9 +1,10 @@
 /* Dot products of quantized rows, AVX-512 with VNNI. The plan, the order of the sums and the bits
- * are those of cpu/avx2/dot.c; here 64 bytes go in one step and the transposing sum is wider. */
+ * are those of cpu/avx2/dot.c; here 64 bytes of a block of 256 go in one step. */
 #include "cpu/avx2/sums.h"
 #include "cpu/avx512/table.h"
 
 #define TILE 8 /* tokens per unpacked block */
+#define ISA_NAME(name) name##_avx512
 
 /* Two vectors of 32 bytes side by side. */
 ALWAYS_INLINE __m512i pair(__m256i low, __m256i high)
@@ -28,16 +29,6 @@ ALWAYS_INLINE __m128i sums4_wide(const __m512i v[4])
     __m256i half = _mm256_add_epi32(_mm512_castsi512_si256(abcd),
                                     _mm512_extracti64x4_epi64(abcd, 1));
     return _mm_add_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
-}
-
-/* The sums of four vectors of 8 dwords, given as two pairs. */
-ALWAYS_INLINE __m128i sums4_pairs(__m512i ab, __m512i cd)
-{
-    __m512i s = _mm512_add_epi32(_mm512_shuffle_i32x4(ab, cd, 0x88),
-                                 _mm512_shuffle_i32x4(ab, cd, 0xdd));
-    s = _mm512_add_epi32(s, _mm512_shuffle_epi32(s, _MM_PERM_BADC));
-    s = _mm512_add_epi32(s, _mm512_shuffle_epi32(s, _MM_PERM_CDAB));
-    return _mm512_castsi512_si128(_mm512_maskz_compress_epi32(0x1111, s));
 }
 
 /* Scales of runs as words beside their products: 64 bytes are four runs, a word is two bytes. */
@@ -68,6 +59,7 @@ ALWAYS_INLINE void dot256(int64_t n, const uint8_t *row, const uint8_t *act, siz
             struct block256 w;
             __m512i q[4], scale[4];
             __mmask64 minus[4];
+            prefetch_ahead(w4 + j * f.bytes, f.bytes);
             unpack(w4 + j * f.bytes, &w);
             spread_scales(w.scale, scale);
             __m256i correction = _mm256_mullo_epi16(w.scale, _mm256_set1_epi16((short)-f.offset));
@@ -114,94 +106,11 @@ ALWAYS_INLINE void dot256(int64_t n, const uint8_t *row, const uint8_t *act, siz
         out[t] = fold4(sum[t]);
 }
 
-/* ---- 32 elements: two blocks side by side, two pairs per step ---- */
-
-ALWAYS_INLINE __m256i load_block(const uint8_t *p, bool present)
+/* Two blocks of 32 side by side would cost more to bring together than they save, so those types stay
+ * at 32 bytes a step. */
+ALWAYS_INLINE __m256i dot_bytes(__m256i u, __m256i s)
 {
-    return present ? load256(p) : _mm256_setzero_si256();
+    return _mm256_dpbusd_epi32(_mm256_setzero_si256(), u, s);
 }
 
-ALWAYS_INLINE void dot32(int64_t n, const uint8_t *row, const uint8_t *act, size_t act_stride,
-                         int n_tokens, float *out, const struct format32 f, unpack32_fn *unpack,
-                         scales_fn *scales)
-{
-    const bool has_m = f.m_at >= 0;
-    const int act_bytes = has_m ? Q8_1_BYTES : Q8_0_BYTES, qs = has_m ? Q8_1_QS : Q8_0_QS;
-    const __m512i zero = _mm512_setzero_si512(), ones = _mm512_set1_epi8(1);
-    __m128 sum[TILE];
-    for (int t = 0; t < n_tokens; t++)
-        sum[t] = _mm_setzero_ps();
-
-    for (int64_t b = 0, n_blocks = n / 32; b < n_blocks; b += 4) {
-        int count = n_blocks - b < 4 ? (int)(n_blocks - b) : 4;
-        const uint8_t *w4 = row + b * f.bytes, *a4 = act + b * act_bytes;
-        __m512i w[2];
-        __mmask64 minus[2];
-        for (int j = 0; j < 2; j++) {
-            __m256i low = 2 * j < count ? unpack(w4 + 2 * j * f.bytes) : _mm256_setzero_si256();
-            __m256i high = 2 * j + 1 < count ? unpack(w4 + (2 * j + 1) * f.bytes)
-                                             : _mm256_setzero_si256();
-            w[j] = pair(low, high);
-            minus[j] = _mm512_movepi8_mask(w[j]);
-            if (!has_m)
-                w[j] = _mm512_abs_epi8(w[j]);
-        }
-        __m128 d = scales(w4, f.bytes, count), m = _mm_setzero_ps();
-        if (has_m)
-            m = f16x4(w4 + f.m_at, f.bytes, count);
-
-        for (int t = 0; t < n_tokens; t++) {
-            const uint8_t *a = a4 + t * act_stride;
-            __m512i isum[2], asum[2];
-            for (int j = 0; j < 2; j++) {
-                const uint8_t *q = a + 2 * j * act_bytes + qs;
-                __m512i x = pair(load_block(q, 2 * j < count),
-                                 load_block(q + act_bytes, 2 * j + 1 < count));
-                isum[j] = _mm512_dpbusd_epi32(zero, w[j], has_m ? x : signed_by(x, minus[j]));
-                if (has_m)
-                    asum[j] = _mm512_dpbusd_epi32(zero, ones, x);
-            }
-            __m128 da = f16x4(a, act_bytes, count);
-            __m128 s = scaled(d, da, sums4_pairs(isum[0], isum[1]));
-            if (has_m)
-                s = _mm_add_ps(s, scaled(m, da, sums4_pairs(asum[0], asum[1])));
-            sum[t] = _mm_add_ps(sum[t], s);
-        }
-    }
-    for (int t = 0; t < n_tokens; t++)
-        out[t] = fold4(sum[t]);
-}
-
-#define TILES_OF_TOKENS(call)                                                                     \
-    for (int t = 0; t < n_tokens; t += TILE) {                                                    \
-        const uint8_t *a = (const uint8_t *)act + (size_t)t * act_stride;                         \
-        int tokens = n_tokens - t < TILE ? n_tokens - t : TILE;                                   \
-        call;                                                                                     \
-    }
-
-#define DEFINE_256(T, name, scales, ...)                                                          \
-    static void dot_##name##_avx512(int64_t n, const void *row, const void *act,                  \
-                                    size_t act_stride, int n_tokens, float *out)                  \
-    {                                                                                             \
-        const struct format256 f = { __VA_ARGS__ };                                               \
-        TILES_OF_TOKENS(dot256(n, row, a, act_stride, tokens, out + t, f, unpack_##name,          \
-                               scales_##scales))                                                  \
-    }
-TYPES_256(DEFINE_256)
-
-#define DEFINE_32(T, name, scales, ...)                                                           \
-    static void dot_##name##_avx512(int64_t n, const void *row, const void *act,                  \
-                                    size_t act_stride, int n_tokens, float *out)                  \
-    {                                                                                             \
-        const struct format32 f = { __VA_ARGS__ };                                                \
-        TILES_OF_TOKENS(                                                                          \
-            dot32(n, row, a, act_stride, tokens, out + t, f, unpack_##name, scales_##scales))     \
-    }
-TYPES_32(DEFINE_32)
-
-void use_dot_avx512(struct kernels *k)
-{
-#define SET(T, name, ...) k->dot[TYPE_##T] = dot_##name##_avx512;
-    TYPES_256(SET)
-    TYPES_32(SET)
-}
+#include "cpu/avx2/dot_kernels.h"

@@ -106,6 +106,13 @@ ALWAYS_INLINE const uint8_t *row_of(const uint8_t *rows, size_t row_stride, int 
     return rows + (size_t)(r < n_rows ? r : n_rows - 1) * row_stride;
 }
 
+/* The next chunk of a row, in time for the next panel: no hardware follows 64 rows at once. */
+ALWAYS_INLINE void prefetch_next(const uint8_t *p, int chunk_bytes, int bytes)
+{
+    for (int i = 0; i < bytes; i += 64)
+        _mm_prefetch((const char *)p + chunk_bytes + i, _MM_HINT_T0);
+}
+
 /* Offset that makes the bytes of a type unsigned. */
 ALWAYS_INLINE int offset256(const struct format256 f)
 {
@@ -125,7 +132,9 @@ ALWAYS_INLINE void fill_panel256(struct panel *p, const uint8_t *block, size_t r
     __m512i q[4][16], scale[16];
     for (int r = 0; r < 16; r++) {
         struct block256 w;
-        unpack(row_of(block, row_stride, n_rows, r), &w);
+        const uint8_t *row = row_of(block, row_stride, n_rows, r);
+        prefetch_next(row, f.bytes, f.bytes);
+        unpack(row, &w);
         for (int k = 0; k < 4; k++) {
             __m512i x = pair(w.q[2 * k], w.q[2 * k + 1]);
             q[k][r] = f.is_signed ? _mm512_xor_si512(x, _mm512_set1_epi8((char)0x80)) : x;
@@ -162,6 +171,7 @@ ALWAYS_INLINE void fill_panel32(struct panel *p, const uint8_t *block, size_t ro
         __m512i q[16];
         for (int r = 0; r < 16; r++) {
             const uint8_t *row = row_of(b, row_stride, n_rows, r);
+            prefetch_next(row, 8 * f.bytes, 2 * f.bytes);
             __m256i high = flip, low = _mm256_xor_si256(unpack(row), flip);
             if (2 * k + 1 < n_blocks)
                 high = _mm256_xor_si256(unpack(row + f.bytes), flip);
