@@ -2,6 +2,7 @@
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 #include "cpu/features.h"
 #include "src/base/mem.h"
@@ -155,6 +156,10 @@ static bool print_heading(struct context *c, struct error *err)
                cpu_isa_name(engine_isa(c->m.engine)),
                human_bytes((double)c->m.model->bytes_per_token, bytes, sizeof bytes),
                c->probe.best_gb_s, version_commit());
+    long cache = sysconf(_SC_LEVEL3_CACHE_SIZE);
+    if (cache > 0 && c->m.model->weight_bytes < (uint64_t)cache)
+        buf_puts(&c->out, "The weights fit into this CPU's cache: no measure of a model that does "
+                          "not, and more than 100 % is possible.\n\n");
     buf_puts(&c->out,
              "| test             | tok/s      | slowest … fastest     | DRAM GB/s | of limit |\n"
              "|------------------|-----------:|----------------------:|----------:|---------:|\n");

@@ -296,6 +296,7 @@ static bool converse(struct chat *c, const char *history, struct error *err)
             ok = result != LINE_FAILED;
             break;
         }
+        signals_new_input();
         if (history) {
             line_history_add(buf_str(&message).data);
             line_history_save(history);

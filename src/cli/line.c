@@ -100,6 +100,8 @@ static void on_line(char *line)
 /* Forget what was typed, as the shell does on Ctrl-C. */
 static void clear_typed(void)
 {
+    rl_point = rl_end; /* below everything that was typed */
+    rl_redisplay();
     rl_callback_sigcleanup();
     rl_free_line_state();
     rl_callback_handler_remove();
@@ -107,7 +109,8 @@ static void clear_typed(void)
     fflush(rl_outstream);
 }
 
-static void draw_again(void)
+/* The shell used the terminal meanwhile: take it again, draw the line below what it wrote. */
+static void take_again(void)
 {
     rl_deprep_terminal();
     rl_prep_terminal(1);
@@ -148,8 +151,10 @@ enum line_result line_read(const char *prompt, struct buf *text, struct error *e
             clear_typed();
             result = LINE_CLEARED;
             break;
-        } else if (signals_redraw()) {
-            draw_again();
+        } else if (signals_continued()) {
+            take_again();
+        } else if (signals_resized()) {
+            rl_resize_terminal();
         }
     }
     sigprocmask(SIG_SETMASK, &before, NULL);

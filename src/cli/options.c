@@ -407,7 +407,7 @@ bool options_parse(struct options *o, unsigned command, int argc, char **argv, s
 
 /* ---- help -------------------------------------------------------------------------------------- */
 
-#define LEFT 32
+#define LEFT 31
 
 /* `text` behind `used` columns of the first line, wrapped, later lines indented. */
 static void wrap(struct buf *out, const char *text, int used)

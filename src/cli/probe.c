@@ -9,6 +9,7 @@
 #include "src/base/pool.h"
 #include "src/base/util.h"
 #include "src/cli/signals.h"
+#include "src/model/memory.h"
 
 #define MIB (1024.0 * 1024.0)
 #define PASS_S 0.06   /* shortest time worth a measurement */
@@ -74,19 +75,21 @@ static const struct {
     { "memchr", read_search },
 };
 
+#define BLOCK (8 * LINE * 1024) /* bytes per item of the pool */
+#define SLICE 64                /* blocks per thread between two looks at the clock */
+
 struct job {
     uint64_t *region;
     reader *read; /* NULL: fill, so that each page lies near its reader */
     int64_t n_blocks;
+    int64_t at, chunk; /* blocks: where the next slice begins, and how long slices are */
     _Atomic uint64_t sink; /* relaxed would do: only there to be written */
 };
-
-#define BLOCK (8 * LINE * 1024) /* bytes per item of the pool */
 
 static void on_share(void *ctx, int64_t begin, int64_t end, int worker)
 {
     struct job *j = ctx;
-    uint64_t *at = j->region + begin * (BLOCK / 8);
+    uint64_t *at = j->region + (j->at + begin) * (BLOCK / 8);
     size_t bytes = (size_t)(end - begin) * BLOCK;
     (void)worker;
     if (!j->read)
@@ -95,42 +98,46 @@ static void on_share(void *ctx, int64_t begin, int64_t end, int worker)
         j->sink += j->read(at, bytes);
 }
 
-/* Best rate of a few passes. */
-static double measure(struct pool *pool, struct job *job, reader *read)
+/* Best rate of a few passes. Slice follows slice through the whole region, so that nothing is read
+ * again before all the rest was. */
+static double measure(struct pool *pool, struct job *job, reader *read, int n_passes)
 {
-    double best = 0, bytes = (double)job->n_blocks * BLOCK;
+    double best = 0;
     job->read = read;
-    for (int pass = 0; pass < N_PASSES && !signals_cancelled(); pass++) {
+    for (int pass = 0; pass < n_passes && !signals_cancelled(); pass++) {
         double start = now_s(), elapsed;
-        int rounds = 0;
+        int64_t blocks = 0;
         do {
-            pool_run(pool, on_share, job, job->n_blocks, 1);
-            rounds++;
+            int64_t n = min_of(job->chunk, job->n_blocks - job->at);
+            pool_run(pool, on_share, job, n, 1);
+            job->at = job->at + n < job->n_blocks ? job->at + n : 0;
+            blocks += n;
             elapsed = now_s() - start;
         } while (elapsed < PASS_S);
-        best = max_of(best, bytes * rounds / elapsed / 1e9);
+        best = max_of(best, (double)blocks * BLOCK / elapsed / 1e9);
     }
     return best;
 }
 
-/* Four times the last cache, at least 256 MiB, at most a quarter of what is free. */
-static size_t region_blocks(void)
+/* So much that no cache holds it: four times the last one (two when quick), at least 256 MiB, at most
+ * a quarter of what is free. */
+static size_t region_blocks(bool quick)
 {
-    long cache = sysconf(_SC_LEVEL3_CACHE_SIZE);
-    double bytes = max_of(256 * MIB, 4.0 * (double)max_of(cache, 0));
-    double room = (double)sysconf(_SC_AVPHYS_PAGES) * (double)sysconf(_SC_PAGESIZE) / 4;
-    bytes = max_of(16 * MIB, min_of(bytes, room));
-    return (size_t)(bytes / BLOCK);
+    double cache = (double)max_of(sysconf(_SC_LEVEL3_CACHE_SIZE), 0);
+    double bytes = max_of(256 * MIB, (quick ? 2 : 4) * cache);
+    bytes = min_of(bytes, (quick ? 1024 : 4096) * MIB);
+    return (size_t)(max_of(16 * MIB, min_of(bytes, (double)memory_available() / 4)) / BLOCK);
 }
 
-static bool add_point(struct probe *p, struct job *job, int threads, struct error *err)
+static bool add_point(struct probe *p, struct job *job, int threads, int n_passes,
+                      struct error *err)
 {
     struct pool *pool = NULL;
     if (!pool_open(&pool, threads, err))
         return false;
     double best = 0;
     for (size_t i = 0; i < ARRAY_LEN(loops); i++) {
-        double gb_s = measure(pool, job, loops[i].read);
+        double gb_s = measure(pool, job, loops[i].read, n_passes);
         if (gb_s > best)
             best = gb_s;
         if (gb_s > p->best_gb_s) {
@@ -146,7 +153,7 @@ static bool add_point(struct probe *p, struct job *job, int threads, struct erro
 
 bool probe_run(struct probe *p, int n_threads, bool quick, struct error *err)
 {
-    struct job job = { .n_blocks = (int64_t)region_blocks() };
+    struct job job = { .n_blocks = (int64_t)region_blocks(quick) };
     struct pool *pool = NULL;
     size_t bytes = (size_t)job.n_blocks * BLOCK;
     memset(p, 0, sizeof *p);
@@ -162,11 +169,12 @@ bool probe_run(struct probe *p, int n_threads, bool quick, struct error *err)
     uintptr_t start = ((uintptr_t)job.region + page - 1) / page * page;
     madvise((void *)start, ((uintptr_t)job.region + bytes - start) / page * page, MADV_HUGEPAGE);
     pool_run(pool, on_share, &job, job.n_blocks, 1);
+    job.chunk = min_of(job.n_blocks, (int64_t)pool_threads(pool) * SLICE);
     pool_close(pool);
 
     bool ok = true;
     for (int n = quick ? n_threads : 1; ok && p->n_points < PROBE_MAX_POINTS; n *= 2) {
-        ok = add_point(p, &job, min_of(n, n_threads), err);
+        ok = add_point(p, &job, min_of(n, n_threads), quick ? 1 : N_PASSES, err);
         if (n >= n_threads)
             break;
     }

@@ -188,6 +188,13 @@ static void print_stats(const struct loaded *m, const struct generation *g)
              (long long)session_n_ctx(m->session));
 }
 
+/* What reads from a pipe may show its text on the same terminal, at any time: stay out of its way. */
+static bool stdout_is_pipe(void)
+{
+    struct stat st;
+    return fstat(STDOUT_FILENO, &st) == 0 && S_ISFIFO(st.st_mode);
+}
+
 static bool answer(struct loaded *m, const struct options *o, struct str prompt, struct error *err)
 {
     struct tokens ids = { 0 };
@@ -213,7 +220,7 @@ static bool answer(struct loaded *m, const struct options *o, struct str prompt,
         ok = print_json(m, &g, err);
     else if (!o->json && (ok || begun) && !out_broken())
         ok = out_puts("\n", ok ? err : NULL) && ok;
-    if (ok && (o->stats || term_stderr()))
+    if (ok && (o->stats || (term_stderr() && !stdout_is_pipe())))
         print_stats(m, &g);
     if (ok && g.finish == FINISH_INTERRUPTED)
         ok = fail(err, ERR_INTERRUPTED, "interrupted");

@@ -9,7 +9,7 @@
 #define LEAVE_WITHIN_NS 2000000000ll
 
 /* Sequentially consistent by default; all are read rarely. */
-static atomic_int cancel, leave, exit_code, redraw;
+static atomic_int cancel, leave, exit_code, resized, continued;
 static atomic_llong last_interrupt_ns;
 
 static struct termios first_state;
@@ -48,14 +48,14 @@ static void on_stop(int signal_number)
     /* Continued. In the background the terminal belongs to somebody else. */
     if (changed && tcgetpgrp(STDIN_FILENO) == getpgrp())
         tcsetattr(STDIN_FILENO, TCSANOW, &now);
-    redraw = 1;
+    continued = 1;
     errno = saved_errno;
 }
 
 static void on_window(int signal_number)
 {
     (void)signal_number;
-    redraw = 1;
+    resized = 1;
 }
 
 static const struct {
@@ -99,6 +99,11 @@ void signals_rearm(void)
     cancel = 0;
 }
 
+void signals_new_input(void)
+{
+    last_interrupt_ns = 0;
+}
+
 bool signals_leave(void)
 {
     return leave != 0;
@@ -109,9 +114,14 @@ int signals_exit_code(void)
     return exit_code;
 }
 
-bool signals_redraw(void)
+bool signals_resized(void)
 {
-    return atomic_exchange(&redraw, 0) != 0;
+    return atomic_exchange(&resized, 0) != 0;
+}
+
+bool signals_continued(void)
+{
+    return atomic_exchange(&continued, 0) != 0;
 }
 
 void signals_set(sigset_t *set)

@@ -25,12 +25,16 @@ bool signals_cancelled(void);
 /* Before the next piece of work: forget a Ctrl-C that was dealt with. Requests to leave stay. */
 void signals_rearm(void);
 
+/* The user typed something: the next Ctrl-C is a first one again. */
+void signals_new_input(void);
+
 /* Should the program leave, and with which exit code (130, 143, 129, 131; 0: no signal came)? */
 bool signals_leave(void);
 int signals_exit_code(void);
 
-/* True once after the window changed or the program was stopped and continued. */
-bool signals_redraw(void);
+/* True once after the window changed its size, and after the program was stopped and continued. */
+bool signals_resized(void);
+bool signals_continued(void);
 
 /* The signals above as a set: blocked between the check of a flag and a ppoll that unblocks them. */
 void signals_set(sigset_t *set);
