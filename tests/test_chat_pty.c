@@ -1,0 +1,523 @@
+/* The real chat in a pseudo-terminal: keys are typed, the screen is read, the terminal's state is
+ * compared. Answers come from the demo model, so cases check how they are shown, not what they say. */
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <termios.h>
+#include <unistd.h>
+
+#include "src/base/util.h"
+#include "src/text/tokenizer.h"
+#include "tests/check.h"
+
+#define MODEL "models/demo.gguf"
+#define PATIENCE_S 30 /* sanitizers on a busy machine */
+
+/* One program in a terminal of its own. */
+struct screen {
+    int master;
+    pid_t pid;
+    char text[1 << 18]; /* all that was written, escape sequences included */
+    size_t len, seen;   /* `expect` searches behind `seen` */
+    struct termios before;
+};
+
+static char binary[512], home[64], never_end[32];
+
+static bool spawn(struct screen *s, const char *const *arguments)
+{
+    const char *argv[32] = { binary };
+    int n = 1;
+    while (*arguments && n < 31)
+        argv[n++] = *arguments++;
+    memset(s, 0, sizeof *s);
+    s->master = posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC);
+    if (s->master < 0 || grantpt(s->master) || unlockpt(s->master))
+        return false;
+    const char *name = ptsname(s->master);
+    int slave = open(name, O_RDWR | O_NOCTTY);
+    struct winsize size = { .ws_row = 40, .ws_col = 100 };
+    if (slave < 0 || ioctl(slave, TIOCSWINSZ, &size) || tcgetattr(slave, &s->before))
+        return false;
+    s->pid = fork();
+    if (s->pid == 0) {
+        setsid();
+        ioctl(slave, TIOCSCTTY, 0);
+        dup2(slave, 0);
+        dup2(slave, 1);
+        dup2(slave, 2);
+        close(slave);
+        setenv("TERM", "xterm", 1);
+        setenv("HOME", home, 1);
+        unsetenv("XDG_STATE_HOME");
+        unsetenv("XDG_CONFIG_HOME");
+        unsetenv("INPUTRC");
+        execv(binary, (char *const *)argv);
+        _exit(127);
+    }
+    close(slave);
+    return s->pid > 0;
+}
+
+/* Read what comes within the time; false when nothing did. */
+static bool pump(struct screen *s, double seconds)
+{
+    struct pollfd in = { .fd = s->master, .events = POLLIN };
+    if (poll(&in, 1, (int)(seconds * 1000)) <= 0)
+        return false;
+    ssize_t n = read(s->master, s->text + s->len, sizeof s->text - 1 - s->len);
+    if (n <= 0)
+        return false;
+    s->len += (size_t)n;
+    return true;
+}
+
+static bool has_ended(const struct screen *s)
+{
+    siginfo_t info = { 0 };
+    return waitid(P_PID, (id_t)s->pid, &info, WEXITED | WNOHANG | WNOWAIT) == 0 && info.si_pid != 0;
+}
+
+/* Let an answer grow, so that there is something to interrupt. */
+static void watch_grow(struct screen *s, size_t bytes)
+{
+    size_t from = s->len;
+    for (double end = now_s() + PATIENCE_S; s->len < from + bytes && now_s() < end && !has_ended(s);)
+        pump(s, 0.1);
+}
+
+/* Wait until `wanted` appears behind what was expected before. */
+static bool expect(struct screen *s, const char *wanted)
+{
+    double end = now_s() + PATIENCE_S;
+    for (;;) {
+        char *found = memmem(s->text + s->seen, s->len - s->seen, wanted, strlen(wanted));
+        if (found) {
+            s->seen = (size_t)(found - s->text) + strlen(wanted);
+            return true;
+        }
+        if (now_s() > end || (!pump(s, 0.2) && has_ended(s)))
+            break;
+    }
+    size_t from = s->len > 600 ? s->len - 600 : 0;
+    printf("waited for \"%s\", the screen ends with:\n%.*s\n", wanted, (int)(s->len - from),
+           s->text + from);
+    return false;
+}
+
+static void type(struct screen *s, const char *keys)
+{
+    size_t len = strlen(keys);
+    while (len > 0) {
+        ssize_t n = write(s->master, keys, len);
+        if (n < 0 && errno != EINTR && errno != EAGAIN)
+            return;
+        n = n < 0 ? 0 : n;
+        keys += n;
+        len -= (size_t)n;
+        pump(s, 0);
+    }
+}
+
+/* The prompt stands there and waits: sent text arrives at readline, not at the terminal. */
+static bool expect_prompt(struct screen *s)
+{
+    return expect(s, "> ");
+}
+
+/* Let the program end and return its exit code, -1 when it does not. */
+static int finish(struct screen *s)
+{
+    int status;
+    double end = now_s() + PATIENCE_S;
+    pid_t got;
+    while ((got = waitpid(s->pid, &status, WNOHANG)) == 0 && now_s() < end)
+        pump(s, 0.05);
+    if (got != s->pid) {
+        kill(s->pid, SIGKILL);
+        waitpid(s->pid, &status, 0);
+        return -1;
+    }
+    while (pump(s, 0.05))
+        ;
+    return WIFEXITED(status) ? WEXITSTATUS(status) : 1000 + WTERMSIG(status);
+}
+
+static bool terminal_restored(struct screen *s)
+{
+    struct termios now;
+    return tcgetattr(s->master, &now) == 0 && now.c_lflag == s->before.c_lflag &&
+           now.c_iflag == s->before.c_iflag && now.c_oflag == s->before.c_oflag &&
+           now.c_cflag == s->before.c_cflag &&
+           memcmp(now.c_cc, s->before.c_cc, sizeof now.c_cc) == 0;
+}
+
+/* After the text: "context: USED of", as /ctx says. */
+static long context_used(struct screen *s)
+{
+    type(s, "/ctx\r");
+    if (!expect(s, "context: "))
+        return -1;
+    expect(s, " of");
+    char *at = s->text + s->seen;
+    while (strncmp(at, "context: ", 9) != 0)
+        at--;
+    return strtol(at + 9, NULL, 10);
+}
+
+#define ARGUMENTS(...) (const char *const[]){ __VA_ARGS__, NULL }
+
+/* ---- cases ------------------------------------------------------------------------------------- */
+
+static void test_conversation(void)
+{
+    static struct screen s;
+    check_case("an answer stopped by Ctrl-C is kept, the next question goes on from it");
+    if (!CHECK(spawn(&s, ARGUMENTS("chat", MODEL, "--temp", "0", "--no-think", "--logit-bias",
+                                   never_end))))
+        return;
+    CHECK(expect(&s, "/help"));
+    CHECK(expect_prompt(&s));
+    type(&s, "Tell me a story.\r");
+    watch_grow(&s, 400);
+    double start = now_s();
+    type(&s, "\003");
+    CHECK(expect(&s, "stopped"));
+    CHECK_MSG(now_s() - start < 5, "Ctrl-C took %.1f s", now_s() - start);
+    CHECK(expect_prompt(&s));
+    long first = context_used(&s);
+    CHECK(first > 10);
+    CHECK(expect(&s, "1 exchange"));
+    CHECK(expect_prompt(&s));
+
+    type(&s, "And then?\r");
+    watch_grow(&s, 400);
+    type(&s, "\003");
+    CHECK(expect(&s, "stopped"));
+    CHECK(expect_prompt(&s));
+    CHECK(context_used(&s) > first);
+    CHECK(expect(&s, "2 exchanges"));
+    type(&s, "/stats\r");
+    CHECK(expect(&s, "answer    read "));
+    char *at = memmem(s.text + s.seen, s.len - s.seen, "(", 1);
+    for (double end = now_s() + PATIENCE_S; !at && now_s() < end;) {
+        pump(&s, 0.1);
+        at = memmem(s.text + s.seen, s.len - s.seen, "(", 1);
+    }
+    CHECK_MSG(at && strtol(at + 1, NULL, 10) > first / 2,
+              "the first exchange was not found in the cache: %.60s", at ? at : "");
+    type(&s, "\004");
+    CHECK_INT(finish(&s), 0);
+    CHECK(terminal_restored(&s));
+    close(s.master);
+}
+
+static void test_editing(void)
+{
+    static struct screen s;
+    check_case("pasted lines and blocks are one message, Ctrl-C clears a line, keys wait");
+    if (!CHECK(spawn(&s, ARGUMENTS("chat", MODEL, "--temp", "0", "-n", "8", "--no-think"))))
+        return;
+    CHECK(expect_prompt(&s));
+    type(&s, "\033[200~line one\nline two \346\227\245\346\234\254\n\nline four\033[201~");
+    CHECK(expect(&s, "line four"));
+    type(&s, "\r");
+    CHECK(expect(&s, "context "));
+    CHECK(expect_prompt(&s));
+    CHECK(context_used(&s) > 0);
+    CHECK(expect(&s, "1 exchange\r\n"));
+
+    CHECK(expect_prompt(&s));
+    type(&s, "\"\"\"first\r");
+    CHECK(expect(&s, "... "));
+    type(&s, "second\r");
+    CHECK(expect(&s, "... "));
+    type(&s, "\"\"\"\r");
+    CHECK(expect(&s, "context "));
+    CHECK(expect_prompt(&s));
+
+    type(&s, "never sent");
+    CHECK(expect(&s, "never sent"));
+    type(&s, "\003");
+    CHECK(expect(&s, "^C"));
+    CHECK(expect_prompt(&s));
+    /* Typed while the answer streams: waits for the prompt. */
+    type(&s, "hi\r/ctx\r");
+    CHECK(expect(&s, "context: "));
+    CHECK(expect(&s, "3 exchanges"));
+    CHECK(expect_prompt(&s));
+    type(&s, "/quit\r");
+    CHECK_INT(finish(&s), 0);
+    CHECK(terminal_restored(&s));
+    close(s.master);
+
+    check_case("the history is private and holds each line once");
+    char path[128];
+    struct stat st = { 0 };
+    size_t size = 0;
+    snprintf(path, sizeof path, "%s/.local/state/tandem/history", home);
+    CHECK(stat(path, &st) == 0 && (st.st_mode & 0777) == 0600);
+    char *history = check_read_file(path, &size);
+    CHECK(history && strstr(history, "line one\\nline two \346\227\245\346\234\254\\n\\nline four\n"));
+    char *first = history ? strstr(history, "/ctx\n") : NULL;
+    CHECK(first && !strstr(first + 1, "/ctx\n"));
+    CHECK(history && !strstr(history, "never sent"));
+    free(history);
+}
+
+static void test_commands(void)
+{
+    static struct screen s;
+    static const struct {
+        const char *line, *shown;
+    } rows[] = {
+        { "/help", "/system" },
+        { "/hlep", "did you mean /help?" },
+        { "/wxyz", "/help lists them" },
+        { "/think", "thinking is" },
+        { "/think on", "thinking is on" },
+        { "/think 5", "at most 5 tokens" },
+        { "/think perhaps", "on, off, or a number" },
+        { "/think off", "thinking is off" },
+        { "/system", "none" },
+        { "/system Be terse.", "set" },
+        { "/system", "Be terse." },
+        { "/retry", "nothing to retry" },
+        { "/undo", "nothing to undo" },
+        { "hi", "tok/s" },
+        { "/retry", "tok/s" },
+        { "/ctx", "1 exchange\r\n" },
+        { "/undo", "0 left" },
+        { "hi", "tok/s" },
+        { "//hi", "tok/s" },
+        { "/trim", "1 exchanges left" },
+        { "/stats", "seed" },
+        { "/clear", "anew" },
+        { "/ctx", "context: 0 of" },
+    };
+    check_case("slash commands");
+    if (!CHECK(spawn(&s, ARGUMENTS("chat", MODEL, "--temp", "0", "-n", "4", "--no-history"))))
+        return;
+    for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+        char line[64];
+        if (!CHECK_MSG(expect_prompt(&s), "no prompt before %s", rows[i].line))
+            break;
+        snprintf(line, sizeof line, "%s\r", rows[i].line);
+        type(&s, line);
+        expect(&s, rows[i].line);
+        CHECK_MSG(expect(&s, rows[i].shown), "%s does not show \"%s\"", rows[i].line, rows[i].shown);
+    }
+    CHECK(expect_prompt(&s));
+    type(&s, "/th\t");
+    CHECK(expect(&s, "/think"));
+    type(&s, "\025\004"); /* kill the line, then Ctrl-D */
+    CHECK_INT(finish(&s), 0);
+    CHECK(terminal_restored(&s));
+    close(s.master);
+}
+
+static void test_signals(void)
+{
+    static struct screen s;
+    int status;
+
+    check_case("Ctrl-C twice at the prompt leaves with 130");
+    CHECK(spawn(&s, ARGUMENTS("chat", MODEL)));
+    CHECK(expect_prompt(&s));
+    type(&s, "\003");
+    CHECK(expect(&s, "Ctrl-D"));
+    CHECK(expect_prompt(&s));
+    type(&s, "\003");
+    CHECK_INT(finish(&s), 130);
+    CHECK(terminal_restored(&s));
+    close(s.master);
+
+    check_case("SIGTERM during an answer leaves with 143, the terminal as it was");
+    CHECK(spawn(&s, ARGUMENTS("chat", MODEL, "--logit-bias", never_end, "-p", "Tell me a story.")));
+    CHECK(expect(&s, "story."));
+    watch_grow(&s, 400);
+    kill(s.pid, SIGTERM);
+    CHECK_INT(finish(&s), 143);
+    CHECK(terminal_restored(&s));
+    close(s.master);
+
+    check_case("a closed terminal ends the chat");
+    CHECK(spawn(&s, ARGUMENTS("chat", MODEL)));
+    CHECK(expect_prompt(&s));
+    close(s.master);
+    double end = now_s() + PATIENCE_S;
+    pid_t got;
+    while ((got = waitpid(s.pid, &status, WNOHANG)) == 0 && now_s() < end)
+        usleep(20000);
+    CHECK_INT(got, s.pid);
+    CHECK(got == s.pid && WIFEXITED(status));
+    if (got != s.pid)
+        kill(s.pid, SIGKILL);
+
+    check_case("Ctrl-Z gives the terminal back, continuing brings the line back");
+    CHECK(spawn(&s, ARGUMENTS("chat", MODEL, "-n", "4")));
+    CHECK(expect_prompt(&s));
+    type(&s, "/ct");
+    CHECK(expect(&s, "/ct"));
+    type(&s, "\032");
+    for (end = now_s() + PATIENCE_S; (got = waitpid(s.pid, &status, WNOHANG | WUNTRACED)) == 0 &&
+                                     now_s() < end;)
+        pump(&s, 0.05);
+    CHECK(got == s.pid && WIFSTOPPED(status));
+    CHECK(terminal_restored(&s));
+    kill(s.pid, SIGCONT);
+    CHECK(expect(&s, "/ct"));
+    type(&s, "x\r");
+    CHECK(expect(&s, "context: 0 of"));
+    CHECK(expect_prompt(&s));
+    type(&s, "\004");
+    CHECK_INT(finish(&s), 0);
+    CHECK(terminal_restored(&s));
+    close(s.master);
+
+    check_case("Ctrl-C while a long prompt is read cancels it");
+    size_t n = 100000;
+    char *prompt = malloc(n + 1);
+    for (size_t i = 0; i < n; i++)
+        prompt[i] = i % 7 == 6 ? ' ' : (char)('a' + i * i % 26);
+    prompt[n] = 0;
+    CHECK(spawn(&s, ARGUMENTS("chat", MODEL, "-c", "80000", "-t", "1", "-b", "64", "-p", prompt)));
+    free(prompt);
+    CHECK(expect(&s, "reading"));
+    type(&s, "\003");
+    CHECK(expect(&s, "stopped before"));
+    CHECK(expect_prompt(&s));
+    type(&s, "\004");
+    CHECK_INT(finish(&s), 0);
+    close(s.master);
+}
+
+/* "ID+F" options that make the model say `wanted`, one byte per token: each byte is likelier than all
+ * that follow, and once said the presence penalty buries it. The bytes must differ. */
+static int force_bytes(const struct tokenizer *t, const char *wanted, char options[][32],
+                       const char **arguments)
+{
+    int n = 0;
+    for (const char *p = wanted; *p; p++) {
+        for (int32_t id = 0; id < tokenizer_n_tokens(t); id++) {
+            struct str bytes = tokenizer_bytes(t, id, false);
+            if (bytes.len != 1 || bytes.data[0] != *p)
+                continue;
+            snprintf(options[p - wanted], sizeof *options, "%d+%d", id, 900 - 20 * (int)(p - wanted));
+            arguments[n++] = "--logit-bias";
+            arguments[n++] = options[p - wanted];
+            break;
+        }
+    }
+    return n;
+}
+
+static void test_characters(const struct tokenizer *t)
+{
+    static struct screen s;
+    static const char wanted[] = "\346\227\245\360\237\230\200\033";
+    char options[16][32], count[8];
+    const char *arguments[32] = { "chat", MODEL, "--temp", "0", "--no-think", "-n", count,
+                                  "--presence-penalty", "1000" };
+    int n = 9;
+    snprintf(count, sizeof count, "%zu", strlen(wanted));
+    n += force_bytes(t, wanted, options, arguments + n);
+
+    check_case("characters of several tokens come whole, control bytes are shown on a terminal");
+    CHECK_INT(n, 9 + 2 * (int)strlen(wanted));
+    CHECK(spawn(&s, arguments));
+    CHECK(expect_prompt(&s));
+    type(&s, "hi\r");
+    CHECK(expect(&s, "\346\227\245\360\237\230\200\\x1b"));
+    CHECK(expect_prompt(&s));
+    type(&s, "\004");
+    CHECK_INT(finish(&s), 0);
+    close(s.master);
+
+    /* A packet pipe keeps the borders of writes: no piece may end inside a character. */
+    check_case("no write to a pipe ends inside a character, control bytes pass");
+    int ends[2];
+    if (pipe2(ends, O_DIRECT) != 0) {
+        check_skip("no packet pipes here");
+        return;
+    }
+    arguments[0] = "run";
+    arguments[n++] = "-p";
+    arguments[n++] = "hi";
+    memmove(arguments + 1, arguments, (size_t)n * sizeof *arguments);
+    arguments[0] = binary;
+    pid_t pid = fork();
+    if (pid == 0) {
+        int null = open("/dev/null", O_RDWR);
+        dup2(null, 0);
+        dup2(ends[1], 1);
+        close(ends[0]);
+        close(ends[1]);
+        execv(binary, (char *const *)arguments);
+        _exit(127);
+    }
+    close(ends[1]);
+    char all[4096] = "", packet[4096];
+    ssize_t got;
+    while ((got = read(ends[0], packet, sizeof packet - 1)) > 0) {
+        packet[got] = 0;
+        CHECK_MSG(utf8_complete((struct str){ packet, (size_t)got }) == (size_t)got,
+                  "a write ends inside a character");
+        strncat(all, packet, sizeof all - strlen(all) - 1);
+    }
+    close(ends[0]);
+    waitpid(pid, NULL, 0);
+    CHECK_STR(all, "\346\227\245\360\237\230\200\033\n");
+}
+
+static void test_interrupted_run(void)
+{
+    static struct screen s;
+    check_case("Ctrl-C ends run with 130 and a whole line");
+    CHECK(spawn(&s, ARGUMENTS("run", MODEL, "-p", "Tell me a story.", "--logit-bias", never_end)));
+    watch_grow(&s, 400);
+    type(&s, "\003");
+    CHECK_INT(finish(&s), 130);
+    CHECK(memmem(s.text, s.len, "\r\n", 2));
+    close(s.master);
+}
+
+int main(void)
+{
+    const char *build = getenv("B");
+    struct gguf g = { 0 };
+    struct tokenizer *t = NULL;
+    snprintf(binary, sizeof binary, "%s/tandem", build && *build ? build : "build");
+    snprintf(home, sizeof home, "/tmp/tandem-test-XXXXXX");
+    signal(SIGHUP, SIG_IGN);
+    if (access(MODEL, R_OK) != 0 || access(binary, X_OK) != 0) {
+        check_case("chat in a terminal");
+        check_skip("%s or %s is not there", MODEL, binary);
+        return check_finish();
+    }
+    check_case("the demo model has a vocabulary");
+    CHECK(mkdtemp(home) && gguf_open(&g, MODEL, NULL) && tokenizer_open(&t, &g, NULL) && t);
+    if (t) {
+        snprintf(never_end, sizeof never_end, "%d-inf", tokenizer_eos(t));
+        test_conversation();
+        test_editing();
+        test_commands();
+        test_signals();
+        test_characters(t);
+        test_interrupted_run();
+    }
+    tokenizer_close(t);
+    gguf_close(&g);
+    char command[128];
+    snprintf(command, sizeof command, "rm -rf '%s'", home);
+    if (system(command) != 0)
+        printf("%s stays behind\n", home);
+    return check_finish();
+}
