@@ -1,14 +1,14 @@
 /* Fuzz target: a vocabulary made from the input, then the rest of the input encoded with it.
  *
- * The file around the vocabulary is always well formed, or nearly every input would die at the magic
- * (test_gguf and its fuzzer are about that). Token texts, types, scores, merges, ids and counts are
- * the input's. What must hold: no crash, no leak, encoding gives ids inside the vocabulary, any id
- * decodes.
+ * The file around the vocabulary is always well formed, or nearly every input would die at the
+ * magic (test_gguf and its fuzzer are about that). Token texts, types, scores, merges, ids and
+ * counts are the input's. What must hold: no crash, no leak, encoding gives ids inside the
+ * vocabulary, any id decodes.
  *
  *     F="-g -O1 -fsanitize=address,undefined"
  *     make CC=clang CFLAGS="$F -fsanitize=fuzzer-no-link" B=build-fuzz build-fuzz/libtandem.a
  *     clang $F -fsanitize=fuzzer -std=c11 -D_GNU_SOURCE -I. -o build-fuzz/tokenizer \
- *         tests/fuzz_tokenizer.c build-fuzz/libtandem.a -lpcre2-8 -lm -pthread
+ *         tests/fuzz_tokenizer.c tests/check.c build-fuzz/libtandem.a -lpcre2-8 -lm -pthread
  *
  * test_vocab.c includes this file and feeds it random inputs. */
 #include <stdlib.h>
@@ -31,7 +31,8 @@ static unsigned take(struct input *in)
 /* A short text, mostly of few letters so that tokens and merges meet. */
 static size_t take_text(struct input *in, char out[8])
 {
-    static const char *const letters[] = { "a", "b", "\xC4\xA0", "<", ">", "\xE2\x96\x81", "0x4", " " };
+    static const char *const letters[] = { "a", "b", "\xC4\xA0", "<", ">", "\xE2\x96\x81", "0x4",
+                                           " " };
     size_t n = 0, wanted = take(in) % 5;
     for (size_t i = 0; i < wanted && n < 5; i++) {
         unsigned r = take(in);

@@ -1,6 +1,6 @@
-/* Tokenizers against the reference's ids: 47 public texts, 200 more and broken byte strings for each
- * of three published vocabularies. Without the fixtures these cases are skipped; the rest of the
- * tokenizer's tests (test_presplit, test_vocab) need none.
+/* Tokenizers against the reference's ids: 47 public texts, 200 more and broken byte strings for
+ * each of three published vocabularies. Without the fixtures these cases are skipped; the rest of
+ * the tokenizer's tests (test_presplit, test_vocab) need none.
  *
  * With a model file and a text file as arguments it measures speed instead. */
 #include <jansson.h>
@@ -158,12 +158,13 @@ static int check_lines(const struct tokenizer *t, const char *name, const char *
         char *without = listed_json(json_object_get(o, "ids_without"));
         char where[300];
         snprintf(where, sizeof where, "%s:%d", path, ++n);
-        /* Not everything comes back from SPM: it puts a space behind special tokens, reads U+2581 as
-         * a space, and a cut-off character swallows part of the space behind it. */
+        /* Not everything comes back from SPM: it puts a space behind special tokens, reads U+2581
+         * as a space, and a cut-off character swallows part of the space behind it. */
         bool spm = tokenizer_adds_space(t);
         bool exact = text && !(spm && memmem(s.data, s.len, "\xE2\x96\x81", 3));
         check_ids(t, s, true, with, exact && !(spm && strcmp(with, without) != 0), where);
-        check_ids(t, s, false, without, exact || (spm && !text && !memchr(s.data, ' ', s.len)), where);
+        check_ids(t, s, false, without, exact || (spm && !text && !memchr(s.data, ' ', s.len)),
+                  where);
         free(with);
         free(without);
         json_decref(o);
@@ -193,8 +194,8 @@ static void check_reference(const char *name, const char *pre, int n_bytes)
     close_vocabulary(&v);
 }
 
-/* The vocabulary of V3 is 5 MB and not among the fixtures: TANDEM_V3_VOCAB names a GGUF file that has
- * it, any V3, R1 or V3.1 model. */
+/* The vocabulary of V3 is 5 MB and not among the fixtures: TANDEM_V3_VOCAB names a GGUF file that
+ * has it, any V3, R1 or V3.1 model. */
 static void check_v3(void)
 {
     check_case("deepseek-v3: 300 texts");
@@ -279,7 +280,8 @@ static int measure(const char *model, const char *path)
         best = min_of(best, now_s() - start);
     }
     if (ok)
-        printf("open %.0f ms; %zu bytes to %zu ids: %.1f MB/s\n", open_ms, n, ids.n, n / best / 1e6);
+        printf("open %.0f ms; %zu bytes to %zu ids: %.1f MB/s\n", open_ms, n, ids.n,
+               (double)n / best / 1e6);
     else
         printf("%s, %s: %s\n", model, path, err.text);
     tokens_release(&ids);

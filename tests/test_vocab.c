@@ -1,5 +1,5 @@
-/* Tokenizers built from small vocabularies made here: the rules one by one, merging against a naive
- * rewrite of the rule, damaged and hostile files, failing allocations. Needs no fixtures. */
+/* Tokenizers built from small vocabularies made here: the rules one by one, damaged and hostile
+ * files, failing allocations. Needs no fixtures. Merging at random: test_merge. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -8,49 +8,12 @@
 #include "src/base/mem.h"
 #include "src/text/presplit.h"
 #include "src/text/tokenizer.h"
-#include "src/text/utf8.h"
 #include "tests/check.h"
 #include "tests/fuzz_tokenizer.c"
 #include "tests/vocab_file.h"
 
 #define BAR "\xEF\xBD\x9C" /* U+FF5C, the bar of DeepSeek's markers */
-#define LOW "\xE2\x96\x81" /* U+2581, the space of SPM */
-
-/* An open tokenizer and what it lives on. */
-struct opened {
-    struct vocab_file file;
-    struct gguf g;
-    struct tokenizer *t;
-    struct error err;
-};
-
-static bool open_file(struct opened *o)
-{
-    o->g = (struct gguf){ 0 };
-    o->t = NULL;
-    error_clear(&o->err);
-    return gguf_open_memory(&o->g, o->file.bytes, vf_finish(&o->file), &o->err) &&
-           tokenizer_open(&o->t, &o->g, &o->err);
-}
-
-static void close_file(struct opened *o)
-{
-    tokenizer_close(o->t);
-    gguf_close(&o->g);
-    vf_release(&o->file);
-}
-
-/* Encode, compare with `wanted` ("1 2 3"). */
-static void check_encode(struct opened *o, struct str text, bool special, const char *wanted)
-{
-    struct tokens ids = { 0 };
-    char found[4096] = "", *at = found;
-    CHECK_MSG(o->t && tokenizer_encode(o->t, text, special, &ids, &o->err), "%s", o->err.text);
-    for (size_t i = 0; i < ids.n && at < found + 4000; i++)
-        at += sprintf(at, i ? " %d" : "%d", ids.ids[i]);
-    CHECK_STR(found, wanted);
-    tokens_release(&ids);
-}
+#define LOW "\xE2\x96\x81"    /* U+2581, the space of SPM */
 
 /* ---- Two small vocabularies ---- */
 
@@ -275,14 +238,14 @@ static void check_no_vocabulary(void)
 enum damage {
     NO_TOKENS, ZERO_TOKENS, SHORT_TYPES, TYPE_ZERO, TYPE_SEVEN, TYPES_ARE_FLOATS, NO_MERGES,
     MERGE_ONE_PART, MERGE_EMPTY_LEFT, MERGE_EMPTY_RIGHT, MERGE_THREE_PARTS, EOS_OUTSIDE,
-    PAD_OUTSIDE, BYTE_SIGN, BYTE_SHORT, BYTE_LETTERS, LONG_TOKEN, LONG_SPECIAL, UNKNOWN_MODEL,
-    SPM_NO_SCORES, SPM_SHORT_SCORES, SPM_NAN_SCORE, N_DAMAGES
+    PAD_OUTSIDE, FIM_OUTSIDE, BYTE_SIGN, BYTE_SHORT, BYTE_LETTERS, LONG_TOKEN, LONG_SPECIAL,
+    UNKNOWN_MODEL, SPM_NO_SCORES, SPM_SHORT_SCORES, SPM_NAN_SCORE, N_DAMAGES
 };
 
 static const char *const damage_says[N_DAMAGES] = {
     "tokens", "tokens", "token_type", "token_type", "token_type", "token_type", "merges",
     "merges", "merges", "merges", "merges", "eos_token_id",
-    "padding_token_id", "<0x+1>", "<0x1>", "<0xgg>", "65537", "257", "bert",
+    "padding_token_id", "fim_pre_token_id", "<0x+1>", "<0x1>", "<0xgg>", "65537", "257", "bert",
     "scores", "scores", "scores",
 };
 
@@ -328,6 +291,7 @@ static void forge_damaged(struct vocab_file *f, enum damage d)
         vf_f32s(f, "tokenizer.ggml.scores", scores, d == SPM_SHORT_SCORES ? 3 : 4);
     vf_u32(f, "tokenizer.ggml.eos_token_id", d == EOS_OUTSIDE ? 4 : 3);
     vf_u32(f, "tokenizer.ggml.padding_token_id", d == PAD_OUTSIDE ? UINT32_MAX : 3);
+    vf_u32(f, "tokenizer.ggml.fim_pre_token_id", d == FIM_OUTSIDE ? 4 : 3);
 }
 
 static void check_damaged(void)
@@ -472,173 +436,6 @@ static void check_hostile(void)
     close_file(&o);
 }
 
-/* ---- Merging against the rule, word for word ---- */
-
-#define N_RANDOM 60
-
-struct random_vocabulary {
-    char texts[N_RANDOM][24];
-    const char *pointers[N_RANDOM];
-    char merges[N_RANDOM][48];
-    float scores[N_RANDOM];
-    int32_t types[N_RANDOM];
-    int n_letters, n;
-};
-
-/* Letters first; each further token joins two earlier ones. */
-static void invent(struct random_vocabulary *v, const char *const *letters, int n_letters)
-{
-    *v = (struct random_vocabulary){ .n_letters = n_letters, .n = n_letters };
-    for (int i = 0; i < n_letters; i++)
-        strcpy(v->texts[i], letters[i]);
-    while (v->n < N_RANDOM) {
-        char left[24], right[24];
-        strcpy(left, v->texts[check_random() % (uint64_t)v->n]);
-        strcpy(right, v->texts[check_random() % (uint64_t)v->n]);
-        if (strlen(left) + strlen(right) > 20)
-            continue;
-        sprintf(v->merges[v->n - n_letters], "%s %s", left, right);
-        sprintf(v->texts[v->n++], "%s%s", left, right);
-    }
-    for (int i = 0; i < N_RANDOM; i++) {
-        v->pointers[i] = v->texts[i];
-        v->scores[i] = (float)(check_random() % 12) - 6;
-        v->types[i] = TOKEN_NORMAL;
-    }
-}
-
-/* How good is it to merge these two? Smaller is better, INT32_MAX: not at all. */
-typedef int32_t naive_rank(const struct random_vocabulary *v, struct str left, struct str right);
-
-static int32_t find_text(const struct random_vocabulary *v, struct str s)
-{
-    for (int i = 0; i < v->n; i++)
-        if (str_is(s, v->texts[i]))
-            return i;
-    return -1;
-}
-
-static int32_t rank_of_merge(const struct random_vocabulary *v, struct str left, struct str right)
-{
-    for (int i = 0; i < v->n - v->n_letters; i++) {
-        size_t space = strcspn(v->merges[i], " ");
-        if (space == left.len && memcmp(v->merges[i], left.data, left.len) == 0 &&
-            str_is(right, v->merges[i] + space + 1))
-            return i;
-    }
-    return INT32_MAX;
-}
-
-static int32_t rank_of_score(const struct random_vocabulary *v, struct str left, struct str right)
-{
-    int32_t id = find_text(v, (struct str){ left.data, left.len + right.len });
-    return id < 0 ? INT32_MAX : -(int32_t)v->scores[id];
-}
-
-static size_t merge_naively(const struct random_vocabulary *v, struct str *parts, size_t n,
-                            naive_rank *rank)
-{
-    for (;;) {
-        int32_t best = INT32_MAX;
-        size_t at = 0;
-        for (size_t i = 0; i + 1 < n; i++) {
-            int32_t r = rank(v, parts[i], parts[i + 1]);
-            if (r < best) {
-                best = r;
-                at = i;
-            }
-        }
-        if (best == INT32_MAX)
-            return n;
-        parts[at].len += parts[at + 1].len;
-        memmove(parts + at + 1, parts + at + 2, (n - at - 2) * sizeof *parts);
-        n--;
-    }
-}
-
-static void check_merging(struct opened *o, const struct random_vocabulary *v, size_t longest,
-                          naive_rank *rank)
-{
-    char text[4 * 300];
-    struct str parts[300];
-    size_t n = 1 + check_random() % longest, len = 0;
-    for (size_t i = 0; i < n; i++) {
-        const char *letter = v->texts[check_random() % (uint64_t)v->n_letters];
-        parts[i] = (struct str){ text + len, strlen(letter) };
-        memcpy(text + len, letter, parts[i].len);
-        len += parts[i].len;
-    }
-    char wanted[2048] = "", *at = wanted;
-    size_t n_parts = merge_naively(v, parts, n, rank);
-    for (size_t i = 0; i < n_parts; i++)
-        at += sprintf(at, i ? " %d" : "%d", find_text(v, parts[i]));
-    check_encode(o, (struct str){ text, len }, false, wanted);
-}
-
-static void check_random_merges(const char *model, const char *const *letters, int n_letters,
-                                naive_rank *rank)
-{
-    for (int round = 0; round < 12; round++) {
-        check_case("%s: random vocabulary %d against the rule itself", model, round);
-        struct random_vocabulary v;
-        struct opened o;
-        invent(&v, letters, n_letters);
-        vf_start(&o.file);
-        vf_str(&o.file, "tokenizer.ggml.model", model);
-        vf_str(&o.file, "tokenizer.ggml.pre", "deepseek-v3");
-        vf_strs(&o.file, "tokenizer.ggml.tokens", v.pointers, N_RANDOM);
-        vf_f32s(&o.file, "tokenizer.ggml.scores", v.scores, N_RANDOM);
-        vf_i32s(&o.file, "tokenizer.ggml.token_type", v.types, N_RANDOM);
-        vf_array(&o.file, "tokenizer.ggml.merges", GGUF_STRING, (uint64_t)(v.n - v.n_letters));
-        for (int i = 0; i < v.n - v.n_letters; i++)
-            vf_text(&o.file, str_of(v.merges[i]));
-        vf_bool(&o.file, "tokenizer.ggml.add_space_prefix", false);
-        CHECK_MSG(open_file(&o), "%s", o.err.text);
-        for (int i = 0; i < 40; i++)
-            check_merging(&o, &v, i < 30 ? 20 : 300, rank);
-        close_file(&o);
-    }
-}
-
-/* ---- UTF-8 ---- */
-
-static void check_utf8(void)
-{
-    check_case("utf8_complete holds back only what may still become a character");
-    static const struct { const char *text; size_t complete; } table[] = {
-        { "", 0 }, { "abc", 3 }, { "a\xC3", 1 }, { "a\xC3\xA4", 3 }, { "\xE4", 0 },
-        { "\xE4\xBD", 0 }, { "\xE4\xBD\xA0", 3 }, { "x\xF0\x9F\x98", 1 }, { "\xF0\x9F", 0 },
-        { "\xF0\x9F\x98\x80", 4 }, { "\xFF", 1 }, { "\xC0", 1 }, { "\xC1\x80", 2 },
-        { "\x80\x80\x80", 3 }, { "\xE0\x80", 2 }, { "\xED\xA0", 2 }, { "\xF4\x90", 2 },
-        { "\xF5", 1 }, { "\xF0\x8F", 2 }, { "\xED\x9F", 0 }, { "\xE4\xBD\xA0\xE5\xA5", 3 },
-    };
-    for (size_t i = 0; i < ARRAY_LEN(table); i++)
-        CHECK_MSG(utf8_complete(str_of(table[i].text)) == table[i].complete, "row %zu", i);
-
-    check_case("all characters encode and decode");
-    for (uint32_t code = 0; code <= 0x10FFFF; code += 1 + code / 64) {
-        char bytes[4];
-        uint32_t again;
-        size_t n = utf8_encode(code, bytes);
-        CHECK_INT(utf8_decode((struct str){ bytes, n }, &again), n);
-        CHECK_INT(again, code);
-        bool surrogate = code >= 0xD800 && code <= 0xDFFF;
-        CHECK_INT(utf8_is_strict((struct str){ bytes, n }), !surrogate);
-        CHECK_INT(utf8_complete((struct str){ bytes, n }), n);
-    }
-
-    check_case("repairing: replacement, overlong forms, surrogates");
-    char text[64], subject[64];
-    struct str broken = { "a\xFF\xC0\xAF\xED\xA0\x80\xF4\x90\x80\x80", 11 };
-    CHECK(!utf8_is_strict(broken));
-    size_t n = utf8_repair(broken, text, subject);
-    static const char wanted[] = "a\xEF\xBF\xBD/\xED\xA0\x80"
-                                 "\xEF\xBF\xBD\xEF\xBF\xBD\xEF\xBF\xBD\xEF\xBF\xBD";
-    CHECK_INT(n, sizeof wanted - 1);
-    CHECK(memcmp(text, wanted, n) == 0);
-    CHECK(utf8_is_strict((struct str){ subject, n }));
-}
-
 /* ---- Memory ---- */
 
 static void check_memory(const char *name, void (*start)(struct opened *))
@@ -685,18 +482,12 @@ static void check_fuzz(void)
 
 int main(void)
 {
-    static const char *const bpe_letters[] = { "a", "b", "c", "d" };
-    static const char *const spm_letters[] = { "a", "b", "c", LOW };
     check_bpe_rules();
     check_spm_rules();
     check_guesses();
     check_no_vocabulary();
     check_damaged();
     check_hostile();
-    check_random_merges("gpt2", bpe_letters, 4, rank_of_merge);
-    check_random_merges("llama", spm_letters, 3, rank_of_score); /* words apart */
-    check_random_merges("llama", spm_letters, 4, rank_of_score); /* spaces anywhere */
-    check_utf8();
     check_memory("BPE", start_v3);
     check_memory("SPM", start_spm);
     check_fuzz();

@@ -11,11 +11,12 @@
 #define TANDEM_TESTS_VOCAB_FILE_H
 
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "src/base/util.h"
-#include "src/format/gguf.h"
+#include "src/text/tokenizer.h"
+#include "tests/check.h"
 
 struct vocab_file {
     unsigned char *bytes;
@@ -123,6 +124,42 @@ static inline void vf_release(struct vocab_file *f)
 {
     free(f->bytes);
     *f = (struct vocab_file){ 0 };
+}
+
+/* An open tokenizer and what it lives on. */
+struct opened {
+    struct vocab_file file;
+    struct gguf g;
+    struct tokenizer *t;
+    struct error err;
+};
+
+static inline bool open_file(struct opened *o)
+{
+    o->g = (struct gguf){ 0 };
+    o->t = NULL;
+    error_clear(&o->err);
+    return gguf_open_memory(&o->g, o->file.bytes, vf_finish(&o->file), &o->err) &&
+           tokenizer_open(&o->t, &o->g, &o->err);
+}
+
+static inline void close_file(struct opened *o)
+{
+    tokenizer_close(o->t);
+    gguf_close(&o->g);
+    vf_release(&o->file);
+}
+
+/* Encode, compare with `wanted` ("1 2 3"). */
+static inline void check_encode(struct opened *o, struct str text, bool special, const char *wanted)
+{
+    struct tokens ids = { 0 };
+    char found[4096] = "", *at = found;
+    CHECK_MSG(o->t && tokenizer_encode(o->t, text, special, &ids, &o->err), "%s", o->err.text);
+    for (size_t i = 0; i < ids.n && at < found + 4000; i++)
+        at += sprintf(at, i ? " %d" : "%d", ids.ids[i]);
+    CHECK_STR(found, wanted);
+    tokens_release(&ids);
 }
 
 #endif

@@ -13,8 +13,8 @@ struct bpe {
     bool whole_pieces_first; /* a piece that is a token is not merged: llama-bpe */
 };
 
-/* Read tokenizer.ggml.merges and open the pre-tokenizer `pre` (a name of presplit_name). bpe_release
- * accepts a half-built or zeroed struct. */
+/* Read tokenizer.ggml.merges and open the pre-tokenizer `pre` (a name of presplit_name).
+ * bpe_release accepts a half-built or zeroed struct. */
 bool bpe_load(struct bpe *b, const struct vocab *v, const char *pre, const struct gguf *g,
               struct error *err);
 void bpe_release(struct bpe *b);

@@ -1,5 +1,6 @@
 /* What one call of tokenizer_encode carries along: the list it fills, scratch for merging, and a
- * small memory of pieces already encoded. Nothing of it outlives the call, so threads share nothing. */
+ * small memory of pieces already encoded. Nothing of it outlives the call, so threads share
+ * nothing. */
 #ifndef TANDEM_TEXT_ENCODE_H
 #define TANDEM_TEXT_ENCODE_H
 

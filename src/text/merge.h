@@ -1,13 +1,13 @@
 /* Greedy pair merging, the heart of BPE and SPM alike.
  *
- * A piece of text starts as a row of symbols. Again and again the adjacent pair of the lowest rank is
- * replaced by its merged symbol, the leftmost among equal ranks, until no pair has a rank. The two
- * tokenizers differ only in the start and in how a pair's rank is found, so that is a callback.
+ * A piece of text starts as a row of symbols. Again and again the adjacent pair of the lowest rank
+ * is replaced by its merged symbol, the leftmost among equal ranks, until no pair has a rank. The
+ * two tokenizers differ only in the start and in how a pair's rank is found, so that is a callback.
  *
- * Each symbol remembers the rank of the pair it forms with its right neighbour. Pairs wait in a heap
- * of numbers, rank above place, so n symbols take O(n log n) even when a whole file is one piece. An
- * entry that its symbol has outlived stays in the heap; it is recognized when it comes up, because
- * the symbol remembers another rank by then. */
+ * Each symbol remembers the rank of the pair it forms with its right neighbour. Pairs wait in a
+ * heap of numbers, rank above place, so n symbols take O(n log n) even when a whole file is one
+ * piece. An entry that its symbol has outlived stays in the heap; it is recognized when it comes
+ * up, because the symbol remembers another rank by then. */
 #ifndef TANDEM_TEXT_MERGE_H
 #define TANDEM_TEXT_MERGE_H
 

@@ -248,8 +248,8 @@ static int next_match(const struct run *r, int k, struct str text, size_t from, 
     return 1;
 }
 
-/* Split `text` by expression k and what follows. The depth is at most MAX_EXPRESSIONS, and nothing is
- * kept but two offsets per level: a file of any size needs no list of its pieces. */
+/* Split `text` by expression k and what follows. The depth is at most MAX_EXPRESSIONS, and nothing
+ * is kept but two offsets per level: a file of any size needs no list of its pieces. */
 static bool split(const struct run *r, int k, struct str text, struct error *err)
 {
     if (text.len == 0)

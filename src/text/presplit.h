@@ -5,8 +5,8 @@
  * after the last expression are the pieces. Expressions see one fragment only: "end of text" is the
  * end of the fragment.
  *
- * The expressions need PCRE2; presplit_none.c is the build without it, where the names and the table
- * are known but no text can be split. Thread-safe once open. */
+ * The expressions need PCRE2; presplit_none.c is the build without it, where the names and the
+ * table are known but no text can be split. Thread-safe once open. */
 #ifndef TANDEM_TEXT_PRESPLIT_H
 #define TANDEM_TEXT_PRESPLIT_H
 
@@ -26,8 +26,8 @@ void presplit_close(struct presplit *p);
 /* Called for each piece in order, none empty; `text` lies inside the text given. */
 typedef bool presplit_piece(void *ctx, struct str piece, struct error *err);
 
-/* Split `text`: UTF-8 without surrogates or overlong forms (utf8_repair's subject). Every byte lands
- * in exactly one piece. Fails when `emit` does, without memory, or in a build without PCRE2. */
+/* Split `text`: UTF-8 without surrogates or overlong forms (utf8_repair's subject). Every byte
+ * lands in exactly one piece. Fails when `emit` does, without memory, or in a build without PCRE2. */
 bool presplit_run(const struct presplit *p, struct str text, presplit_piece *emit, void *ctx,
                   struct error *err);
 

@@ -1,4 +1,4 @@
-/* presplit.c for a build without PCRE2: opens, so that token ids can be decoded, but splits nothing. */
+/* presplit.c for a build without PCRE2: opens, so that ids can be decoded, but splits nothing. */
 #include "src/text/presplit.h"
 
 #include "src/base/mem.h"

@@ -1,6 +1,6 @@
-/* SPM, the byte-pair flavour of SentencePiece: no regular expressions, merges found by asking whether
- * two neighbours together are a token, best score first. Characters without a token fall back to the
- * tokens of their bytes. */
+/* SPM, the byte-pair flavour of SentencePiece: no regular expressions, merges found by asking
+ * whether two neighbours together are a token, best score first. Characters without a token fall
+ * back to the tokens of their bytes. */
 #ifndef TANDEM_TEXT_SPM_H
 #define TANDEM_TEXT_SPM_H
 

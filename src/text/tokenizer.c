@@ -63,8 +63,8 @@ void tokens_release(struct tokens *t)
 
 /* ---- Opening ---- */
 
-/* Old files name no pre-tokenizer. The published vocabularies have sizes of their own; failing that,
- * the architecture tells the family. */
+/* Old files name no pre-tokenizer. The published vocabularies have sizes of their own; failing
+ * that, the architecture tells the family. */
 static const char *guess_pre(const struct vocab *v, const struct gguf *g)
 {
     static const struct { int32_t n_tokens; const char *pre; } sizes[] = {

@@ -1,12 +1,13 @@
 /* Text <-> token ids, from the vocabulary in a model's metadata.
  *
- * Two kinds: byte-level BPE (tokenizer.ggml.model = gpt2) with a named pre-tokenizer, and SPM
- * (= llama). Encoding is exact for any byte string: malformed UTF-8 becomes U+FFFD first. Decoding is
- * per token to bytes; a character may span tokens, so streams go through utf8_complete below.
+ * Two kinds: byte-level BPE (tokenizer.ggml.model = gpt2) with a named pre-tokenizer, and SPM (=
+ * llama). Encoding takes any byte string: malformed UTF-8 becomes U+FFFD in BPE and tokens of the
+ * single bytes in SPM, as the reference has it. Decoding is per token to bytes; a character may
+ * span tokens, so streams go through utf8_complete below.
  *
  * An open tokenizer is read-only and may be shared by threads; each encode call brings its own
- * scratch. A zeroed struct pointer is never handed out; tokenizer_close(NULL) is fine.
- * Source of the rules: architectures 6.1-6.5 of the project's notes; HF tokenizers and llama.cpp. */
+ * scratch. A zeroed struct pointer is never handed out; tokenizer_close(NULL) is fine. Source of
+ * the rules: architectures 6.1-6.5 of the project's notes; HF tokenizers and llama.cpp. */
 #ifndef TANDEM_TEXT_TOKENIZER_H
 #define TANDEM_TEXT_TOKENIZER_H
 
@@ -49,7 +50,8 @@ struct str tokenizer_bytes(const struct tokenizer *t, int32_t id, bool special);
 
 int32_t tokenizer_n_tokens(const struct tokenizer *t);
 enum token_type tokenizer_type(const struct tokenizer *t, int32_t id);
-int32_t tokenizer_find(const struct tokenizer *t, const char *text); /* special or plain; -1: none */
+/* The special token spelled `text`, else the plain one (SPM: spaces as U+2581); -1: none. */
+int32_t tokenizer_find(const struct tokenizer *t, const char *text);
 int32_t tokenizer_bos(const struct tokenizer *t);                    /* -1: none */
 int32_t tokenizer_eos(const struct tokenizer *t);
 bool tokenizer_add_bos(const struct tokenizer *t);

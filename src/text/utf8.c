@@ -96,8 +96,8 @@ size_t utf8_repair(struct str s, char *text, char *subject)
     return at;
 }
 
-/* The range of the byte behind `lead` keeps overlong forms, surrogates and the values above U+10FFFF
- * out (Unicode 15, table 3-7); bytes after that one are plain continuations. */
+/* The range of the byte behind `lead` keeps overlong forms, surrogates and the values above
+ * U+10FFFF out (Unicode 15, table 3-7); bytes after that one are plain continuations. */
 static bool second_fits(unsigned char lead, unsigned char second)
 {
     switch (lead) {

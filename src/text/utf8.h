@@ -30,9 +30,9 @@ bool utf8_is_strict(struct str s);
 
 /* Rewrite any bytes as the BPE reference reads them: malformed bytes become U+FFFD, overlong forms
  * their short form; surrogates stay as three bytes. `text` receives that, `subject` the same length
- * with a private-use character in place of each surrogate, which is what a regex engine may see: both
- * belong to no class that any pre-tokenizer names. Each buffer holds 3 * s.len bytes. Returns the
- * length written. */
+ * with a private-use character in place of each surrogate, which is what a regex engine may see:
+ * both belong to no class that any pre-tokenizer names. Each buffer holds 3 * s.len bytes. Returns
+ * the length written. */
 size_t utf8_repair(struct str s, char *text, char *subject);
 
 #endif

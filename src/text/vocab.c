@@ -125,6 +125,26 @@ static bool read_id(const struct vocab *v, const struct gguf *g, const char *key
     return true;
 }
 
+/* Every key of the form tokenizer.ggml.*_token_id lies inside the vocabulary, read here or not. */
+static bool check_ids(const struct vocab *v, const struct gguf *g, struct error *err)
+{
+    static const char head[] = "tokenizer.ggml.", tail[] = "_token_id";
+    char name[80];
+    for (uint64_t i = 0; i < g->n_kv; i++) {
+        struct str key = g->kv[i].key;
+        if (key.len < sizeof head + sizeof tail - 2 || key.len >= sizeof name ||
+            memcmp(key.data, head, sizeof head - 1) != 0 ||
+            memcmp(key.data + key.len - (sizeof tail - 1), tail, sizeof tail - 1) != 0)
+            continue;
+        memcpy(name, key.data, key.len);
+        name[key.len] = 0;
+        int32_t id;
+        if (!read_id(v, g, name, &id, err))
+            return false;
+    }
+    return true;
+}
+
 static bool read_ids(struct vocab *v, const struct gguf *g, struct error *err)
 {
     struct vocab_ids *ids = &v->ids;
@@ -140,7 +160,8 @@ static bool read_ids(struct vocab *v, const struct gguf *g, struct error *err)
            read_id(v, g, "tokenizer.ggml.eom_token_id", &ids->eom, err) &&
            read_id(v, g, "tokenizer.ggml.unknown_token_id", &ids->unknown, err) &&
            read_id(v, g, "tokenizer.ggml.seperator_token_id", &ids->separator, err) &&
-           read_id(v, g, "tokenizer.ggml.padding_token_id", &ids->padding, err);
+           read_id(v, g, "tokenizer.ggml.padding_token_id", &ids->padding, err) &&
+           check_ids(v, g, err);
 }
 
 /* ---- Which tokens are control tokens, and which end a generation ---- */
@@ -153,8 +174,8 @@ static bool any_of(struct str s, const char *const *names)
     return false;
 }
 
-/* Files disagree on the type of markers; these are control tokens whatever their file says, or a user
- * could type them into a role's content. DeepSeek's are those with full-width bars. */
+/* Files disagree on the type of markers; these are control tokens whatever their file says, or a
+ * user could type them into a role's content. DeepSeek's are those with full-width bars. */
 static bool is_marker(struct str s)
 {
     static const char *const names[] = { "<|im_start|>", "<|im_end|>", "<|im_middle|>",
@@ -307,7 +328,8 @@ static void add_special(struct vocab *v, int32_t id)
     for (size_t i = 0; i < t->text.len; i++) {
         last = edge(v, node, t->text.data[i]);
         if (last->first == PAIR_NONE)
-            *last = (struct pair_slot){ node, (unsigned char)t->text.data[i], ++v->n_nodes, PAIR_NONE };
+            *last = (struct pair_slot){ node, (unsigned char)t->text.data[i], ++v->n_nodes,
+                                        PAIR_NONE };
         node = last->first;
     }
     if (last->second == PAIR_NONE) /* of equal tokens the first one counts */

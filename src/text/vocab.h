@@ -1,17 +1,17 @@
 /* The vocabulary of a model file: what each token id stands for, and back.
  *
- * Every token is kept as the bytes it stands for in a text. Byte-level BPE files spell those bytes in
- * an alphabet of 256 printable characters (space is U+0120, newline U+010A); that spelling is undone
- * while loading and appears nowhere else in the program. SPM files spell space as U+2581, which stays:
- * SPM encodes text in that spelling.
+ * Every token is kept as the bytes it stands for in a text. Byte-level BPE files spell those bytes
+ * in an alphabet of 256 printable characters (space is U+0120, newline U+010A); that spelling is
+ * undone while loading and appears nowhere else in the program. SPM files spell space as U+2581,
+ * which stays: SPM encodes text in that spelling.
  *
  * Two groups of tokens are found by text in different ways. Plain tokens (type normal) are what
- * merging produces: vocab_find. Special tokens (control, user-defined, unknown) are cut out of a text
- * before anything else happens: vocab_special_at. The groups never mix, so that no text can merge
- * into a control token.
+ * merging produces: vocab_find. Special tokens (control, user-defined, unknown) are cut out of a
+ * text before anything else happens: vocab_special_at. The groups never mix, so that no text can
+ * merge into a control token.
  *
- * Checked while loading (rule G-45): counts agree, types are 1..6, ids lie inside the vocabulary, byte
- * tokens are spelled <0xHH>, no token is longer than VOCAB_TOKEN_BYTES. Read-only afterwards. */
+ * Checked while loading (rule G-45): counts agree, types are 1..6, ids lie inside the vocabulary,
+ * byte tokens are spelled <0xHH>, no token is longer than VOCAB_TOKEN_BYTES. Read-only afterwards. */
 #ifndef TANDEM_TEXT_VOCAB_H
 #define TANDEM_TEXT_VOCAB_H
 
@@ -30,7 +30,7 @@ enum vocab_kind { VOCAB_BPE, VOCAB_SPM };
 
 struct vocab_token {
     struct str text;  /* what encoding compares: the bytes, in SPM with spaces spelled U+2581 */
-    struct str bytes; /* what it stands for in an answer; both live in the arena or the file's map */
+    struct str bytes; /* what it stands for in an answer; both live in the arena or in the file */
     uint8_t type;     /* enum token_type */
     bool is_plain;    /* reached by merging */
     bool is_end;      /* ends a generation */
@@ -59,8 +59,8 @@ struct vocab {
     bool may_start[2][256]; /* [control too][byte]: some special token begins so */
 };
 
-/* Load from metadata; `kind` is what tokenizer.ggml.model said. vocab_release accepts a half-built or
- * zeroed struct. Borrows g's mapping. */
+/* Load from metadata; `kind` is what tokenizer.ggml.model said. vocab_release accepts a half-built
+ * or zeroed struct. Borrows g's mapping. */
 bool vocab_load(struct vocab *v, enum vocab_kind kind, const struct gguf *g, struct error *err);
 void vocab_release(struct vocab *v);
 
@@ -71,8 +71,8 @@ int32_t vocab_find(const struct vocab *v, struct str text);
  * unknown tokens count, or user-defined ones only. */
 int32_t vocab_special_at(const struct vocab *v, struct str text, bool control);
 
-/* Undo the byte alphabet: `spelled` to at most spelled.len bytes at `out`. Characters outside of the
- * alphabet are copied as they are and make *pure false. Returns the length. */
+/* Undo the byte alphabet: `spelled` to at most spelled.len bytes at `out`. Characters outside of
+ * the alphabet are copied as they are and make *pure false. Returns the length. */
 size_t byte_alphabet_decode(struct str spelled, char *out, bool *pure);
 
 #endif
