@@ -37,9 +37,9 @@ ifeq ($(LIBS),none)
   SRC := $(filter-out $(NONE:%_none.c=%.c),$(ALL_SRC))
 else
   SRC := $(filter-out $(NONE),$(ALL_SRC))
-  LIB_CFLAGS := $(shell pkg-config --cflags libpcre2-8 libutf8proc readline jansson openblas 2>/dev/null)
-  LIB_LDLIBS := $(or $(shell pkg-config --libs libpcre2-8 libutf8proc readline jansson openblas 2>/dev/null),\
-                     -lpcre2-8 -lutf8proc -lreadline -ljansson -lopenblas)
+  LIB_CFLAGS := $(shell pkg-config --cflags libpcre2-8 readline jansson openblas 2>/dev/null)
+  LIB_LDLIBS := $(or $(shell pkg-config --libs libpcre2-8 readline jansson openblas 2>/dev/null),\
+                     -lpcre2-8 -lreadline -ljansson -lopenblas)
 endif
 
 # Kernels: one folder per ISA, its flags here; the files choose nothing themselves.
@@ -79,6 +79,12 @@ $(TOOLS): $(B)/%: $(B)/tools/%.o $(B)/libtandem.a
 
 $(B)/src/cli/version.o: ALL_CFLAGS += -DTANDEM_VERSION='"$(VERSION)"' -DTANDEM_COMMIT='"$(COMMIT)"' \
                                       -DTANDEM_PREFIX='"$(PREFIX)"'
+# The commit is part of the program: what --version says is what was built.
+$(B)/src/cli/version.o: $(B)/commit
+$(B)/commit: FORCE
+	@mkdir -p $(@D)
+	@echo $(COMMIT) | cmp -s - $@ || echo $(COMMIT) > $@
+FORCE:
 
 $(B)/%.o: %.c
 	@mkdir -p $(@D)

@@ -8,7 +8,7 @@
  *     F="-g -O1 -fsanitize=address,undefined"
  *     make CC=clang CFLAGS="$F -fsanitize=fuzzer-no-link" B=build-fuzz build-fuzz/libtandem.a
  *     clang $F -fsanitize=fuzzer -std=c11 -D_GNU_SOURCE -I. -o build-fuzz/chat \
- *         tests/fuzz_chat.c build-fuzz/libtandem.a -lpcre2-8 -lutf8proc -lm -pthread
+ *         tests/fuzz_chat.c build-fuzz/libtandem.a -lpcre2-8 -lm -pthread
  *
  * test_chat_fuzz.c includes this file and feeds it random inputs. */
 #include <stdlib.h>

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Install what building Tandem needs: a C compiler, make, and five libraries. Silent when all is there.
+# Install what building Tandem needs: a C compiler, make, and four libraries. Silent when all is there.
 #   sh tools/setup.sh           install what is missing (as root or with sudo), else say how
 #   sh tools/setup.sh --show    say what was found, install nothing
 # Works on Debian and Ubuntu; elsewhere it names what is missing.
@@ -30,7 +30,6 @@ find_missing() {
     need pkg-config have pkg-config
     need libreadline-dev library readline
     need libpcre2-dev library libpcre2-8
-    need libutf8proc-dev library libutf8proc
     need libopenblas-dev openblas
     need libjansson-dev library jansson
 }
