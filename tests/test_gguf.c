@@ -16,7 +16,7 @@
 
 static struct forge f;
 
-/* Open the forged bytes in a block of exactly their size, so that a sanitizer sees one byte too far. */
+/* Open the forged bytes in a block of exactly their size: a sanitizer sees one byte too far. */
 static bool open_forged(struct gguf *g, uint8_t **exact, struct error *err)
 {
     *exact = malloc(f.n ? f.n : 1);
@@ -204,7 +204,8 @@ static void test_getters(void)
         const char *found, *wanted;
         struct error err;
     } tries[7] = { { .found = "string", .wanted = "integer" }, { .found = "u32", .wanted = "f32" },
-                   { .found = "f64", .wanted = "bool" },       { .found = "bool", .wanted = "string" },
+                   { .found = "f64", .wanted = "bool" },
+                   { .found = "bool", .wanted = "string" },
                    { .found = "u32", .wanted = "array" },
                    { .found = "array of i16", .wanted = "array of string" },
                    { .found = "array of string", .wanted = "array of integers" } };
@@ -371,8 +372,8 @@ static void test_array_rules(void)
         refused("G-24", "at most 1");
     }
     check_case("G-24 counts beyond the bytes");
-    static const uint64_t counts[] = { 9, 1u << 26, (1u << 26) + 1, 1u << 31, UINT32_MAX, 1ull << 61,
-                                       INT64_MAX, (uint64_t)INT64_MAX + 1, UINT64_MAX };
+    static const uint64_t counts[] = { 9, 1u << 26, (1u << 26) + 1, 1u << 31, UINT32_MAX,
+                                       1ull << 61, INT64_MAX, (uint64_t)INT64_MAX + 1, UINT64_MAX };
     for (uint32_t elem = 0; elem < N_GGUF_TYPES; elem++)
         for (size_t i = 0; elem != GGUF_ARRAY && i < ARRAY_LEN(counts); i++) {
             one_array(elem, counts[i], 8);
@@ -571,7 +572,7 @@ static void test_places(void)
         refused("G-34", "t");
     }
     static const uint64_t large[4] = { 1ull << 40, 1, 1, 1 };
-    one_tensor("t", 1, large, TYPE_F32, UINT64_MAX - (1ull << 41) + 1, 128); /* the end wraps to 2^41 */
+    one_tensor("t", 1, large, TYPE_F32, UINT64_MAX - (1ull << 41) + 1, 128); /* wraps */
     refused("G-34", "beyond any file");
     check_case("G-35 overlaps");
     for (uint64_t bytes = 32; bytes <= 33; bytes++) { /* by a single byte */

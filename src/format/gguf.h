@@ -5,8 +5,8 @@
  * What gguf_open accepts is safe to walk: names are unique, every tensor lies inside its file, rows
  * are whole numbers of blocks, no two tensors overlap.
  *
- * Layout of a file: see the top of gguf.c. Not thread-safe while opening or closing; reading an open
- * gguf from many threads is fine. A zeroed struct is a closed one; gguf_close accepts it. */
+ * Layout of a file: see the top of gguf_parse.c. Not thread-safe while opening or closing; reading
+ * an open gguf from many threads is fine. A zeroed struct is a closed one; gguf_close accepts it. */
 #ifndef TANDEM_FORMAT_GGUF_H
 #define TANDEM_FORMAT_GGUF_H
 
@@ -21,8 +21,9 @@ enum gguf_type {
     N_GGUF_TYPES
 };
 
-/* One metadata entry. For arrays `elem` and `count` describe the elements and `data` is the first of
- * them; for scalars count is 1 and elem == type. Bytes are unaligned: read them with the getters. */
+/* One metadata entry. For arrays `elem` and `count` describe the elements and `data` is the first
+ * of them; for scalars count is 1 and elem == type. Bytes are unaligned, and strings begin with
+ * their length: read them with the getters. */
 struct gguf_kv {
     struct str key;
     enum gguf_type type, elem;
@@ -70,8 +71,8 @@ bool gguf_open_memory(struct gguf *g, const void *bytes, uint64_t size, struct e
 const struct gguf_kv *gguf_find(const struct gguf *g, const char *key);
 const struct tensor *gguf_tensor(const struct gguf *g, const char *name);
 
-/* Getters: a missing key leaves *value as it is (put the default there first) and returns true; a key
- * of a type that does not fit is ERR_FILE naming both types. Integer getters take any integer type
+/* Getters: a missing key leaves *value as it is (put the default there first) and returns true; a
+ * key of a type that does not fit is ERR_FILE naming both types. Integer getters take any integer type
  * whose value fits, float getters F32 and F64. gguf_has tells missing from present. */
 bool gguf_has(const struct gguf *g, const char *key);
 bool gguf_get_u64(const struct gguf *g, const char *key, uint64_t *value, struct error *err);
@@ -90,7 +91,7 @@ double gguf_float_at(const struct gguf_kv *kv, uint64_t index);
 
 /* Strings of an array vary in length, so they are visited in order:
  *     struct gguf_cursor c = gguf_strings(kv);
- *     for (struct str s; gguf_next_string(&c, &s); ) ...                                           */
+ *     for (struct str s; gguf_next_string(&c, &s); ) ...                                         */
 struct gguf_cursor {
     const uint8_t *at;
     uint64_t left;
@@ -105,9 +106,9 @@ const char *gguf_type_name(enum gguf_type type);
  * and the shard and offset of the first bad access (see G-51), or false when all is well. */
 bool gguf_lost(const struct gguf *g, int *shard, uint64_t *offset);
 
-/* Are the files still those that were opened: same size, same time of change (G-05)? Costs one system
- * call per shard: for the end of loading and before saving, not for each token. ERR_RUN naming the
- * file otherwise. */
+/* Are the files still those that were opened: same size, same time of change (G-05)? Costs one
+ * system call per shard: for the end of loading and before saving, not for each token. ERR_RUN
+ * naming the file otherwise. */
 bool gguf_unchanged(const struct gguf *g, struct error *err);
 
 #endif

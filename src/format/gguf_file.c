@@ -249,8 +249,8 @@ bool gguf_unchanged(const struct gguf *g, struct error *err)
         if (fstat(s->fd, &st) != 0)
             return fail(err, ERR_RUN, "%s: %s", s->path, strerror(errno));
         if ((uint64_t)st.st_size != s->size || changed_ns(&st) != s->changed_ns)
-            return fail(err, ERR_RUN, "%s: the file was changed while in use: %llu bytes, %llu when "
-                        "it was opened (G-05)", s->path, (ull)st.st_size, (ull)s->size);
+            return fail(err, ERR_RUN, "%s: the file was changed while in use: %llu bytes, %llu "
+                        "when it was opened (G-05)", s->path, (ull)st.st_size, (ull)s->size);
     }
     return true;
 }

@@ -8,11 +8,11 @@
  *               gguf_writer_finish(&w, err);
  *     gguf_writer_release(&w);
  *
- * All metadata and all tensors are announced before gguf_writer_begin, so the header is complete and
- * final before the first tensor byte. Until gguf_writer_finish the file has a hidden name beside its
- * target (".NAME.part"); a file with the name asked for is always whole and checked by our own
- * reader. Equal input gives equal bytes: keys are put in one order, padding is zero, nothing records
- * the time.
+ * All metadata and all tensors are announced before gguf_writer_begin, so the header is complete
+ * and final before the first tensor byte. Until gguf_writer_finish the file has a hidden name beside
+ * its target (".NAME.part"); a file with the name asked for is always whole and checked by our own
+ * reader. Equal input gives equal bytes: keys are put in one order, padding is zero, nothing
+ * records the time.
  *
  * A zeroed struct is an empty writer. Adding is single-threaded; gguf_writer_write_at may be called
  * from many threads. Failures: ERR_USAGE for entries that the format forbids, ERR_RUN for the
@@ -71,8 +71,8 @@ bool gguf_writer_add_tensor(struct gguf_writer *w, const char *name, enum tensor
                             int n_dims, const uint64_t *ne, struct error *err);
 
 /* Write a set NAME-00001-of-0000N.gguf instead of one file: `n_shards` of about equal size, or as
- * many as keep each within max_bytes of tensors and max_tensors; 0 means "no such wish". A tensor is
- * never divided, so one larger than max_bytes has a shard for itself. */
+ * many as keep each within max_bytes of tensors and max_tensors; 0 means "no such wish". A tensor
+ * is never divided, so one larger than max_bytes has a shard for itself. */
 void gguf_writer_split(struct gguf_writer *w, int n_shards, uint64_t max_bytes,
                        uint64_t max_tensors);
 

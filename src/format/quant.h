@@ -1,7 +1,7 @@
 /* Block types: one row of traits per tensor type, reference dequantization and quantization.
  *
- * A row of a matrix is ne[0] elements = whole blocks of `block_elements` in `block_bytes` bytes, not
- * aligned. The layouts are drawn in quant_blocks.h. Every bit pattern is memory-safe to decode:
+ * A row of a matrix is ne[0] elements = whole blocks of `block_elements` in `block_bytes` bytes,
+ * not aligned. The layouts are drawn in quant_blocks.h. Every bit pattern is memory-safe to decode:
  * codebook indices are masked to the table size, so bad data can only give bad numbers.
  *
  * Source of the formats: ggml-org/llama.cpp ggml/src/ggml-quants.c and ggml-common.h (MIT licence);
@@ -58,8 +58,8 @@ float e8m0_to_f32(uint8_t b); /* 2^(b-127); 255 is NaN, 0 is subnormal 2^-127 */
  *   Q8_0  32: f16 d, i8 q[32]           d = amax/127, q = round half away from zero
  *   Q8_1  32: f16 d, f16 s, i8 q[32]    s = d * sum(q)
  *   Q8_K 256: f32 d, i8 q[256], i16 bsums[16]
- *             d = -max/127 with max the value of largest magnitude, q = round to nearest even of x/d,
- *             clamped to 127 above
+ *             d = -max/127 with max the value of largest magnitude, q = x/d rounded to nearest, ties
+ *             to even, within -127 .. 127
  * All three compute q as x * (1/d) with d before it is rounded to f16. A block whose 1/d is not
  * finite (zeros, subnormals) gets zeros; one with a NaN or an infinity gets d = NaN and zeros. */
 

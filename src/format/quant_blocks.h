@@ -93,8 +93,8 @@ struct block_iq3_s { uint8_t d[2], qs[64], qh[8], signs[32], scales[4]; };
 /*  d | low 8 index bits .. 32 | 8 x u16: 4 x 3 high index bits, 3 bits n, 1 bit minus
  *  d * (2n + 1) * (point -+ 1/8)                                      */
 struct block_iq1_s { uint8_t d[2], qs[32], qh[16]; };
-/*  low 8 index bits .. 32 | nibble per point: 3 high index bits, 1 bit minus | 4 x u16: 4 x 3 bits n
- *  per 16 elements; their top nibbles together are d (f16)            */
+/*  low 8 index bits .. 32 | nibble per point: 3 high index bits, 1 bit minus
+ *  | 4 x u16: 4 x 3 bits n per 16 elements; their top nibbles together are d (f16) */
 struct block_iq1_m { uint8_t qs[32], qh[16], scales[8]; };
 /*  d | high 2 scale bits x 8 | low 4 scale bits x 8 | nibbles .. 128, 16 bytes per 32 elements
  *  d * (scale - 32) * quant_iq4_values[q]                             */

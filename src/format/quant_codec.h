@@ -15,6 +15,7 @@ dequantize_fn dequantize_f32, dequantize_f16, dequantize_bf16, dequantize_q4_0, 
 quantize_fn quantize_f32, quantize_f16, quantize_bf16, quantize_q4_0, quantize_q4_1, quantize_q5_0,
     quantize_q5_1, quantize_q8_0, quantize_q8_1, quantize_q2_k, quantize_q3_k, quantize_q4_k,
     quantize_q5_k, quantize_q6_k, quantize_q8_k, quantize_iq4_nl, quantize_iq4_xs, quantize_mxfp4,
-    quantize_nvfp4;
+    quantize_nvfp4, quantize_iq2_xxs, quantize_iq2_xs, quantize_iq2_s, quantize_iq3_xxs,
+    quantize_iq3_s, quantize_iq1_s, quantize_iq1_m;
 
 #endif

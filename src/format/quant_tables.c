@@ -1,7 +1,7 @@
 /* Codebooks of the IQ types, and the small value tables.
  *
- * These point sets are part of the file format: they were chosen once, from lattice points that occur
- * in trained weights, and no formula gives them back. Origin: ggml-org/llama.cpp,
+ * These point sets are part of the file format: they were chosen once, from lattice points that
+ * occur in trained weights, and no formula gives them back. Origin: ggml-org/llama.cpp,
  * ggml/src/ggml-common.h, by the ggml authors (MIT licence).
  *
  * A point is written as its ranks, coordinate 0 in the lowest digit:

@@ -4,8 +4,8 @@
  *   - the scale is chosen by a fit (quantize_fit.h), errors weighted by importance * magnitude;
  *   - scales are stored rounded, so the integers are computed again for the stored ones;
  *   - a block whose stored scale is zero has zero integers, and nothing is ever divided by zero.
- * Inputs are finite (whoever reads a file checks that); only the encoders of activations, Q8_*, also
- * take non-finite values, and then mark the block by a NaN scale so that the damage shows.
+ * Inputs are finite (whoever reads a file checks that); only the encoders of activations, Q8_*,
+ * also take non-finite values, and then mark the block by a NaN scale so that the damage shows.
  * The layouts are in quant_blocks.h. */
 #include <math.h>
 

@@ -4,7 +4,7 @@
  *     sum of w (x - value(l))^2,
  * by trying several scales, rounding, and solving the least squares for the parameters. All loops
  * are short and in a fixed order; n is at most FIT_MAX.
- * Sources: the method of ggml-org/llama.cpp ggml/src/ggml-quants.c, as described in its k-quants. */
+ * Source of the methods: ggml-org/llama.cpp ggml/src/ggml-quants.c. */
 #ifndef TANDEM_FORMAT_QUANTIZE_FIT_H
 #define TANDEM_FORMAT_QUANTIZE_FIT_H
 
@@ -44,7 +44,8 @@ void fit_weigh_squares(int n, const float *x, float *w);
  * scale, which may be negative. */
 float fit_symmetric(int n, const float *x, const float *w, int nmax, int8_t *l);
 
-/* The same from one start, improved by moving single integers while that helps (at most five rounds). */
+/* The same from one start, improved by moving single integers while that helps, for at most five
+ * rounds. */
 float fit_symmetric_by_moves(int n, const float *x, const float *w, int nmax, int8_t *l);
 
 /* x ~ scale * l - min, l in 0 .. nmax, min >= 0: scales are (first + step*i + nmax) / (range of x),

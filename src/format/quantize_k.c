@@ -66,8 +66,9 @@ static void encode_affine(const struct affine_type *t, const float *x, const flo
                                a->q + t->run * r, &mins[r]);
         sums[r] = fit_sum(t->run, w);
     }
-    const float d = block_put_f16(d_field, fit_positive(n_runs, scales, sums, t->scale_nmax, a->scale));
-    const float dmin = block_put_f16(dmin_field, fit_positive(n_runs, mins, sums, t->scale_nmax, a->min));
+    const int top = t->scale_nmax;
+    const float d = block_put_f16(d_field, fit_positive(n_runs, scales, sums, top, a->scale));
+    const float dmin = block_put_f16(dmin_field, fit_positive(n_runs, mins, sums, top, a->min));
     for (int r = 0; r < n_runs; r++) {
         const float inverse = fit_inverse(d * (float)a->scale[r]), min = dmin * (float)a->min[r];
         for (int i = t->run * r; i < t->run * (r + 1); i++)
@@ -109,7 +110,8 @@ static void pack_run_nibbles(const uint8_t *q, uint8_t *qs)
 {
     for (int pair = 0; pair < 4; pair++)
         for (int i = 0; i < 32; i++)
-            qs[32 * pair + i] = (uint8_t)((q[64 * pair + i] & 15) | (q[64 * pair + 32 + i] & 15) << 4);
+            qs[32 * pair + i] =
+                (uint8_t)((q[64 * pair + i] & 15) | (q[64 * pair + 32 + i] & 15) << 4);
 }
 
 static void q4_k(const float *x, struct block_q4_k *b, const float *importance)
