@@ -6,8 +6,11 @@
  * A job is release, work, arrival; a barrier inside a job is arrival, release. So no cache line is
  * written by two workers, and the counters of an idle pool tell what everybody does.
  *
- * Waiting means spinning for a bounded time, then a futex on the awaited word. Whoever sleeps has
- * said so in a flag before it looked at the word for the last time, and whoever changes the word
+ * Waiting means spinning for a bounded time, then a futex on the awaited word. Two bounds: the long
+ * one bridges the gaps of a step, such as the GPU's part of a layer. Where other programs want the
+ * processors too, a partner may be off its core for several milliseconds; spinning on it then only
+ * costs us our own share. So a wait that outlasted the long bound is followed by short ones, until a
+ * wait ends between the two. Whoever sleeps has said so in a flag before it looked at the word for the last time, and whoever changes the word
  * looks at the flag afterwards; both in sequentially consistent order, so one of them sees the other.
  *
  * The floating point mode is left alone: flush-to-zero in our own threads but not in the caller's
@@ -31,7 +34,8 @@
 #include "src/base/util.h"
 
 #define MAX_THREADS 1024
-#define SPIN_SECONDS 0.002 /* longer than any gap between two operations of one step */
+#define LONG_SPIN 500e-6 /* seconds */
+#define SHORT_SPIN 50e-6
 
 /* What one worker tells the leader. A line of its own. */
 struct seat {
@@ -40,6 +44,7 @@ struct seat {
     pthread_t thread;
     struct pool *pool;
     int worker;
+    long patience; /* polls before sleeping; read and written by the worker only */
 };
 
 struct pool {
@@ -53,10 +58,10 @@ struct pool {
 
     int n_threads;
     unsigned n_arrivals; /* leader: what each seat's counter shows when all have arrived */
-    long spins;          /* polls before sleeping; 0: nobody spins */
+    long long_spin, short_spin; /* in polls; 0: nobody spins */
     bool pinned;
     cpu_set_t callers_mask; /* of the thread that opened the pool, while it is pinned */
-    struct seat *seats;     /* [n_threads]; seat 0 stays empty */
+    struct seat *seats;     /* [n_threads]; of seat 0 only the patience is used */
 };
 
 static void futex_wait(atomic_uint *word, unsigned seen)
@@ -80,14 +85,27 @@ static inline void spin_pause(void)
 }
 
 /* Poll until *word differs from `seen`; false when the patience is used up. */
-static bool spin_until_changed(atomic_uint *word, unsigned seen, long spins)
+static bool spin_until_changed(atomic_uint *word, unsigned seen, long polls)
 {
-    for (long i = 0; i < spins; i++) {
+    for (long i = 0; i < polls; i++) {
         if (atomic_load_explicit(word, memory_order_acquire) != seen)
             return true;
         spin_pause();
     }
     return atomic_load_explicit(word, memory_order_acquire) != seen;
+}
+
+/* Sleep until *word differs from `seen`; `sleepers` tells whoever changes the word. Learns how long
+ * the next wait of `s` may spin. */
+static void sleep_until_changed(struct pool *p, struct seat *s, atomic_uint *word, unsigned seen,
+                                atomic_uint *sleepers)
+{
+    double start = now_s();
+    atomic_fetch_add(sleepers, 1);
+    while (atomic_load(word) == seen)
+        futex_wait(word, seen);
+    atomic_fetch_sub(sleepers, 1);
+    s->patience = now_s() - start < LONG_SPIN ? p->long_spin : p->short_spin;
 }
 
 static void release(struct pool *p)
@@ -97,14 +115,10 @@ static void release(struct pool *p)
         futex_wake_all(&p->phase);
 }
 
-static void await_release(struct pool *p, unsigned seen)
+static void await_release(struct pool *p, struct seat *s, unsigned seen)
 {
-    if (spin_until_changed(&p->phase, seen, p->spins))
-        return;
-    atomic_fetch_add(&p->sleepers, 1);
-    while (atomic_load(&p->phase) == seen)
-        futex_wait(&p->phase, seen);
-    atomic_fetch_sub(&p->sleepers, 1);
+    if (!spin_until_changed(&p->phase, seen, s->patience))
+        sleep_until_changed(p, s, &p->phase, seen, &p->sleepers);
 }
 
 static void arrive(struct seat *s)
@@ -120,12 +134,8 @@ static void await_arrivals(struct pool *p)
     for (int w = 1; w < p->n_threads; w++) {
         struct seat *s = &p->seats[w];
         unsigned before = p->n_arrivals - 1;
-        if (spin_until_changed(&s->arrived, before, p->spins))
-            continue;
-        atomic_store(&s->leader_sleeps, 1);
-        while (atomic_load(&s->arrived) == before)
-            futex_wait(&s->arrived, before);
-        atomic_store(&s->leader_sleeps, 0);
+        if (!spin_until_changed(&s->arrived, before, p->seats[0].patience))
+            sleep_until_changed(p, &p->seats[0], &s->arrived, before, &s->leader_sleeps);
     }
 }
 
@@ -157,7 +167,7 @@ static void *worker_main(void *arg)
     struct pool *p = s->pool;
     unsigned seen = 0;
     for (;;) {
-        await_release(p, seen);
+        await_release(p, s, seen);
         if (p->quit)
             return NULL;
         work(p, s->worker);
@@ -204,19 +214,22 @@ void pool_barrier(struct pool *p, int worker)
     } else {
         unsigned seen = atomic_load_explicit(&p->phase, memory_order_relaxed);
         arrive(&p->seats[worker]);
-        await_release(p, seen);
+        await_release(p, &p->seats[worker], seen);
     }
 }
 
-/* Polls that take about SPIN_SECONDS: the length of a pause differs tenfold between processors. */
-static long measure_spins(void)
+/* Seconds of one poll: the length of a pause differs tenfold between processors. The best of a few
+ * tries, for somebody else may take the core meanwhile. */
+static double measure_poll(void)
 {
     atomic_uint word = 0;
-    double start = now_s();
-    spin_until_changed(&word, 0, 2000);
-    double each = (now_s() - start) / 2000;
-    double spins = each > 0 ? SPIN_SECONDS / each : 1e6;
-    return (long)min_of(max_of(spins, 1000), 1e6);
+    double best = 1;
+    for (int i = 0; i < 5; i++) {
+        double start = now_s();
+        spin_until_changed(&word, 0, 500);
+        best = min_of(best, (now_s() - start) / 500);
+    }
+    return max_of(best, 1e-10);
 }
 
 static bool start_thread(struct pool *p, int worker, const struct cpus *cpus)
@@ -286,7 +299,13 @@ bool pool_open(struct pool **out, int n_threads, struct error *err)
     p->seats = seats;
     p->n_threads = 1;
     bool own_cpus = n_threads <= min_of(cpus->n_pinnable, cpus->n_list);
-    p->spins = own_cpus ? measure_spins() : 0;
+    if (own_cpus) {
+        double poll = measure_poll();
+        p->long_spin = (long)(LONG_SPIN / poll);
+        p->short_spin = (long)(SHORT_SPIN / poll);
+    }
+    for (int w = 0; w < n_threads; w++)
+        seats[w].patience = p->long_spin;
     p->pinned = own_cpus && n_threads > 1;
     start_threads(p, n_threads, cpus);
     if (p->n_threads < n_threads)
