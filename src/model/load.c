@@ -15,7 +15,7 @@
 #include "src/model/memory.h"
 
 #define STEP_BYTES ((size_t)1 << 20)    /* between looks at the clock: 10 ms of a slow disk */
-#define WINDOW_BYTES ((size_t)32 << 20) /* announced ahead of reading, dropped behind copying */
+#define WINDOW_BYTES ((size_t)8 << 20)  /* announced ahead of reading, dropped behind copying */
 #define PROGRESS_S 0.05
 #define HUGE_PAGE ((size_t)2 << 20)
 #define MARGIN_BYTES ((uint64_t)256 << 20) /* left to the system when copying */
