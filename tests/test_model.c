@@ -192,6 +192,47 @@ static void test_floats(void)
     check_refused("attention.layer_norm_rms_epsilon", 1, "denormal");
 }
 
+/* The type stands in the four bytes before the value; U32, I32 and F32 are equally long. */
+static bool opens_as(const char *key, uint32_t type, struct error *err)
+{
+    char full[128];
+    uint32_t before, ignored;
+    struct model m;
+    *err = (struct error){ 0 };
+    snprintf(full, sizeof full, "deepseek2.%s", key);
+    long offset = tiny_value_offset(base_path(), full) - 4;
+    if (!CHECK(tiny_patch(base_path(), offset, &type, &before, 4)))
+        return false;
+    bool ok = model_open(&m, base_path(), NUMERICS_OFFICIAL, err);
+    if (ok)
+        model_close(&m);
+    CHECK(tiny_patch(base_path(), offset, &before, &ignored, 4));
+    return ok;
+}
+
+static void test_types(void)
+{
+    static const char *const integers[] = {
+        "block_count", "context_length", "embedding_length", "feed_forward_length", "vocab_size",
+        "attention.head_count", "attention.head_count_kv", "attention.key_length",
+        "attention.kv_lora_rank", "rope.dimension_count", "expert_count", "expert_used_count",
+        "expert_gating_func", "leading_dense_block_count",
+    };
+    static const char *const floats[] = { "rope.freq_base", "rope.scaling.factor",
+                                          "attention.layer_norm_rms_epsilon" };
+    struct error err;
+    check_case("integers may be signed, never floats");
+    for (size_t i = 0; i < ARRAY_LEN(integers); i++) {
+        CHECK_MSG(opens_as(integers[i], GGUF_I32, &err), "%s: %s", integers[i], err.text);
+        CHECK_MSG(!opens_as(integers[i], GGUF_F32, &err) && err.code == ERR_FILE,
+                  "%s as a float: %s", integers[i], err.text);
+    }
+    check_case("floats are never integers");
+    for (size_t i = 0; i < ARRAY_LEN(floats); i++)
+        CHECK_MSG(!opens_as(floats[i], GGUF_U32, &err) && err.code == ERR_FILE, "%s as u32: %s",
+                  floats[i], err.text);
+}
+
 static void test_inside(void)
 {
     struct error err;
@@ -487,6 +528,7 @@ int main(void)
     if (tiny_write(base_path(), "--like tiny-v2-lite")) {
         test_integers();
         test_floats();
+        test_types();
         test_inside();
         test_changes();
         test_counts();
