@@ -60,6 +60,7 @@ MODEL := models/demo.gguf
 
 all: $(B)/tandem tandem $(TOOLS)
 
+# ./tandem is the latest build, whatever its switches were.
 tandem: $(B)/tandem
 	$(Q)ln -sf $< $@
 
@@ -77,6 +78,12 @@ $(B)/tests/%: $(B)/tests/%.o $(B)/tests/check.o $(B)/libtandem.a
 $(TOOLS): $(B)/%: $(B)/tools/%.o $(B)/libtandem.a
 	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 
+# A new commit or prefix rebuilds the one file that tells them.
+$(B)/stamp: FORCE
+	@mkdir -p $(@D)
+	@echo '$(VERSION) $(COMMIT) $(PREFIX)' | cmp -s - $@ || echo '$(VERSION) $(COMMIT) $(PREFIX)' >$@
+
+$(B)/src/cli/version.o: $(B)/stamp
 $(B)/src/cli/version.o: ALL_CFLAGS += -DTANDEM_VERSION='"$(VERSION)"' -DTANDEM_COMMIT='"$(COMMIT)"' \
                                       -DTANDEM_PREFIX='"$(PREFIX)"'
 # The commit is part of the program: what --version says is what was built.
@@ -126,9 +133,10 @@ install: all
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/tandem
 	install -m 755 $(B)/tandem $(DESTDIR)$(PREFIX)/bin/tandem
 	install -m 644 $(MODEL) $(DESTDIR)$(PREFIX)/share/tandem/demo.gguf
+	install -m 644 LICENSE $(DESTDIR)$(PREFIX)/share/tandem/LICENSE
 
 clean:
 	rm -rf build build-* tandem
 
-.PHONY: all tests test test-long bench chat fuzz install clean
+.PHONY: FORCE all tandem tests test test-long bench chat fuzz install clean
 .SECONDARY:
