@@ -90,6 +90,13 @@ static unsigned detect(void)
 
 #endif
 
+static atomic_uint limit = ~0u;
+
+void cpu_isa_limit(unsigned mask)
+{
+    atomic_store(&limit, mask);
+}
+
 unsigned cpu_isa(void)
 {
     /* Two threads may both detect: they find the same. */
@@ -99,7 +106,7 @@ unsigned cpu_isa(void)
         atomic_store(&found, detect());
         atomic_store(&known, true);
     }
-    return atomic_load(&found);
+    return atomic_load(&found) & atomic_load(&limit);
 }
 
 bool cpu_isa_cap(const char *name, unsigned *mask)

@@ -16,6 +16,9 @@ enum isa {
 /* Detected once (cpuid and what the operating system saves); cheap afterwards. */
 unsigned cpu_isa(void);
 
+/* From now on cpu_isa shows no more than `mask`: how a whole test run is held to a weaker machine. */
+void cpu_isa_limit(unsigned mask);
+
 /* The bits allowed by a cap "ref", "avx2", "avx512", "amx", "neon"; false for any other name. A cap
  * includes the weaker sets. */
 bool cpu_isa_cap(const char *name, unsigned *mask);

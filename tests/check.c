@@ -6,6 +6,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "cpu/features.h"
+
 static struct {
     char name[256];
     bool open, failed, skipped;
@@ -28,8 +30,20 @@ static void close_case(void)
     fflush(stdout);
 }
 
+/* TANDEM_CPU_ISA caps the kernels of a whole test run, as it does for the program. */
+static void limit_isa(void)
+{
+    static bool done;
+    unsigned mask;
+    const char *name = getenv("TANDEM_CPU_ISA");
+    if (!done && name && *name && cpu_isa_cap(name, &mask))
+        cpu_isa_limit(mask);
+    done = true;
+}
+
 void check_case(const char *format, ...)
 {
+    limit_isa();
     close_case();
     va_list args;
     va_start(args, format);
