@@ -207,12 +207,10 @@ bool chat_ask(struct chat *c, struct str question, struct error *err)
     if (!e)
         return survives(err);
     signals_rearm();
-    term_hold();
     bool ok = render(c, &ids, &go.in_thinking, err) && generate(&c->m, &ids, &go, &g, err);
     end_thinking(&d);
     if (ok || d.line_open)
         ok = out_write("\n", 1, ok ? err : NULL) && ok;
-    term_release();
     tokens_release(&ids);
     if (ok) {
         e->answer = g.stored;
@@ -327,6 +325,7 @@ bool cmd_chat(struct options *o, struct error *err)
 {
     char path[PATH_SIZE], history[PATH_SIZE];
     struct chat c = { .o = o };
+    term_hold();
     bool ok = resolve_model(o, true, path, sizeof path, err) && start(&c, path, err);
     if (ok) {
         bool keep = !o->no_history && term_stdin() && path_state(history, sizeof history, "history");
@@ -340,6 +339,7 @@ bool cmd_chat(struct options *o, struct error *err)
         ok = ok && converse(&c, keep ? history : NULL, err);
         line_close();
     }
+    term_release();
     while (chat_drop_last(&c))
         ;
     mem_free(c.exchanges);

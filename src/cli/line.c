@@ -94,7 +94,7 @@ static void on_line(char *line)
 {
     reader.line = line;
     reader.done = true;
-    rl_callback_handler_remove(); /* the terminal is in its own state while the model answers */
+    rl_callback_handler_remove();
 }
 
 /* Forget what was typed, as the shell does on Ctrl-C. */
@@ -137,9 +137,15 @@ enum line_result line_read(const char *prompt, struct buf *text, struct error *e
     sigprocmask(SIG_BLOCK, &ours, &before);
     reader.done = false;
     reader.line = NULL;
+    term_offer();
     rl_callback_handler_install(prompt, on_line);
     while (!reader.done) {
-        if (wait_for_key(&before)) {
+        bool key = wait_for_key(&before);
+        if (signals_continued())
+            take_again();
+        if (signals_resized())
+            rl_resize_terminal();
+        if (key) {
             rl_callback_read_char();
         } else if (signals_leave()) {
             rl_callback_handler_remove();
@@ -151,12 +157,9 @@ enum line_result line_read(const char *prompt, struct buf *text, struct error *e
             clear_typed();
             result = LINE_CLEARED;
             break;
-        } else if (signals_continued()) {
-            take_again();
-        } else if (signals_resized()) {
-            rl_resize_terminal();
         }
     }
+    term_hold();
     sigprocmask(SIG_SETMASK, &before, NULL);
     if (result != LINE_TEXT)
         return result;

@@ -7,13 +7,10 @@
 #include "src/cli/signals.h"
 #include "src/cli/term.h"
 
-enum line_result line_plain(const char *prompt, struct buf *text, struct error *err)
+static enum line_result read_line(struct buf *text, struct error *err)
 {
     static char ahead[4096]; /* read, but behind the line that was asked for */
     static size_t n_ahead, at;
-    buf_clear(text);
-    if (term_stdin())
-        err_write(prompt, strlen(prompt));
     for (;;) {
         char *newline = memchr(ahead + at, '\n', n_ahead - at);
         size_t n = newline ? (size_t)(newline - (ahead + at)) : n_ahead - at;
@@ -44,4 +41,16 @@ enum line_result line_plain(const char *prompt, struct buf *text, struct error *
             return LINE_FAILED;
         }
     }
+}
+
+enum line_result line_plain(const char *prompt, struct buf *text, struct error *err)
+{
+    buf_clear(text);
+    if (!term_stdin())
+        return read_line(text, err);
+    err_write(prompt, strlen(prompt));
+    term_release(); /* the system's own editing: erase, kill, end of file */
+    enum line_result result = read_line(text, err);
+    term_hold();
+    return result;
 }

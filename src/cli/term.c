@@ -158,16 +158,27 @@ bool term_escape_to(struct buf *out, const char *text, size_t len)
 static struct termios released; /* the state to give back */
 static bool held;
 
+static void take_terminal(tcflag_t off)
+{
+    struct termios now;
+    if (!term.is_terminal[0] || (!held && tcgetattr(STDIN_FILENO, &released) != 0))
+        return;
+    held = true;
+    now = released;
+    now.c_lflag &= ~off;
+    now.c_cc[VMIN] = 1;
+    now.c_cc[VTIME] = 0;
+    tcsetattr(STDIN_FILENO, TCSADRAIN, &now);
+}
+
 void term_hold(void)
 {
-    struct termios quiet;
-    if (held || !term.is_terminal[0] || tcgetattr(STDIN_FILENO, &released) != 0)
-        return;
-    quiet = released;
-    quiet.c_lflag &= ~(tcflag_t)(ECHO | ICANON);
-    quiet.c_cc[VMIN] = 1;
-    quiet.c_cc[VTIME] = 0;
-    held = tcsetattr(STDIN_FILENO, TCSADRAIN, &quiet) == 0;
+    take_terminal(ECHO | ICANON);
+}
+
+void term_offer(void)
+{
+    take_terminal(ICANON);
 }
 
 void term_release(void)

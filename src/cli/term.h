@@ -33,9 +33,13 @@ void note_error(const char *format, ...) __attribute__((format(printf, 1, 2)));
 /* Bytes to stderr as they are. */
 void err_write(const char *bytes, size_t len);
 
-/* While an answer streams: keys that are typed ahead are kept but not echoed. Release gives the
- * terminal back as it was; both do nothing off a terminal. */
+/* The terminal during a chat, so that no key is lost whenever it is typed:
+ *   hold      keys wait unechoed, one by one (no line discipline that would eat a Ctrl-D)
+ *   offer     the same with echo, as readline wants to find it
+ *   release   as it was before
+ * All three do nothing where stdin is no terminal. */
 void term_hold(void);
+void term_offer(void);
 void term_release(void);
 
 /* Copy text for a terminal: control bytes (C0 but newline and tab, DEL, C1) become visible \xNN, so
