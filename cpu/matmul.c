@@ -12,7 +12,7 @@ struct dot_plan dot_plan(const struct device_cpu *d, const struct weight *w)
 {
     const struct kernels *k = &d->kernels;
     struct dot_plan p = { .cols = w->cols };
-    if (d->options.act_f32) {
+    if (d->options.act_f32 || !k->dot[w->type]) { /* Q8_K and Q8_1 are not meant for weights */
         p.dot = k->dot[TYPE_F32];
         p.decode = w->type == TYPE_F32 ? NULL : k->decode[w->type];
         p.act = TYPE_F32;
@@ -22,7 +22,7 @@ struct dot_plan dot_plan(const struct device_cpu *d, const struct weight *w)
         p.act = quant_traits(w->type)->act;
         p.encode = p.act == TYPE_F32 ? NULL : k->quantize[p.act];
     }
-    assert(p.dot); /* weight types are checked when a model is loaded */
+    assert(p.dot && (p.decode || p.dot == k->dot[w->type])); /* types are checked at load */
     return p;
 }
 

@@ -4,7 +4,7 @@
 
 #include "src/device.h"
 
-#define ROUTER_MAX_GROUPS 256
+#define ROUTER_MAX_GROUPS 1024 /* as many as experts, at most */
 
 /* One token: `scores` [n_routed] raw router output, overwritten. Writes top_k ids, best first, and
  * their weights. Whatever the scores are (NaN too), the ids are distinct and below n_routed.

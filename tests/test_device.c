@@ -112,7 +112,8 @@ static void discard(struct material *m)
 static void round_activations(enum tensor_type weight_type, float *x, int64_t n)
 {
     enum tensor_type act = quant_traits(weight_type)->act;
-    if (act_f32 || act == TYPE_F32)
+    bool no_dot = weight_type == TYPE_Q8_1 || weight_type == TYPE_Q8_K;
+    if (act_f32 || act == TYPE_F32 || no_dot)
         return;
     uint8_t blocks[8192];
     quant_traits(act)->quantize(x, blocks, n, NULL);
@@ -290,7 +291,7 @@ static void test_elementwise(int n_tokens, int width)
             CHECK_MSG(fabs(out[i] - silu * b[i]) <= 1e-5 * (1 + fabs(silu * b[i])),
                       "swiglu(%g, %g) is %g", a[i], b[i], out[i]);
             CHECK(out[n + i] == a[i] + b[i]);
-            CHECK(fabsf(out[2 * n + i] - (a[i] + b[i] + c[i])) < 1e-5f);
+            CHECK(fabsf(out[2 * n + i] - (a[i] + b[i] + c[i])) < 1e-4f); /* any order */
             CHECK(out[3 * n + i] == a[i]);
         }
     }
@@ -304,7 +305,7 @@ static void test_elementwise(int n_tokens, int width)
         r[which].data = copies + which * n;
         add3(d, r[which], r[0], r[1], r[2]);
         for (int64_t i = 0; i < width; i++)
-            CHECK(fabsf(copies[which * n + i] - out[2 * n + i]) < 1e-5f);
+            CHECK(fabsf(copies[which * n + i] - out[2 * n + i]) < 1e-4f);
     }
     free(copies);
     free_outputs(4 * n);
@@ -568,7 +569,7 @@ static void test_mla(enum tensor_type type, enum tensor_type weights, enum mla_f
         for (int t = 0; t < n_tokens; t += n_tokens > 20 ? 29 : 1) {
             attend_naive(q + t * width + h * (NOPE + ROPE), keys, values, n_past + t + 1,
                          NOPE + ROPE, VALUE, 0.1f, wanted);
-            check_near(outputs[0] + t * out + h * VALUE, wanted, VALUE, exact ? 2e-5 : 0.05);
+            check_near(outputs[0] + t * out + h * VALUE, wanted, VALUE, exact ? 2e-5 : 0.1);
         }
     }
     free(keys);
@@ -645,6 +646,14 @@ static void test_router_rules(void)
     memcpy(scores, lone, sizeof lone);
     router_choose(&r, scores, ids, w);
     CHECK(ids[0] == 0 && ids[1] == 1);
+
+    check_case("router: as many groups as experts");
+    struct router wide = { .scoring = ROUTER_SIGMOID, .n_routed = ROUTER_MAX_GROUPS, .top_k = 4,
+                           .scale = 1, .n_groups = ROUTER_MAX_GROUPS, .n_groups_used = 4,
+                           .group_score = GROUP_TOP2_SUM };
+    float many[ROUTER_MAX_GROUPS] = { [7] = 1, [900] = 3, [901] = 2, [1023] = 4 };
+    router_choose(&wide, many, ids, w);
+    CHECK(ids[0] == 1023 && ids[1] == 900 && ids[2] == 901 && ids[3] == 7);
 
     check_case("router: no scores lead out of range");
     float bad[] = { NAN, INFINITY, -INFINITY, 1 };
@@ -873,8 +882,7 @@ static void test_products(bool thorough)
     }
     for (int type = 1; type < N_TENSOR_TYPES; type++) {
         const struct quant_traits *q = quant_traits((uint32_t)type);
-        if (!q->dequantize || !has_encoders((enum tensor_type)type) || type == TYPE_Q8_1 ||
-            type == TYPE_Q8_K)
+        if (!q->dequantize || !has_encoders((enum tensor_type)type))
             continue;
         test_embed((enum tensor_type)type);
         test_matmul((enum tensor_type)type, 512, 18, 1);
