@@ -220,22 +220,18 @@ QUANTIZE(q5_1, 32, fit_mean_square(in, n))
 
 /* ---- MXFP4, NVFP4 ---- */
 
-/* Index of the FP4 value nearest to v; ties go to the smaller magnitude. */
-static int nearest_fp4(float v)
-{
-    static const float middle[7] = { 0.5f, 1.5f, 2.5f, 3.5f, 5, 7, 10 };
-    int code = 0;
-    for (int i = 0; i < 7; i++)
-        code += fabsf(v) > middle[i];
-    return code && v < 0 ? code + 8 : code;
-}
-
+/* Codes of the FP4 values nearest to x/d (ties: the smaller magnitude), and the squared error. */
 static float encode_fp4(const float *x, int n, float d, uint8_t *codes)
 {
+    static const float middle[7] = { 0.5f, 1.5f, 2.5f, 3.5f, 5, 7, 10 };
     const float inverse = fit_inverse(d);
+    int count[32] = { 0 };
+    for (int k = 0; k < 7; k++)
+        for (int i = 0; i < n; i++)
+            count[i] += fabsf(x[i] * inverse) > middle[k];
     float error = 0;
     for (int i = 0; i < n; i++) {
-        codes[i] = (uint8_t)nearest_fp4(x[i] * inverse);
+        codes[i] = (uint8_t)(count[i] && x[i] < 0 ? count[i] + 8 : count[i]);
         float difference = x[i] - d * (float)quant_fp4_values[codes[i]];
         error += difference * difference;
     }
@@ -292,21 +288,27 @@ QUANTIZE(nvfp4, 64, 0)
 
 /* ---- IQ4 ---- */
 
-static int nearest_iq4(float v)
+/* Between neighbouring values of the codebook: from here on the upper one is nearer. */
+static const float iq4_middle[15] = { -115.5f, -93.5f, -74, -57, -42, -28.5f, -16, -4.5f, 7, 19,
+                                      31.5f, 45.5f, 61, 79, 101 };
+
+/* Least-squares sums of 32 values rounded to the codebook; each value climbs its steps. */
+static void iq4_sums(const float *x, const float *w, float inverse, float *xq, float *q2)
 {
-    int low = 0, high = 15; /* values ascend */
-    if (!(v > (float)quant_iq4_values[0]))
-        return 0;
-    if (v >= (float)quant_iq4_values[15])
-        return 15;
-    while (high - low > 1) {
-        int middle = (low + high) / 2;
-        if (v < (float)quant_iq4_values[middle])
-            high = middle;
-        else
-            low = middle;
+    float q[32], xq4[4] = { 0 }, q24[4] = { 0 };
+    for (int i = 0; i < 32; i++)
+        q[i] = (float)quant_iq4_values[0];
+    for (int k = 0; k < 15; k++) {
+        const float step = (float)(quant_iq4_values[k + 1] - quant_iq4_values[k]);
+        for (int i = 0; i < 32; i++)
+            q[i] += inverse * x[i] >= iq4_middle[k] ? step : 0.0f;
     }
-    return v - (float)quant_iq4_values[low] < (float)quant_iq4_values[high] - v ? low : high;
+    for (int i = 0; i < 32; i++) {
+        xq4[i % 4] += w[i] * q[i] * x[i];
+        q24[i % 4] += w[i] * q[i] * q[i];
+    }
+    *xq = (xq4[0] + xq4[2]) + (xq4[1] + xq4[3]);
+    *q2 = (q24[0] + q24[2]) + (q24[1] + q24[3]);
 }
 
 /* Scale for 32 values, best after least squares: the largest value may become -127 or some steps
@@ -319,13 +321,8 @@ static float fit_iq4(const float *x, const float *w)
     if (fabsf(m) < FIT_TINY)
         return 0;
     for (int t = -7; t <= 8; t++) {
-        float end = t == 8 ? 127.0f : (float)quant_iq4_values[0] + (float)t;
-        float inverse = end / m, xq = 0, q2 = 0;
-        for (int i = 0; i < 32; i++) {
-            float q = (float)quant_iq4_values[nearest_iq4(inverse * x[i])];
-            xq += w[i] * q * x[i];
-            q2 += w[i] * q * q;
-        }
+        float xq, q2, end = t == 8 ? 127.0f : (float)quant_iq4_values[0] + (float)t;
+        iq4_sums(x, w, end / m, &xq, &q2);
         if (q2 > 0 && xq * xq > best * q2) {
             scale = xq / q2;
             best = scale * xq;
@@ -343,9 +340,10 @@ static void weigh_iq4(const float *x, const float *importance, float s2, float *
 static void encode_iq4(const float *x, float d, uint8_t *qs)
 {
     const float inverse = fit_inverse(d);
-    uint8_t q[32];
-    for (int i = 0; i < 32; i++)
-        q[i] = (uint8_t)nearest_iq4(x[i] * inverse);
+    uint8_t q[32] = { 0 };
+    for (int k = 0; k < 15; k++)
+        for (int i = 0; i < 32; i++)
+            q[i] += x[i] * inverse >= iq4_middle[k];
     pack_nibbles(q, qs);
 }
 

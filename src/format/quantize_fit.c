@@ -61,17 +61,20 @@ static bool better(struct sums a, struct sums b)
     return a.l2 > 0 && a.xl * a.xl * b.l2 > b.xl * b.xl * a.l2;
 }
 
+/* Sums run in four lanes: n is a multiple of four, and the processor adds four at a time. */
 static struct sums round_all(int n, const float *x, const float *w, float inverse, int low,
                              int high, int8_t *l)
 {
-    struct sums s = { 0, 0 };
-    for (int i = 0; i < n; i++) {
-        int v = fit_round(inverse * x[i], low, high);
-        l[i] = (int8_t)v;
-        s.xl += w[i] * x[i] * (float)v;
-        s.l2 += w[i] * (float)(v * v);
-    }
-    return s;
+    float xl[4] = { 0 }, l2[4] = { 0 };
+    for (int i = 0; i < n; i += 4)
+        for (int k = i; k < i + 4; k++) {
+            int rounded = fit_round(inverse * x[k], low, high);
+            float v = (float)rounded, wv = w[k] * v;
+            l[k] = (int8_t)rounded;
+            xl[k - i] += wv * x[k];
+            l2[k - i] += wv * v;
+        }
+    return (struct sums){ (xl[0] + xl[2]) + (xl[1] + xl[3]), (l2[0] + l2[2]) + (l2[1] + l2[3]) };
 }
 
 float fit_symmetric(int n, const float *x, const float *w, int nmax, int8_t *l)

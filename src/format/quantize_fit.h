@@ -3,7 +3,7 @@
  * Each finds integers l and one or two real parameters that make a weighted squared error small,
  *     sum of w (x - value(l))^2,
  * by trying several scales, rounding, and solving the least squares for the parameters. All loops
- * are short and in a fixed order; n is at most FIT_MAX.
+ * are short and in a fixed order; n is a multiple of 4 and at most FIT_MAX.
  * Source of the methods: ggml-org/llama.cpp ggml/src/ggml-quants.c. */
 #ifndef TANDEM_FORMAT_QUANTIZE_FIT_H
 #define TANDEM_FORMAT_QUANTIZE_FIT_H
