@@ -11,5 +11,7 @@ void kernels_init(struct kernels *k, unsigned isa)
         kernels_use_avx2(k);
     if (isa & ISA_AVX512)
         kernels_use_avx512(k);
+    if (isa & ISA_AMX)
+        kernels_use_amx(k);
 #endif
 }

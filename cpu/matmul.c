@@ -19,6 +19,7 @@ struct dot_plan dot_plan(const struct device_cpu *d, const struct weight *w)
     } else {
         p.dot = k->dot[w->type];
         p.gemm = k->gemm[w->type];
+        p.gemm_wide = k->gemm_wide[w->type];
         p.act = quant_traits(w->type)->act;
         p.encode = p.act == TYPE_F32 ? NULL : k->quantize[p.act];
     }
@@ -87,8 +88,11 @@ struct matmul_job {
 void dot_rows(const struct dot_plan *p, const uint8_t *rows, size_t row_bytes, int n_rows,
               struct encoded act, int n_tokens, float *row_floats, float *out, size_t out_stride)
 {
-    if (p->gemm && n_tokens >= GEMM_MIN_TOKENS) {
-        p->gemm(p->cols, rows, row_bytes, n_rows, act.data, act.stride, n_tokens, out, out_stride);
+    gemm_fn *gemm = n_tokens >= GEMM_MIN_TOKENS ? p->gemm : NULL;
+    if (p->gemm_wide && n_tokens >= GEMM_WIDE_MIN_TOKENS)
+        gemm = p->gemm_wide;
+    if (gemm) {
+        gemm(p->cols, rows, row_bytes, n_rows, act.data, act.stride, n_tokens, out, out_stride);
         return;
     }
     float line[TOKEN_TILE];

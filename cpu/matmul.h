@@ -19,6 +19,7 @@ struct encoded {
 struct dot_plan {
     dot_fn *dot;
     gemm_fn *gemm;           /* NULL: there is no tile kernel */
+    gemm_fn *gemm_wide;      /* NULL: gemm serves any number of tokens */
     decode_fn *decode;       /* NULL: dot reads the encoded row itself */
     act_quantize_fn *encode; /* NULL: dot reads float activations */
     enum tensor_type act;

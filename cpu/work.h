@@ -10,7 +10,7 @@
 
 /* Tokens that a weight row is multiplied with in one go: their encoded activations (about 8 KiB each
  * in a large model) stay in the second-level cache. */
-#define TOKEN_TILE 64
+#define TOKEN_TILE 128
 /* Rows are shared out in runs of this many, one cache line of floats ... */
 #define ROW_TILE 16
 /* ... and meet all tokens of a tile in groups of this many, which a tile kernel likes best. */

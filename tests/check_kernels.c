@@ -264,8 +264,8 @@ static void check_same_dots(const struct kernels *new, const struct kernels *bef
 
 /* ---- Tiles: the bits of the dot products ---- */
 
-static void check_tile(const struct kernels *k, enum tensor_type type, int64_t n, int n_rows,
-                       int n_tokens, enum pattern weights)
+static void check_tile(const struct kernels *k, gemm_fn *gemm, enum tensor_type type, int64_t n,
+                       int n_rows, int n_tokens, enum pattern weights)
 {
     enum tensor_type act_type = quant_traits(type)->act;
     size_t row_stride = quant_row_bytes(type, n) + 5, act_stride = quant_row_bytes(act_type, n) + 3;
@@ -283,8 +283,7 @@ static void check_tile(const struct kernels *k, enum tensor_type type, int64_t n
     }
     for (size_t i = 0; i < out.size / sizeof *found; i++)
         found[i] = 12345;
-    k->gemm[type](n, rows.data, row_stride, n_rows, act.data, act_stride, n_tokens, found,
-                  out_stride);
+    gemm(n, rows.data, row_stride, n_rows, act.data, act_stride, n_tokens, found, out_stride);
     for (int t = 0; t < n_tokens; t++) {
         const float *line = found + (size_t)t * out_stride;
         for (int r = 0; r < n_rows; r++) {
@@ -304,17 +303,17 @@ static void check_tile(const struct kernels *k, enum tensor_type type, int64_t n
     release(out);
 }
 
-static void check_tiles(const struct kernels *k, enum tensor_type type)
+static void check_tiles(const struct kernels *k, gemm_fn *gemm, enum tensor_type type)
 {
     static const int sizes[][3] = { /* blocks, rows, tokens */
                                     { 0, 3, 2 },  { 1, 1, 1 },   { 2, 16, 8 },  { 3, 17, 5 },
                                     { 5, 15, 9 }, { 8, 33, 4 },  { 9, 64, 3 },  { 13, 5, 17 },
-                                    { 4, 65, 7 }, { 1, 20, 65 }, { 11, 2, 12 }, { 6, 100, 2 } };
+                                    { 4, 65, 7 }, { 1, 20, 131 }, { 11, 2, 12 }, { 6, 100, 2 } };
     int block = quant_traits(type)->block_elements;
     for (size_t i = 0; i < ARRAY_LEN(sizes); i++)
-        check_tile(k, type, (int64_t)sizes[i][0] * block, sizes[i][1], sizes[i][2], RANDOM);
+        check_tile(k, gemm, type, (int64_t)sizes[i][0] * block, sizes[i][1], sizes[i][2], RANDOM);
     for (int weights = 0; weights < N_PATTERNS - 1; weights++)
-        check_tile(k, type, 5 * (int64_t)block, 18, 6, (enum pattern)weights);
+        check_tile(k, gemm, type, 5 * (int64_t)block, 18, 6, (enum pattern)weights);
 }
 
 /* ---- Quantizing and decoding: bit for bit ---- */
@@ -611,9 +610,14 @@ static void check_table(const char *isa, const struct kernels *new, const struct
         }
     }
     for (int type = 0; type < N_TENSOR_TYPES; type++) {
+        const char *name = quant_traits((uint32_t)type)->name;
         if (new->gemm[type] && new->gemm[type] != before->gemm[type]) {
-            check_case("%s gemm %s", isa, quant_traits((uint32_t)type)->name);
-            check_tiles(new, (enum tensor_type)type);
+            check_case("%s gemm %s", isa, name);
+            check_tiles(new, new->gemm[type], (enum tensor_type)type);
+        }
+        if (new->gemm_wide[type] && new->gemm_wide[type] != before->gemm_wide[type]) {
+            check_case("%s gemm_wide %s", isa, name);
+            check_tiles(new, new->gemm_wide[type], (enum tensor_type)type);
         }
     }
     for (size_t i = 0; i < ARRAY_LEN(float_cases); i++) {

@@ -3,15 +3,16 @@
  *   memory   GB/s of weights with one token, rows streamed from a buffer larger than the caches,
  *            by one thread and by two
  *   cache    the same by one thread from rows that stay in L2: what the unpacking alone allows
- *   GOPS     by one thread with 1, 8 and 64 tokens, rows in L2; a multiply-add is two operations
- *   tiles    GOPS of gemm by one thread with 4, 16 and 64 tokens, rows from memory */
+ *   GOPS     by one thread with 1, 8 and 128 tokens, rows in L2; a multiply-add is two operations
+ *   tiles    GOPS of gemm by one thread with 4, 16 and 128 tokens, rows from memory;
+ *            wide: gemm_wide */
 #ifndef TANDEM_TESTS_KERNELS_BENCH_H
 #define TANDEM_TESTS_KERNELS_BENCH_H
 
 #include <pthread.h>
 
 #define BENCH_COLS 4096
-#define BENCH_TOKENS 64
+#define BENCH_TOKENS 128
 #define BENCH_ROWS 64
 #define BENCH_MEMORY ((size_t)256 << 20)
 #define BENCH_CACHE ((size_t)256 << 10)
@@ -25,7 +26,7 @@ struct bench {
     size_t act_stride;
     int64_t first, last; /* rows of one thread */
     int n_tokens, repeats;
-    bool tiles;
+    gemm_fn *tiles; /* NULL: dot */
     double seconds; /* out */
 };
 
@@ -44,7 +45,7 @@ static void *bench_rows(void *arg)
     double start = thread_s();
     for (int r = 0; r < b->repeats; r++) {
         for (int64_t i = b->first; b->tiles && i + BENCH_ROWS <= b->last; i += BENCH_ROWS)
-            b->k->gemm[b->type](BENCH_COLS, b->rows + (size_t)i * b->row_bytes, b->row_bytes,
+            b->tiles(BENCH_COLS, b->rows + (size_t)i * b->row_bytes, b->row_bytes,
                                 BENCH_ROWS, b->act, b->act_stride, b->n_tokens, out, BENCH_ROWS);
         for (int64_t i = b->first; !b->tiles && i < b->last; i++)
             b->k->dot[b->type](BENCH_COLS, b->rows + (size_t)i * b->row_bytes, b->act,
@@ -71,6 +72,20 @@ static double bench_seconds(struct bench b, int64_t n_rows, int n_threads)
         best = min_of(best, max_of(half[0].seconds, forked ? half[1].seconds : 0));
     }
     return best;
+}
+
+static void bench_tiles(struct bench b, const char *name, gemm_fn *gemm)
+{
+    static const int tokens[] = { 4, 16, BENCH_TOKENS };
+    int64_t n_rows = (int64_t)(BENCH_MEMORY / b.row_bytes / 8) / BENCH_ROWS * BENCH_ROWS;
+    b.tiles = gemm;
+    b.repeats = 1;
+    for (size_t i = 0; gemm && i < ARRAY_LEN(tokens); i++) {
+        b.n_tokens = tokens[i];
+        double s = bench_seconds(b, n_rows, 1);
+        printf("  %s %6.1f", i == 0 ? name : "",
+               2e-9 * (double)n_rows * BENCH_COLS * tokens[i] / s);
+    }
 }
 
 static void bench_type(const char *isa, const struct kernels *k, enum tensor_type type,
@@ -107,16 +122,8 @@ static void bench_type(const char *isa, const struct kernels *k, enum tensor_typ
             printf("  cache %5.1f GB/s  GOPS", gb / s);
         printf(" %6.1f", 2e-9 * (double)n_rows * BENCH_COLS * tokens[i] / s);
     }
-    static const int tile_tokens[] = { 4, 16, BENCH_TOKENS };
-    b.tiles = true;
-    b.repeats = 1;
-    n_rows = (int64_t)(BENCH_MEMORY / row_bytes / 8) / BENCH_ROWS * BENCH_ROWS;
-    for (size_t i = 0; k->gemm[type] && i < ARRAY_LEN(tile_tokens); i++) {
-        b.n_tokens = tile_tokens[i];
-        double s = bench_seconds(b, n_rows, 1);
-        printf("%s %6.1f", i == 0 ? "  tiles" : "",
-               2e-9 * (double)n_rows * BENCH_COLS * tile_tokens[i] / s);
-    }
+    bench_tiles(b, "tiles", k->gemm[type]);
+    bench_tiles(b, "wide", k->gemm_wide[type]);
     printf("\n");
     fflush(stdout);
     free(act);
@@ -159,7 +166,8 @@ static void bench_all(const char *word)
         for (int type = 0; type < N_TENSOR_TYPES; type++) {
             struct kernels ref;
             kernels_init(&ref, ISA_REF);
-            if (k.dot[type] && k.dot[type] != before.dot[type] && k.dot[type] != ref.dot[type] &&
+            bool new = k.dot[type] != before.dot[type] || k.gemm_wide[type] != before.gemm_wide[type];
+            if (k.dot[type] && new && k.dot[type] != ref.dot[type] &&
                 strstr(quant_traits((uint32_t)type)->name, word))
                 bench_type(isa_ladder[i], &k, (enum tensor_type)type, memory);
         }

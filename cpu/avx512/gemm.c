@@ -2,7 +2,19 @@
 #include "cpu/avx512/table.h"
 
 #define ISA_NAME(name) name##_avx512
+#define GEMM_ROWS gemm
+#define SLICE_TOKENS 8
+#define PLANES 1
 #include "cpu/avx512/gemm.h"
+
+static void begin_tiles(int columns)
+{
+    (void)columns;
+}
+
+static void end_tiles(void)
+{
+}
 
 /* Four bytes of an activation in every lane. */
 ALWAYS_INLINE __m512i broadcast4(const void *p)
@@ -17,7 +29,7 @@ ALWAYS_INLINE void multiply_lines(const struct panel *p, const struct slice *s, 
                                   int n_tokens, __m512i isum[SLICE_TOKENS])
 {
     for (int i = line; i < line + lines; i++) {
-        __m512i w = _mm512_load_si512(p->q[i]);
+        __m512i w = _mm512_load_si512(p->q[0][i]);
         for (int t = 0; t < n_tokens; t++)
             isum[t] = _mm512_dpbusd_epi32(isum[t], w, broadcast4(s->q[t] + 4 * i));
     }
@@ -37,18 +49,8 @@ ALWAYS_INLINE void tile256(const struct panel *p, const struct slice *s, int run
         for (int t = 0; t < n_tokens; t++)
             total[t] = _mm512_add_epi32(total[t], _mm512_mullo_epi32(isum[t], scale));
     }
-    for (int t = 0; t < n_tokens; t++) {
-        __m512 da = _mm512_set1_ps(s->d[t][0]);
-        __m512 x = _mm512_mul_ps(_mm512_mul_ps(p->d, da), _mm512_cvtepi32_ps(total[t]));
-        if (has_min) {
-            __m512i msum = _mm512_setzero_si512();
-            for (int j = 0; j < 8; j++)
-                msum = _mm512_dpwssd_epi32(msum, p->min[j], _mm512_set1_epi32(s->bsums[t][j]));
-            x = _mm512_sub_ps(x, _mm512_mul_ps(_mm512_mul_ps(p->dmin, da),
-                                               _mm512_cvtepi32_ps(msum)));
-        }
-        _mm512_storeu_ps(sum[t], _mm512_add_ps(_mm512_loadu_ps(sum[t]), x));
-    }
+    for (int t = 0; t < n_tokens; t++)
+        add_block256(p, s, t, total[t], run, has_min, sum[t]);
 }
 
 ALWAYS_INLINE void tile32(const struct panel *p, const struct slice *s, int n_blocks, bool has_m,
@@ -56,18 +58,11 @@ ALWAYS_INLINE void tile32(const struct panel *p, const struct slice *s, int n_bl
 {
     for (int b = 0; b < n_blocks; b++) {
         __m512i isum[SLICE_TOKENS];
-        float(*sum)[GROUP_ROWS] = sums[b % 4];
         for (int t = 0; t < n_tokens; t++)
             isum[t] = _mm512_set1_epi32(s->start[t][b]);
         multiply_lines(p, s, 8 * b, 8, n_tokens, isum);
-        for (int t = 0; t < n_tokens; t++) {
-            __m512 da = _mm512_set1_ps(s->d[t][b]);
-            __m512 x = _mm512_mul_ps(_mm512_mul_ps(p->block_d[b], da), _mm512_cvtepi32_ps(isum[t]));
-            if (has_m)
-                x = _mm512_add_ps(x, _mm512_mul_ps(_mm512_mul_ps(p->block_m[b], da),
-                                                   _mm512_set1_ps(s->block_sum[t][b])));
-            _mm512_storeu_ps(sum[t], _mm512_add_ps(_mm512_loadu_ps(sum[t]), x));
-        }
+        for (int t = 0; t < n_tokens; t++)
+            add_block32(p, s, t, b, isum[t], has_m, sums[b % 4][t]);
     }
 }
 

@@ -3,12 +3,13 @@
  *   multiply256(panel, slice, run, has_min, n_tokens, sum)
  *   multiply32(panel, slice, n_blocks, has_m, n_tokens, sums)
  *
- * which add the products of one panel and one slice to the partial sums [token][row], and ISA_NAME(x),
- * which appends the ISA to a name; it gets ISA_NAME(use_gemm).
+ * which add the products of one panel and one slice to the partial sums [token][row]; begin_tiles(64
+ * or 32 columns) and end_tiles() around a group; what panel.h asks for; ISA_NAME(x), which appends the ISA to a name;
+ * and GEMM_ROWS, the rows of the kernel table to fill. It gets ISA_NAME(use_gemm).
  *
- * A group of up to 64 rows and 64 tokens keeps its partial sums (four per result, as dot.c demands)
+ * A group of up to 64 rows and 128 tokens keeps its partial sums (four per result, as dot.c demands)
  * on the stack while the columns go by in chunks of 256: the chunk of every row is unpacked once, the
- * chunk of every eight tokens is laid out once, and each pair of them is one call. */
+ * chunk of every slice of tokens is laid out once, and each pair of them is one call. */
 #ifndef TANDEM_CPU_AVX512_GEMM_H
 #define TANDEM_CPU_AVX512_GEMM_H
 
@@ -16,7 +17,7 @@
 #include "cpu/kernels.h"
 
 #define GROUP_ROWS 64
-#define GROUP_TOKENS 64
+#define GROUP_TOKENS 128
 #define PANELS (GROUP_ROWS / PANEL_ROWS)
 
 struct group {
@@ -25,10 +26,38 @@ struct group {
     struct slice slice;
 };
 
+static void begin_tiles(int columns);
+static void end_tiles(void);
 static void multiply256(const struct panel *p, const struct slice *s, int run, bool has_min,
                         int n_tokens, float (*sum)[GROUP_ROWS]);
 static void multiply32(const struct panel *p, const struct slice *s, int n_blocks, bool has_m,
                        int n_tokens, float (*sums[4])[GROUP_ROWS]);
+
+/* The float part of a block, for one token and 16 rows: see cpu/avx2/dot.c. */
+ALWAYS_INLINE void add_block256(const struct panel *p, const struct slice *s, int t, __m512i isum,
+                                int run, bool has_min, float *sum)
+{
+    __m512 da = _mm512_set1_ps(s->d[t][0]);
+    __m512 x = _mm512_mul_ps(_mm512_mul_ps(p->d, da), _mm512_cvtepi32_ps(isum));
+    if (has_min) {
+        __m512i msum = _mm512_setzero_si512();
+        for (int j = 0; j < CHUNK / run / 2; j++)
+            msum = _mm512_dpwssd_epi32(msum, p->min[j], _mm512_set1_epi32(s->bsums[t][j]));
+        x = _mm512_sub_ps(x, _mm512_mul_ps(_mm512_mul_ps(p->dmin, da), _mm512_cvtepi32_ps(msum)));
+    }
+    _mm512_storeu_ps(sum, _mm512_add_ps(_mm512_loadu_ps(sum), x));
+}
+
+ALWAYS_INLINE void add_block32(const struct panel *p, const struct slice *s, int t, int b,
+                               __m512i isum, bool has_m, float *sum)
+{
+    __m512 da = _mm512_set1_ps(s->d[t][b]);
+    __m512 x = _mm512_mul_ps(_mm512_mul_ps(p->block_d[b], da), _mm512_cvtepi32_ps(isum));
+    if (has_m)
+        x = _mm512_add_ps(x, _mm512_mul_ps(_mm512_mul_ps(p->block_m[b], da),
+                                           _mm512_set1_ps(s->block_sum[t][b])));
+    _mm512_storeu_ps(sum, _mm512_add_ps(_mm512_loadu_ps(sum), x));
+}
 
 /* What the loops know of a call. */
 struct operands {
@@ -41,7 +70,7 @@ struct operands {
 static inline void clear_sums(struct group *g, const struct operands *o)
 {
     for (int p = 0; p < 4; p++)
-        memset(g->sum[p], 0, (size_t)((o->n_tokens + 7) & ~7) * sizeof g->sum[p][0]);
+        memset(g->sum[p], 0, (size_t)((o->n_tokens + SLICE_TOKENS - 1) / SLICE_TOKENS * SLICE_TOKENS) * sizeof g->sum[p][0]);
 }
 
 /* (p0 + p2) + (p1 + p3) */
@@ -65,6 +94,7 @@ ALWAYS_INLINE void group256(struct group *g, int64_t n, const struct operands *o
                             scales_fn *scales)
 {
     clear_sums(g, o);
+    begin_tiles(64);
     for (int64_t b = 0; b < n / 256; b++) {
         const uint8_t *rows = o->rows + b * f.bytes, *act = o->act + b * Q8_K_BYTES;
         for (int r = 0; r < o->n_rows; r += PANEL_ROWS)
@@ -79,6 +109,7 @@ ALWAYS_INLINE void group256(struct group *g, int64_t n, const struct operands *o
                             (float(*)[GROUP_ROWS])&g->sum[b % 4][t][r]);
         }
     }
+    end_tiles();
     write_sums(g, o);
 }
 
@@ -87,6 +118,7 @@ ALWAYS_INLINE void group32(struct group *g, int64_t n, const struct operands *o,
 {
     const bool has_m = f.m_at >= 0;
     clear_sums(g, o);
+    begin_tiles(32);
     for (int64_t b = 0; b < n / 32; b += 8) {
         int n_blocks = n / 32 - b < 8 ? (int)(n / 32 - b) : 8;
         const uint8_t *rows = o->rows + b * f.bytes;
@@ -106,6 +138,7 @@ ALWAYS_INLINE void group32(struct group *g, int64_t n, const struct operands *o,
             }
         }
     }
+    end_tiles();
     write_sums(g, o);
 }
 
@@ -148,7 +181,7 @@ TYPES_32(DEFINE_GEMM_32)
 
 void ISA_NAME(use_gemm)(struct kernels *k)
 {
-#define SET_GEMM(T, name, ...) k->gemm[TYPE_##T] = ISA_NAME(gemm_##name);
+#define SET_GEMM(T, name, ...) k->GEMM_ROWS[TYPE_##T] = ISA_NAME(gemm_##name);
     TYPES_256(SET_GEMM)
     TYPES_32(SET_GEMM)
 }

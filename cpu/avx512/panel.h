@@ -4,23 +4,28 @@
  * both: 16 rows of weights lie across the 16 lanes of a vector, four bytes of each row in a lane, so
  * that one broadcast of four activation bytes serves 16 rows and a lane is a finished sum.
  *
- *   panel   16 rows x 256 columns:  q[column / 4][row][column % 4], unsigned
- *   slice   8 tokens x 256 columns, with what the formulas need of each token
+ *   panel   16 rows x 256 columns:  q[column / 4][row][column % 4]
+ *   slice   8 or 16 tokens x 256 columns, with what the formulas need of each token
  *
- * Weight bytes are made unsigned by adding `offset`; the slice starts each sum at minus offset times
- * the sum of its activations, so nothing is lost. Everything else, and above all the order of
- * floating-point sums, is as in cpu/avx2/dot.c. */
+ * The including file says how many tokens a slice has (SLICE_TOKENS) and which bytes it multiplies:
+ *
+ *   PLANES 1, for VNNI   unsigned. They are too large by an offset; the slice starts each sum at minus
+ *                        offset times the sum of its activations, so nothing is lost.
+ *   PLANES 2, for AMX    signed. Types of 256 multiply the scales into the weights, which gives up to
+ *                        14 bits: one plane holds the low bytes, as signed numbers, and the other
+ *                        what is missing to the full value, in units of 256.
+ *
+ * Everything else, and above all the order of floating-point sums, is as in cpu/avx2/dot.c. */
 #ifndef TANDEM_CPU_AVX512_PANEL_H
 #define TANDEM_CPU_AVX512_PANEL_H
 
 #include "cpu/avx2/sums.h"
 
 #define PANEL_ROWS 16
-#define SLICE_TOKENS 8
 #define CHUNK 256 /* columns */
 
 struct panel {
-    _Alignas(64) uint8_t q[CHUNK / 4][PANEL_ROWS][4];
+    _Alignas(64) uint8_t q[PLANES][CHUNK / 4][PANEL_ROWS][4]; /* low bytes first */
     /* 256: scale of each run (of 16 or 32) and pairs of minima; 32: d and m of each block */
     union {
         __m512i scale[16];
@@ -36,7 +41,7 @@ struct panel {
 struct slice {
     _Alignas(64) int8_t q[SLICE_TOKENS][CHUNK];
     int32_t start[SLICE_TOKENS][16];  /* of the sum of each run or block */
-    int32_t bsums[SLICE_TOKENS][8];   /* 256: pairs of 16-bit sums of 16 */
+    int32_t bsums[SLICE_TOKENS][8];   /* 256: pairs of 16-bit sums of runs, CHUNK / run / 2 of them */
     float block_sum[SLICE_TOKENS][8]; /* 32: sum of each block */
     float d[SLICE_TOKENS][8];         /* 256: one; 32: of each block */
 };
@@ -81,7 +86,7 @@ ALWAYS_INLINE void store_lines(struct panel *p, int first_column, __m512i rows[1
 {
     transpose16(rows);
     for (int i = 0; i < 16; i++)
-        _mm512_store_si512(p->q[first_column / 4 + i], rows[i]);
+        _mm512_store_si512(p->q[0][first_column / 4 + i], rows[i]);
 }
 
 /* A float of each row, 0 past the last. */
@@ -113,16 +118,45 @@ ALWAYS_INLINE void prefetch_next(const uint8_t *p, int chunk_bytes, int bytes)
         _mm_prefetch((const char *)p + chunk_bytes + i, _MM_HINT_T0);
 }
 
-/* Offset that makes the bytes of a type unsigned. */
+/* By how much the bytes of a panel are too large. */
 ALWAYS_INLINE int offset256(const struct format256 f)
 {
-    return f.is_signed ? 128 : f.offset;
+    return PLANES == 2 ? 0 : f.is_signed ? 128 : f.offset;
 }
 
 ALWAYS_INLINE int offset32(const struct format32 f)
 {
-    return f.m_at < 0 ? 128 : 0;
+    return PLANES == 1 && f.m_at < 0 ? 128 : 0;
 }
+
+/* 64 unpacked bytes as a panel takes them. */
+ALWAYS_INLINE __m512i panel_bytes(__m512i q, const struct format256 f)
+{
+    if (PLANES == 2)
+        return _mm512_sub_epi8(q, _mm512_set1_epi8((char)f.offset));
+    return f.is_signed ? _mm512_xor_si512(q, _mm512_set1_epi8((char)0x80)) : q;
+}
+
+#if PLANES == 2
+/* Weights times scales of their runs, as two planes. */
+static inline void fold_scales(struct panel *p, int run)
+{
+    const __m512i round = _mm512_set1_epi16(128);
+    const __mmask64 odd_bytes = 0xaaaaaaaaaaaaaaaa;
+    for (int i = 0; i < CHUNK / 4; i++) {
+        __m512i q = _mm512_load_si512(p->q[0][i]), scale = p->scale[4 * i / run];
+        scale = _mm512_mask_blend_epi16(0xaaaaaaaa, scale, _mm512_slli_epi32(scale, 16));
+        __m512i even = _mm512_srai_epi16(_mm512_slli_epi16(q, 8), 8), odd = _mm512_srai_epi16(q, 8);
+        even = _mm512_mullo_epi16(even, scale);
+        odd = _mm512_mullo_epi16(odd, scale);
+        __m512i low = _mm512_mask_blend_epi8(odd_bytes, even, _mm512_slli_epi16(odd, 8));
+        even = _mm512_srli_epi16(_mm512_add_epi16(even, round), 8);
+        odd = _mm512_add_epi16(odd, round);
+        _mm512_store_si512(p->q[0][i], low);
+        _mm512_store_si512(p->q[1][i], _mm512_mask_blend_epi8(odd_bytes, even, odd));
+    }
+}
+#endif
 
 /* One block of 256 of each row. */
 ALWAYS_INLINE void fill_panel256(struct panel *p, const uint8_t *block, size_t row_stride,
@@ -135,10 +169,8 @@ ALWAYS_INLINE void fill_panel256(struct panel *p, const uint8_t *block, size_t r
         const uint8_t *row = row_of(block, row_stride, n_rows, r);
         prefetch_next(row, f.bytes, f.bytes);
         unpack(row, &w);
-        for (int k = 0; k < 4; k++) {
-            __m512i x = pair(w.q[2 * k], w.q[2 * k + 1]);
-            q[k][r] = f.is_signed ? _mm512_xor_si512(x, _mm512_set1_epi8((char)0x80)) : x;
-        }
+        for (int k = 0; k < 4; k++)
+            q[k][r] = panel_bytes(pair(w.q[2 * k], w.q[2 * k + 1]), f);
         scale[r] = pair(w.scale, f.dmin_at >= 0 ? w.min : _mm256_setzero_si256());
     }
     for (int k = 0; k < 4; k++)
@@ -154,6 +186,11 @@ ALWAYS_INLINE void fill_panel256(struct panel *p, const uint8_t *block, size_t r
         }
         p->min[j] = scale[j + 8];
     }
+    for (int j = 0; f.run == 32 && j < 4; j++) /* one of each of two equal pairs */
+        p->min[j] = _mm512_mask_blend_epi16(0xaaaaaaaa, scale[2 * j + 8], scale[2 * j + 9]);
+#if PLANES == 2
+    fold_scales(p, f.run);
+#endif
     p->d = scales16(block, row_stride, n_rows, scales);
     p->dmin = _mm512_setzero_ps();
     if (f.dmin_at >= 0)
@@ -194,9 +231,17 @@ static inline void fill_slice256(struct slice *s, const uint8_t *block, size_t a
     for (int t = 0; t < n_tokens; t++) {
         const uint8_t *a = block + (size_t)t * act_stride;
         __m256i bsums = load256(a + Q8_K_BSUMS);
-        memcpy(s->q[t], a + Q8_K_QS, CHUNK);
-        _mm256_storeu_si256((__m256i *)s->bsums[t], bsums);
-        if (run == 32)
+        for (int k = 0; k < CHUNK; k += 64) /* in vectors: memcpy may mean a slow string instruction */
+            _mm512_store_si512(s->q[t] + k, _mm512_loadu_si512(a + Q8_K_QS + k));
+        __m256i runs = bsums;
+        if (run == 32) {
+            runs = _mm256_madd_epi16(bsums, _mm256_set1_epi16(1));
+            runs = _mm256_permute4x64_epi64(_mm256_packs_epi32(runs, runs), 0xd8);
+        }
+        _mm256_storeu_si256((__m256i *)s->bsums[t], runs);
+        if (!offset)
+            _mm512_storeu_si512(s->start[t], _mm512_setzero_si512());
+        else if (run == 32)
             _mm256_storeu_si256((__m256i *)s->start[t], _mm256_madd_epi16(bsums, minus));
         else
             _mm512_storeu_si512(s->start[t], _mm512_mullo_epi32(_mm512_cvtepi16_epi32(bsums),

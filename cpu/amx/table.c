@@ -1,0 +1,7 @@
+/* AMX with int8: the rows of the kernel table it does better than AVX-512. */
+#include "cpu/amx/table.h"
+
+void kernels_use_amx(struct kernels *k)
+{
+    use_gemm_amx(k);
+}

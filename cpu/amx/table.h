@@ -1,0 +1,9 @@
+/* The parts of kernels_use_amx, one per file. */
+#ifndef TANDEM_CPU_AMX_TABLE_H
+#define TANDEM_CPU_AMX_TABLE_H
+
+#include "cpu/kernels.h"
+
+void use_gemm_amx(struct kernels *k); /* wide tiles of quantized rows times int8 activations */
+
+#endif
