@@ -152,8 +152,9 @@ int chat_drop_first(struct chat *c, int n)
     return n;
 }
 
-/* All exchanges, the last without its answer, as prompt tokens. */
-static bool render(const struct chat *c, struct tokens *ids, bool *in_thinking, struct error *err)
+/* All exchanges as prompt tokens, up to and with the last question, or with its answer too. */
+static bool render(const struct chat *c, bool last_answer, struct tokens *ids, bool *in_thinking,
+                   struct error *err)
 {
     size_t n = 0;
     struct chat_message *messages = mem_alloc(2 * (size_t)c->n_exchanges + 1, sizeof *messages,
@@ -164,13 +165,23 @@ static bool render(const struct chat *c, struct tokens *ids, bool *in_thinking, 
         messages[n++] = (struct chat_message){ ROLE_SYSTEM, buf_str(&c->system) };
     for (int i = 0; i < c->n_exchanges; i++) {
         messages[n++] = (struct chat_message){ ROLE_USER, buf_str(&c->exchanges[i].question) };
-        if (i + 1 < c->n_exchanges)
+        if (last_answer || i + 1 < c->n_exchanges)
             messages[n++] = (struct chat_message){ ROLE_ASSISTANT, buf_str(&c->exchanges[i].answer) };
     }
     bool ok = chat_render(c->m.format, c->m.tokenizer, messages, n, c->m.think, ids, NULL,
                           in_thinking, err);
     mem_free(messages);
     return ok;
+}
+
+int64_t chat_n_tokens(const struct chat *c)
+{
+    struct tokens ids = { 0 };
+    if (c->n_exchanges)
+        render(c, true, &ids, NULL, NULL);
+    int64_t n = (int64_t)ids.n;
+    tokens_release(&ids);
+    return n;
 }
 
 /* May the conversation go on after this failure? Said here, then forgotten. */
@@ -207,7 +218,7 @@ bool chat_ask(struct chat *c, struct str question, struct error *err)
     if (!e)
         return survives(err);
     signals_rearm();
-    bool ok = render(c, &ids, &go.in_thinking, err) && generate(&c->m, &ids, &go, &g, err);
+    bool ok = render(c, false, &ids, &go.in_thinking, err) && generate(&c->m, &ids, &go, &g, err);
     end_thinking(&d);
     if (ok || d.line_open)
         ok = out_write("\n", 1, ok ? err : NULL) && ok;

@@ -31,6 +31,9 @@ bool chat_ask(struct chat *c, struct str question, struct error *err);
 int chat_drop_last(struct chat *c);
 int chat_drop_first(struct chat *c, int n);
 
+/* Tokens that the conversation takes in the next prompt. */
+int64_t chat_n_tokens(const struct chat *c);
+
 /* A line that begins with a slash. */
 bool chat_command(struct chat *c, const char *line, struct error *err);
 

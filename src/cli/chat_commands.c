@@ -72,7 +72,7 @@ static bool do_trim(struct chat *c, const char *argument, struct error *err)
     (void)err;
     long n = *argument ? strtol(argument, NULL, 10) : 1;
     int gone = chat_drop_first(c, n > 0 && n < 1000000 ? (int)n : 0);
-    note("removed the first %d; %d exchanges left", gone, c->n_exchanges);
+    note("removed the first %d; %d left", gone, c->n_exchanges);
     return true;
 }
 
@@ -94,7 +94,7 @@ static bool do_retry(struct chat *c, const char *argument, struct error *err)
 static bool do_ctx(struct chat *c, const char *argument, struct error *err)
 {
     (void)argument, (void)err;
-    int64_t used = session_n_past(c->m.session), n_ctx = session_n_ctx(c->m.session);
+    int64_t used = chat_n_tokens(c), n_ctx = session_n_ctx(c->m.session);
     note("context: %lld of %lld tokens (%d %%), %d exchange%s", (long long)used, (long long)n_ctx,
          (int)(100 * used / n_ctx), c->n_exchanges, c->n_exchanges == 1 ? "" : "s");
     return true;
