@@ -233,6 +233,84 @@ static void test_unfinished(void)
     gguf_writer_release(&v);
 }
 
+/* Write `n` of the five tensors and stop, leaving the hidden files. */
+static bool stop_after(int n, int n_shards, struct error *err)
+{
+    struct gguf_writer w = { 0 };
+    gguf_writer_split(&w, n_shards, 0, 0);
+    bool ok = add_all(&w, err) && gguf_writer_begin(&w, in_folder("long.gguf"), err);
+    for (int i = 0; ok && i < n; i++)
+        for (size_t k = 0; ok && k < tensors[i].bytes; k++) {
+            uint8_t byte = data_byte((size_t)i, k);
+            ok = gguf_writer_write_at(&w, (size_t)i, k, &byte, 1, err);
+        }
+    ok = ok && gguf_writer_sync(&w, err);
+    gguf_writer_keep(&w);
+    gguf_writer_release(&w);
+    return ok;
+}
+
+/* Go on: trust what is right in the file, write the rest. */
+static bool go_on(int n_shards, bool *found, int *n_trusted, struct error *err)
+{
+    struct gguf_writer w = { 0 };
+    gguf_writer_split(&w, n_shards, 0, 0);
+    bool ok = add_all(&w, err) && gguf_writer_resume(&w, in_folder("long.gguf"), found, err);
+    *n_trusted = 0;
+    for (int i = 0; ok && i < N_TENSORS; i++) {
+        uint8_t wanted[2048], there[2048];
+        for (size_t k = 0; k < tensors[i].bytes; k++)
+            wanted[k] = data_byte((size_t)i, k);
+        ok = gguf_writer_read_at(&w, (size_t)i, 0, there, tensors[i].bytes, err);
+        if (ok && memcmp(wanted, there, tensors[i].bytes) == 0) {
+            gguf_writer_trust(&w, tensors[i].bytes);
+            ++*n_trusted;
+        } else if (ok) {
+            ok = gguf_writer_write_at(&w, (size_t)i, 0, wanted, tensors[i].bytes, err);
+        }
+    }
+    ok = ok && gguf_writer_finish(&w, err);
+    gguf_writer_release(&w);
+    return ok;
+}
+
+static void test_resume(void)
+{
+    for (int n_shards = 1; n_shards <= 3; n_shards += 2)
+        for (int n = 0; n <= N_TENSORS; n++) {
+            check_case("stopped after %d tensors of %d files and resumed", n, n_shards);
+            struct error err = { 0 };
+            bool found = false;
+            int n_trusted = 0;
+            CHECK_MSG(stop_after(n, n_shards, &err), "%s", err.text);
+            CHECK_MSG(go_on(n_shards, &found, &n_trusted, &err), "%s", err.text);
+            CHECK(found);
+            CHECK_INT(n_trusted, n);
+            const char *name = n_shards == 1 ? "long.gguf" : "long-00001-of-00003.gguf";
+            check_contents(in_folder(name), n_shards);
+            CHECK(!exists(".long.gguf.part") && !exists(".long-00001-of-00003.gguf.part"));
+        }
+
+    check_case("unfinished files of another layout are written anew");
+    struct error err = { 0 };
+    bool found = true;
+    int n_trusted = 0;
+    CHECK(stop_after(N_TENSORS, 3, &err));
+    /* one byte of the second header differs: the whole set is begun again */
+    FILE *f = fopen(in_folder(".long-00002-of-00003.gguf.part"), "r+b");
+    CHECK(f && fseek(f, 30, SEEK_SET) == 0 && fputc('!', f) == '!' && fclose(f) == 0);
+    CHECK_MSG(go_on(3, &found, &n_trusted, &err), "%s", err.text);
+    CHECK(!found);
+    CHECK_INT(n_trusted, 0);
+    check_contents(in_folder("long-00001-of-00003.gguf"), 3);
+
+    check_case("resume without anything to resume is a beginning");
+    CHECK_MSG(go_on(1, &found, &n_trusted, &err), "%s", err.text);
+    CHECK(!found);
+    CHECK_INT(n_trusted, 0);
+    check_contents(in_folder("long.gguf"), 1);
+}
+
 static void test_refusals(void)
 {
     struct error err = { 0 };
@@ -329,6 +407,7 @@ int main(void)
     test_one_file();
     test_sets();
     test_unfinished();
+    test_resume();
     test_refusals();
     test_copy();
     test_no_memory();

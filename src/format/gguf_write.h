@@ -42,6 +42,7 @@ struct gguf_writer {
     size_t data_tensor; /* where gguf_writer_data goes on */
     uint64_t data_at;
     atomic_uint_least64_t written_bytes;
+    bool keep_parts; /* see gguf_writer_keep */
 };
 
 /* Metadata. A key is [a-z0-9_.-], at most 65535 bytes; a key given again replaces its value. Empty
@@ -88,11 +89,31 @@ bool gguf_writer_data(struct gguf_writer *w, const void *bytes, size_t n, struct
 bool gguf_writer_write_at(struct gguf_writer *w, size_t tensor, uint64_t at, const void *bytes,
                           size_t n, struct error *err);
 
+/* ---- long jobs that survive a kill ----
+ *
+ * The caller notes elsewhere what it has written, flushes with gguf_writer_sync before it believes
+ * its own notes, and asks for the unfinished files to be kept. The next run adds the same metadata
+ * and tensors, calls gguf_writer_resume in place of gguf_writer_begin, checks what it has noted with
+ * gguf_writer_read_at and reports it with gguf_writer_trust. */
+
+/* Like gguf_writer_begin; *found tells whether unfinished files of this very layout were there (the
+ * same headers, byte for byte, and sizes) and their data is still in place. Others are overwritten. */
+bool gguf_writer_resume(struct gguf_writer *w, const char *path, bool *found, struct error *err);
+/* n bytes of a tensor as they are in the file now. Thread-safe. */
+bool gguf_writer_read_at(struct gguf_writer *w, size_t tensor, uint64_t at, void *bytes, size_t n,
+                         struct error *err);
+/* Count n bytes as written that an earlier run wrote. Thread-safe. */
+void gguf_writer_trust(struct gguf_writer *w, uint64_t n);
+/* Everything written so far is on the disk when this returns. Thread-safe. */
+bool gguf_writer_sync(struct gguf_writer *w, struct error *err);
+/* From now on gguf_writer_release leaves unfinished files for a later gguf_writer_resume. */
+void gguf_writer_keep(struct gguf_writer *w);
+
 /* Check that every byte was written, flush, read the tables back, rename; shard 1 gets its name
  * last. */
 bool gguf_writer_finish(struct gguf_writer *w, struct error *err);
 
-/* Free everything; unfinished files are removed. */
+/* Free everything; unfinished files are removed unless gguf_writer_keep was called. */
 void gguf_writer_release(struct gguf_writer *w);
 
 #endif

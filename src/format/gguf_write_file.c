@@ -73,9 +73,8 @@ static bool reserve(const struct gguf_writer_shard *s, struct error *err)
     return true;
 }
 
-static bool create(struct gguf_writer *w, int i, struct error *err)
+static bool open_part(struct gguf_writer_shard *s, struct error *err)
 {
-    struct gguf_writer_shard *s = &w->shards[i];
     int fd = open(s->part_path, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0644);
     if (fd < 0)
         return fail(err, ERR_RUN, "%s: cannot be created: %s", s->part_path, strerror(errno));
@@ -84,16 +83,62 @@ static bool create(struct gguf_writer *w, int i, struct error *err)
         return fail(err, ERR_RUN, "%s: another run is writing this file", s->part_path);
     }
     s->fd = fd;
-    if (ftruncate(fd, 0) != 0)
-        return fail(err, ERR_RUN, "%s: %s", s->part_path, strerror(errno));
+    return true;
+}
+
+static bool read_all(int fd, const char *path, uint8_t *bytes, size_t n, uint64_t at,
+                     struct error *err)
+{
+    while (n) {
+        ssize_t done = pread(fd, bytes, min_of(n, (size_t)1 << 30), (off_t)at);
+        if (done < 0 && errno == EINTR)
+            continue;
+        if (done <= 0)
+            return fail(err, ERR_RUN, "%s: byte %llu: cannot be read: %s", path, (ull)at,
+                        done ? strerror(errno) : "the file became shorter");
+        bytes += done;
+        at += (uint64_t)done;
+        n -= (size_t)done;
+    }
+    return true;
+}
+
+/* Does the hidden file hold this header and room for the data? */
+static bool same_layout(const struct gguf_writer_shard *s, const uint8_t *header)
+{
+    struct stat st;
+    if (fstat(s->fd, &st) != 0 || (uint64_t)st.st_size != s->size)
+        return false;
+    uint8_t chunk[4096];
+    for (uint64_t at = 0; at < s->data_start; at += sizeof chunk) {
+        size_t n = (size_t)min_of((uint64_t)sizeof chunk, s->data_start - at);
+        if (!read_all(s->fd, s->part_path, chunk, n, at, NULL) || memcmp(chunk, header + at, n))
+            return false;
+    }
+    return true;
+}
+
+/* One hidden file with its header. With *resume it may be there already, and *resume stays true. */
+static bool prepare(struct gguf_writer *w, int i, bool *resume, struct error *err)
+{
+    struct gguf_writer_shard *s = &w->shards[i];
     uint8_t *header = gguf_writer_header(w, i, err);
-    bool ok = header && reserve(s, err) &&
-              write_all(fd, s->part_path, header, s->data_start, 0, err);
+    if (!header)
+        return false;
+    bool ok = s->fd >= 0 || open_part(s, err);
+    if (ok && *resume && same_layout(s, header)) {
+        mem_free(header);
+        return true;
+    }
+    *resume = false;
+    if (ok && ftruncate(s->fd, 0) != 0)
+        ok = fail(err, ERR_RUN, "%s: %s", s->part_path, strerror(errno));
+    ok = ok && reserve(s, err) && write_all(s->fd, s->part_path, header, s->data_start, 0, err);
     mem_free(header);
     return ok;
 }
 
-bool gguf_writer_begin(struct gguf_writer *w, const char *path, struct error *err)
+static bool begin(struct gguf_writer *w, const char *path, bool *resume, struct error *err)
 {
     if (w->shards)
         return fail(err, ERR_INTERNAL, "gguf_writer_begin: called twice");
@@ -105,26 +150,87 @@ bool gguf_writer_begin(struct gguf_writer *w, const char *path, struct error *er
     if (!gguf_writer_layout(w, err))
         return false;
     for (int i = 0; i < w->n_shards; i++)
-        if (!name_shard(w, i, path, err) || !create(w, i, err))
+        if (!name_shard(w, i, path, err))
+            return false;
+    bool asked = *resume;
+    for (int i = 0; i < w->n_shards; i++)
+        if (!prepare(w, i, resume, err))
+            return false;
+    /* a set of which only a part fits is no set: begin all of it anew */
+    for (int i = 0; asked && !*resume && i < w->n_shards; i++)
+        if (!prepare(w, i, resume, err))
             return false;
     return true;
+}
+
+bool gguf_writer_begin(struct gguf_writer *w, const char *path, struct error *err)
+{
+    bool resume = false;
+    return begin(w, path, &resume, err);
+}
+
+bool gguf_writer_resume(struct gguf_writer *w, const char *path, bool *found, struct error *err)
+{
+    *found = true;
+    return begin(w, path, found, err);
+}
+
+/* The shard and place of n bytes of a tensor; NULL when they are not all inside it. */
+static const struct gguf_writer_shard *locate(const struct gguf_writer *w, size_t tensor,
+                                              uint64_t at, size_t n, uint64_t *place,
+                                              struct error *err)
+{
+    if (tensor >= w->n_tensors || !w->shards) {
+        fail(err, ERR_INTERNAL, "gguf_writer: data for tensor %zu of %zu", tensor, w->n_tensors);
+        return NULL;
+    }
+    const struct gguf_writer_tensor *t = &w->tensors[tensor];
+    if (at > t->bytes || n > t->bytes - at) {
+        fail(err, ERR_INTERNAL, "%s: %zu bytes at %llu, expected at most %llu in all", t->name, n,
+             (ull)at, (ull)t->bytes);
+        return NULL;
+    }
+    const struct gguf_writer_shard *s = &w->shards[t->shard];
+    *place = s->data_start + t->offset + at;
+    return s;
 }
 
 bool gguf_writer_write_at(struct gguf_writer *w, size_t tensor, uint64_t at, const void *bytes,
                           size_t n, struct error *err)
 {
-    if (tensor >= w->n_tensors || !w->shards)
-        return fail(err, ERR_INTERNAL, "gguf_writer: data for tensor %zu of %zu", tensor,
-                    w->n_tensors);
-    const struct gguf_writer_tensor *t = &w->tensors[tensor];
-    if (at > t->bytes || n > t->bytes - at)
-        return fail(err, ERR_INTERNAL, "%s: %zu bytes at %llu, expected at most %llu in all",
-                    t->name, n, (ull)at, (ull)t->bytes);
-    const struct gguf_writer_shard *s = &w->shards[t->shard];
-    if (!write_all(s->fd, s->part_path, bytes, n, s->data_start + t->offset + at, err))
+    uint64_t place;
+    const struct gguf_writer_shard *s = locate(w, tensor, at, n, &place, err);
+    if (!s || !write_all(s->fd, s->part_path, bytes, n, place, err))
         return false;
     atomic_fetch_add(&w->written_bytes, n);
     return true;
+}
+
+bool gguf_writer_read_at(struct gguf_writer *w, size_t tensor, uint64_t at, void *bytes, size_t n,
+                         struct error *err)
+{
+    uint64_t place;
+    const struct gguf_writer_shard *s = locate(w, tensor, at, n, &place, err);
+    return s && read_all(s->fd, s->part_path, bytes, n, place, err);
+}
+
+void gguf_writer_trust(struct gguf_writer *w, uint64_t n)
+{
+    atomic_fetch_add(&w->written_bytes, n);
+}
+
+bool gguf_writer_sync(struct gguf_writer *w, struct error *err)
+{
+    for (int i = 0; i < w->n_shards; i++)
+        if (fdatasync(w->shards[i].fd) != 0)
+            return fail(err, ERR_RUN, "%s: cannot be flushed: %s", w->shards[i].part_path,
+                        strerror(errno));
+    return true;
+}
+
+void gguf_writer_keep(struct gguf_writer *w)
+{
+    w->keep_parts = true;
 }
 
 bool gguf_writer_data(struct gguf_writer *w, const void *bytes, size_t n, struct error *err)
@@ -222,7 +328,7 @@ void gguf_writer_release(struct gguf_writer *w)
         struct gguf_writer_shard *s = &w->shards[i];
         if (s->fd < 0)
             continue;
-        if (!s->renamed)
+        if (!s->renamed && !w->keep_parts)
             unlink(s->part_path);
         close(s->fd);
     }
