@@ -13,5 +13,8 @@ void kernels_init(struct kernels *k, unsigned isa)
         kernels_use_avx512(k);
     if (isa & ISA_AMX)
         kernels_use_amx(k);
+#elif defined(__aarch64__)
+    if (isa & ISA_NEON)
+        kernels_use_neon(k);
 #endif
 }

@@ -74,11 +74,14 @@ static unsigned detect(void)
 
 #include <sys/auxv.h>
 
+/* Bits of the Linux kernel's asm/hwcap.h, which spells them HWCAP_ASIMDHP and HWCAP_ASIMDDP. */
+#define HWCAP_VECTOR_F16 (1ul << 10)
 #define HWCAP_DOT_PRODUCT (1ul << 20)
 
 static unsigned detect(void)
 {
-    return getauxval(AT_HWCAP) & HWCAP_DOT_PRODUCT ? ISA_NEON : ISA_REF;
+    unsigned long wanted = HWCAP_VECTOR_F16 | HWCAP_DOT_PRODUCT;
+    return (getauxval(AT_HWCAP) & wanted) == wanted ? ISA_NEON : ISA_REF;
 }
 
 #else

@@ -10,7 +10,7 @@ enum isa {
     ISA_AVX512 = 1 << 1,   /* F, BW, DQ, VL and VNNI together */
     ISA_AVX512_BF16 = 1 << 2,
     ISA_AMX = 1 << 3,      /* AMX-TILE and AMX-INT8, usable by this process */
-    ISA_NEON = 1 << 4,     /* with dot product */
+    ISA_NEON = 1 << 4,     /* with dot product and F16 arithmetic (ARMv8.2) */
 };
 
 /* Detected once (cpuid and what the operating system saves); cheap afterwards. */

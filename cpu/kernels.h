@@ -71,5 +71,6 @@ void kernels_use_ref(struct kernels *k);
 void kernels_use_avx2(struct kernels *k);
 void kernels_use_avx512(struct kernels *k);
 void kernels_use_amx(struct kernels *k);
+void kernels_use_neon(struct kernels *k);
 
 #endif
