@@ -108,6 +108,10 @@ test: all tests
 test-long: all tests
 	$(Q)B=$(B) TANDEM_TEST_LONG=1 sh tests/run.sh
 
+# The ARM kernels on any machine: cross-built, run by an emulator.
+check-neon:
+	$(Q)MAKE="$(MAKE)" sh tests/neon.sh
+
 bench: all
 	$(Q)$(B)/tandem bench
 
@@ -138,5 +142,5 @@ install: all
 clean:
 	rm -rf build build-* tandem
 
-.PHONY: FORCE all tandem tests test test-long bench chat fuzz install clean
+.PHONY: FORCE all tandem tests test test-long check-neon bench chat fuzz install clean
 .SECONDARY:

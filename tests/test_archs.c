@@ -1,6 +1,8 @@
 /* Whole models against logits of a reference program (fixtures/README.md says how they were made):
  * every architecture at every batch size, both forms of latent attention, any number of threads,
- * every quantization with F32 activations, and the fast path within its looser bounds. */
+ * every quantization with F32 activations, and the fast path within its looser bounds.
+ *
+ * With arguments, only the models and quantizations of these names. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -275,7 +277,16 @@ static void test_threads(const char *model, const char *tokens, const char *json
     fixture_free(&f);
 }
 
-int main(void)
+static bool wanted(const char *name, int argc, char **argv)
+{
+    for (int i = 1; i < argc; i++) {
+        if (strcmp(argv[i], name) == 0)
+            return true;
+    }
+    return argc < 2;
+}
+
+int main(int argc, char **argv)
 {
     if (!check_fixtures()) {
         check_case("architectures");
@@ -283,10 +294,12 @@ int main(void)
         return check_finish();
     }
     for (size_t i = 0; i < sizeof models / sizeof models[0]; i++)
-        test_model(models[i]);
+        if (wanted(models[i], argc, argv))
+            test_model(models[i]);
     for (size_t i = 0; i < sizeof quants / sizeof quants[0]; i++)
-        test_quant(quants[i]);
-    for (int act_f32 = 0; act_f32 <= 1; act_f32++) {
+        if (wanted(quants[i], argc, argv))
+            test_quant(quants[i]);
+    for (int act_f32 = 0; act_f32 <= 1 && argc < 2; act_f32++) {
         test_threads("quants/models/deepseek2-v3-Q4_K_M.gguf", "quants/models/deepseek2-v3.tokens",
                      "quants/models/deepseek2-v3-Q4_K_M.json",
                      "quants/models/deepseek2-v3-Q4_K_M.logits.f32", act_f32);
