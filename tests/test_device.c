@@ -223,19 +223,19 @@ static void test_memory(void)
     CHECK(device_cpu_bytes(&o) > bytes);
 }
 
-static void test_embed(enum tensor_type type)
+static void test_embed(const struct material *m)
 {
-    check_case("embed %s", quant_traits(type)->name);
-    struct material m = material(type, 512, 40, 1);
-    make_outputs(5 * 600);
+    check_case("embed %s", quant_traits(m->w.type)->name);
+    int64_t width = m->w.cols, stride = width + 88;
+    make_outputs(5 * stride);
     for (int i = 0; i < N_RIGS; i++) {
         begin(devices[i], 5, 0);
-        embed(devices[i], rows_of(outputs[i], 512, 600), &m.w);
+        embed(devices[i], rows_of(outputs[i], width, stride), &m->w);
     }
     for (int t = 0; t < 5; t++)
-        CHECK(memcmp(outputs[0] + t * 600, m.values + t * 7 % 40 * 512, 512 * sizeof(float)) == 0);
-    free_outputs(5 * 600);
-    discard(&m);
+        CHECK(memcmp(outputs[0] + t * stride, m->values + t * 7 % 40 * width,
+                     (size_t)width * sizeof(float)) == 0);
+    free_outputs(5 * stride);
 }
 
 static void test_rmsnorm(int n_tokens, int n_groups, int width)
@@ -355,11 +355,15 @@ static void test_rope(enum rope_pairing pairing, int64_t n_past)
 
 /* ---- matrix products ---- */
 
-static void test_matmul(enum tensor_type type, int64_t cols, int64_t rows, int n_tokens)
+/* The first `rows` rows of m. */
+static void test_matmul(struct material m, int64_t rows, int n_tokens)
 {
+    enum tensor_type type = m.w.type;
+    int64_t cols = m.w.cols;
     check_case("matmul %s [%lld, %lld], %d tokens%s", quant_traits(type)->name, (long long)rows,
                (long long)cols, n_tokens, act_f32 ? ", float activations" : "");
-    struct material m = material(type, cols, rows, 1), bias = material(TYPE_F32, rows, 1, 1);
+    m.w.rows = rows;
+    struct material bias = material(TYPE_F32, rows, 1, 1);
     int64_t stride = cols + 8, n = n_tokens * rows;
     float *x = floats(n_tokens * stride, -1, 1);
     make_outputs(n);
@@ -384,7 +388,6 @@ static void test_matmul(enum tensor_type type, int64_t cols, int64_t rows, int n
     free(one);
     free_outputs(n);
     free(x);
-    discard(&m);
     discard(&bias);
 }
 
@@ -873,31 +876,42 @@ static void test_no_allocation(void)
 
 /* ---- all of it ---- */
 
+/* Weights of every type, encoded once. */
+static struct material weights[N_TENSOR_TYPES];
+
 static void test_products(bool thorough)
 {
     static const int counts[] = { 1, 3, 65, 140 };
+    struct material odd = material(TYPE_F32, 67, 35, 1), tiny = material(TYPE_F32, 1, 1, 1);
     for (int c = 0; c < 4; c++) {
-        test_matmul(TYPE_F32, 67, 35, counts[c]);
-        test_matmul(TYPE_F32, 1, 1, counts[c]);
+        test_matmul(odd, 35, counts[c]);
+        test_matmul(tiny, 1, counts[c]);
     }
+    discard(&odd);
+    discard(&tiny);
+    int n_types = 0;
     for (int type = 1; type < N_TENSOR_TYPES; type++) {
-        const struct quant_traits *q = quant_traits((uint32_t)type);
-        if (!q->dequantize || !has_encoders((enum tensor_type)type))
+        if (!quant_traits((uint32_t)type)->dequantize || !has_encoders((enum tensor_type)type))
             continue;
-        test_embed((enum tensor_type)type);
-        test_matmul((enum tensor_type)type, 512, 18, 1);
-        test_matmul((enum tensor_type)type, 768, 2, thorough ? 70 : 3);
+        if (!weights[type].values)
+            weights[type] = material((enum tensor_type)type, 768, 40, 1);
+        test_embed(&weights[type]);
+        test_matmul(weights[type], 18, 1);
+        test_matmul(weights[type], 2, thorough ? 70 : 3);
+        n_types++;
     }
+    check_case("all types were there");
+    CHECK_MSG(n_types >= 23, "only %d types have encoders", n_types);
 }
 
-static void test_attention(void)
+static void test_attention(bool thorough)
 {
     static const struct {
         int n_tokens;
         int64_t n_past;
-    } spans[] = { { 1, 0 }, { 1, 1399 }, { 3, 255 }, { 4, 600 }, { 5, 0 }, { 7, 300 }, { 150, 0 },
-                  { 131, 400 } };
-    for (size_t i = 0; i < ARRAY_LEN(spans); i++) {
+    } spans[] = { { 1, 1399 }, { 4, 600 }, { 5, 0 }, { 131, 400 },
+                  { 1, 0 }, { 3, 255 }, { 7, 300 }, { 150, 0 } };
+    for (size_t i = 0; i < (thorough ? 8 : 4); i++) {
         int n = spans[i].n_tokens;
         int64_t past = spans[i].n_past;
         enum tensor_type type = i % 2 ? TYPE_F16 : TYPE_F32;
@@ -906,33 +920,27 @@ static void test_attention(void)
         test_gqa(TYPE_F16, 3, 3, 31, n, past);
         for (enum mla_form form = MLA_AUTO; form <= MLA_DECOMPRESSED; form++) {
             test_mla(type, TYPE_F32, form, n, past);
-            if (has_encoders(TYPE_Q8_0))
-                test_mla(TYPE_F16, TYPE_Q8_0, form, n, past);
+            test_mla(TYPE_F16, TYPE_Q8_0, form, n, past);
         }
     }
 }
 
-static void test_mixture(void)
+static void test_mixture(bool thorough)
 {
-    static const int counts[] = { 1, 3, 150 };
-    struct expert_test plain = expert_test(TYPE_F32, TYPE_F32, TYPE_F32, 96, 72, 24, false);
-    struct expert_test fused = expert_test(TYPE_F32, TYPE_F32, TYPE_F32, 100, 33, 7, true);
-    for (int c = 0; c < 3; c++) {
-        test_experts(plain, "F32", counts[c]);
-        test_experts(fused, "F32 fused", counts[c]);
+    const int counts[] = { 1, 3, thorough ? 150 : 75 };
+    struct expert_test tests[] = {
+        expert_test(TYPE_F32, TYPE_F32, TYPE_F32, 96, 72, 24, false),
+        expert_test(TYPE_F32, TYPE_F32, TYPE_F32, 100, 33, 7, true),
+        expert_test(TYPE_Q4_K, TYPE_Q4_K, TYPE_Q8_0, 256, 96, 24, false),
+        expert_test(TYPE_Q4_K, TYPE_Q8_0, TYPE_Q4_K, 256, 256, 9, false),
+    };
+    static const char *const names[] = { "F32", "F32 fused", "Q4_K, down Q8_0",
+                                         "gate Q4_K, up Q8_0" };
+    for (int i = 0; i < 4; i++) {
+        for (int c = 0; c < 3; c++)
+            test_experts(tests[i], names[i], counts[c]);
+        free_expert_test(&tests[i]);
     }
-    free_expert_test(&plain);
-    free_expert_test(&fused);
-    if (!has_encoders(TYPE_Q8_0) || !has_encoders(TYPE_Q4_K))
-        return;
-    struct expert_test same = expert_test(TYPE_Q4_K, TYPE_Q4_K, TYPE_Q8_0, 256, 96, 24, false);
-    struct expert_test mixed = expert_test(TYPE_Q4_K, TYPE_Q8_0, TYPE_Q4_K, 256, 256, 9, false);
-    for (int c = 0; c < 3; c++) {
-        test_experts(same, "Q4_K, down Q8_0", counts[c]);
-        test_experts(mixed, "gate Q4_K, up Q8_0", counts[c]);
-    }
-    free_expert_test(&same);
-    free_expert_test(&mixed);
 }
 
 static void test_all(bool thorough)
@@ -949,12 +957,12 @@ static void test_all(bool thorough)
     }
     test_products(thorough);
     test_logits();
-    test_attention();
+    test_attention(thorough);
     test_mla_choice();
     test_router_rules();
     test_router(1);
     test_router(MAX_TOKENS);
-    test_mixture();
+    test_mixture(thorough);
     test_no_allocation();
 }
 
@@ -978,5 +986,7 @@ int main(void)
     }
     for (int i = 0; i < N_RIGS; i++)
         pool_close(pools[i]);
+    for (int type = 0; type < N_TENSOR_TYPES; type++)
+        discard(&weights[type]);
     return check_finish();
 }
