@@ -1,5 +1,5 @@
-/* Reading and writing GGUF while the system fails: this program brings its own versions of the calls
- * that touch files, and lets the n-th of them fail, stop short or be interrupted. */
+/* Reading and writing GGUF while the system fails: this program brings its own versions of the
+ * calls that touch files, and lets the n-th of them fail, stop short or be interrupted. */
 #include "tests/check.h"
 
 #include <errno.h>

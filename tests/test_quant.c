@@ -484,6 +484,45 @@ static void test_strange_blocks(void)
     }
 }
 
+/* Values that a type can store exactly come back exactly. */
+static void test_exact(void)
+{
+    static const struct {
+        enum tensor_type type;
+        int low, high; /* multiples of the scale */
+    } types[] = {
+        { TYPE_Q1_0, -1, 1 },  { TYPE_Q2_0, -1, 2 },  { TYPE_TQ1_0, -1, 1 }, { TYPE_TQ2_0, -1, 1 },
+        { TYPE_Q4_0, -8, 7 },  { TYPE_Q5_0, -16, 15 }, { TYPE_Q3_K, -4, 3 }, { TYPE_Q6_K, -32, 31 },
+        { TYPE_Q4_1, 0, 15 },  { TYPE_Q5_1, 0, 31 },  { TYPE_F16, -9, 9 },   { TYPE_BF16, -9, 9 },
+        { TYPE_Q8_0, -127, 127 }, { TYPE_F32, -1, 1 },
+    };
+    for (size_t k = 0; k < ARRAY_LEN(types); k++) {
+        const struct quant_traits *t = quant_traits(types[k].type);
+        check_case("exact values survive: %s", t->name);
+        for (int round = 0; round < 20; round++) {
+            float x[256], y[256];
+            uint8_t blocks[1024];
+            int range = types[k].high - types[k].low + 1;
+            for (int i = 0; i < 256; i++) {
+                int v = types[k].low + (int)(check_random() % (unsigned)range);
+                if (types[k].type == TYPE_Q1_0 && v == 0)
+                    v = 1;
+                if (i % 16 == 3)
+                    v = types[k].low; /* each run meets both ends */
+                if (i % 16 == 5)
+                    v = types[k].high;
+                x[i] = (float)v * 0.25f;
+            }
+            t->quantize(x, blocks, 256, NULL);
+            t->dequantize(blocks, y, 256);
+            for (int i = 0; i < 256; i++)
+                if (!CHECK_MSG(fabsf(x[i] - y[i]) <= 2e-3f * fabsf(x[i]), "%g became %g",
+                               (double)x[i], (double)y[i]))
+                    break;
+        }
+    }
+}
+
 static void test_activations(void)
 {
     enum { N = 256 };
@@ -599,6 +638,7 @@ int main(void)
     test_any_bits();
     test_gates();
     test_strange_blocks();
+    test_exact();
     test_activations();
     test_bad_blocks();
     return check_finish();

@@ -6,7 +6,7 @@
  * are whole numbers of blocks, no two tensors overlap.
  *
  * Layout of a file: see the top of gguf_parse.c. Not thread-safe while opening or closing; reading
- * an open gguf from many threads is fine. A zeroed struct is a closed one; gguf_close accepts it. */
+ * an open gguf from many threads is fine. A zeroed struct is a closed one, and may be closed. */
 #ifndef TANDEM_FORMAT_GGUF_H
 #define TANDEM_FORMAT_GGUF_H
 
@@ -72,8 +72,8 @@ const struct gguf_kv *gguf_find(const struct gguf *g, const char *key);
 const struct tensor *gguf_tensor(const struct gguf *g, const char *name);
 
 /* Getters: a missing key leaves *value as it is (put the default there first) and returns true; a
- * key of a type that does not fit is ERR_FILE naming both types. Integer getters take any integer type
- * whose value fits, float getters F32 and F64. gguf_has tells missing from present. */
+ * key of a type that does not fit is ERR_FILE naming both types. Integer getters take any integer
+ * type whose value fits, float getters F32 and F64. gguf_has tells missing from present. */
 bool gguf_has(const struct gguf *g, const char *key);
 bool gguf_get_u64(const struct gguf *g, const char *key, uint64_t *value, struct error *err);
 bool gguf_get_f64(const struct gguf *g, const char *key, double *value, struct error *err);

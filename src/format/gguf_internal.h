@@ -34,8 +34,8 @@ struct gguf_part {
     uint64_t n_tensors;
 };
 
-/* Open and map the file of shard->path into *shard. ERR_FILE with a sentence that says what the file
- * is when it is no regular file or cannot be read. */
+/* Open and map the file of shard->path into *shard. ERR_FILE with a sentence that says what the
+ * file is when it is no regular file or cannot be read. */
 bool gguf_file_open(struct gguf_shard *shard, struct error *err);
 /* Bytes of fd from the start into anonymous memory, for file systems that refuse to map (G-54). */
 void *gguf_file_read_whole(int fd, const char *path, uint64_t size, struct error *err);

@@ -9,10 +9,10 @@
  *     gguf_writer_release(&w);
  *
  * All metadata and all tensors are announced before gguf_writer_begin, so the header is complete
- * and final before the first tensor byte. Until gguf_writer_finish the file has a hidden name beside
- * its target (".NAME.part"); a file with the name asked for is always whole and checked by our own
- * reader. Equal input gives equal bytes: keys are put in one order, padding is zero, nothing
- * records the time.
+ * and final before the first tensor byte. Until gguf_writer_finish the file has a hidden name
+ * beside its target (".NAME.part"); a file with the name asked for is always whole and checked by
+ * our own reader. Equal input gives equal bytes: keys are put in one order, padding is zero,
+ * nothing records the time.
  *
  * A zeroed struct is an empty writer. Adding is single-threaded; gguf_writer_write_at may be called
  * from many threads. Failures: ERR_USAGE for entries that the format forbids, ERR_RUN for the
@@ -93,11 +93,12 @@ bool gguf_writer_write_at(struct gguf_writer *w, size_t tensor, uint64_t at, con
  *
  * The caller notes elsewhere what it has written, flushes with gguf_writer_sync before it believes
  * its own notes, and asks for the unfinished files to be kept. The next run adds the same metadata
- * and tensors, calls gguf_writer_resume in place of gguf_writer_begin, checks what it has noted with
- * gguf_writer_read_at and reports it with gguf_writer_trust. */
+ * and tensors, calls gguf_writer_resume in place of gguf_writer_begin, checks what it has noted
+ * with gguf_writer_read_at and reports it with gguf_writer_trust. */
 
 /* Like gguf_writer_begin; *found tells whether unfinished files of this very layout were there (the
- * same headers, byte for byte, and sizes) and their data is still in place. Others are overwritten. */
+ * same headers, byte for byte, and sizes) and their data is still in place. Others
+ * begin anew. */
 bool gguf_writer_resume(struct gguf_writer *w, const char *path, bool *found, struct error *err);
 /* n bytes of a tensor as they are in the file now. Thread-safe. */
 bool gguf_writer_read_at(struct gguf_writer *w, size_t tensor, uint64_t at, void *bytes, size_t n,

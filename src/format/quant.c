@@ -45,15 +45,15 @@ static const struct quant_traits table[N_TENSOR_TYPES] = {
     [31] = { .name = "Q4_0_4_4 (removed from the format; use Q4_0)" },
     [32] = { .name = "Q4_0_4_8 (removed from the format; use Q4_0)" },
     [33] = { .name = "Q4_0_8_8 (removed from the format; use Q4_0)" },
-    [TYPE_TQ1_0] = { "TQ1_0", 256, 54, TYPE_Q8_K, dequantize_tq1_0, NULL },
-    [TYPE_TQ2_0] = { "TQ2_0", 256, 66, TYPE_Q8_K, dequantize_tq2_0, NULL },
+    [TYPE_TQ1_0] = { "TQ1_0", 256, 54, TYPE_Q8_K, dequantize_tq1_0, quantize_tq1_0 },
+    [TYPE_TQ2_0] = { "TQ2_0", 256, 66, TYPE_Q8_K, dequantize_tq2_0, quantize_tq2_0 },
     [36] = { .name = "IQ4_NL_4_4 (removed from the format) or I2_S from ik_llama.cpp" },
     [37] = { .name = "IQ4_NL_4_8 (removed from the format; use IQ4_NL)" },
     [38] = { .name = "IQ4_NL_8_8 (removed from the format; use IQ4_NL)" },
     [TYPE_MXFP4] = { "MXFP4", 32, 17, TYPE_Q8_0, dequantize_mxfp4, quantize_mxfp4 },
     [TYPE_NVFP4] = { "NVFP4", 64, 36, TYPE_Q8_0, dequantize_nvfp4, quantize_nvfp4 },
-    [TYPE_Q1_0] = { "Q1_0", 128, 18, TYPE_Q8_0, dequantize_q1_0, NULL },
-    [TYPE_Q2_0] = { "Q2_0", 64, 18, TYPE_Q8_0, dequantize_q2_0, NULL },
+    [TYPE_Q1_0] = { "Q1_0", 128, 18, TYPE_Q8_0, dequantize_q1_0, quantize_q1_0 },
+    [TYPE_Q2_0] = { "Q2_0", 64, 18, TYPE_Q8_0, dequantize_q2_0, quantize_q2_0 },
 };
 
 /* Ids that ikawrakow/ik_llama.cpp adds. */

@@ -24,7 +24,7 @@ struct quant_traits {
     enum tensor_type act;  /* type that activations take for integer dot products with this type:
                               Q8_0, Q8_1, Q8_K, F16, BF16 or F32 */
     dequantize_fn *dequantize; /* NULL for integer types */
-    quantize_fn *quantize;     /* NULL where there is no encoder yet */
+    quantize_fn *quantize;     /* NULL for integer types and F64 */
 };
 
 /* Row of traits for any id a file may hold; never NULL (unknown ids get an empty row).
@@ -58,8 +58,8 @@ float e8m0_to_f32(uint8_t b); /* 2^(b-127); 255 is NaN, 0 is subnormal 2^-127 */
  *   Q8_0  32: f16 d, i8 q[32]           d = amax/127, q = round half away from zero
  *   Q8_1  32: f16 d, f16 s, i8 q[32]    s = d * sum(q)
  *   Q8_K 256: f32 d, i8 q[256], i16 bsums[16]
- *             d = -max/127 with max the value of largest magnitude, q = x/d rounded to nearest, ties
- *             to even, within -127 .. 127
+ *             d = -max/127 with max the value of largest magnitude, q = x/d rounded to nearest,
+ *             ties to even, within -127 .. 127
  * All three compute q as x * (1/d) with d before it is rounded to f16. A block whose 1/d is not
  * finite (zeros, subnormals) gets zeros; one with a NaN or an infinity gets d = NaN and zeros. */
 

@@ -16,6 +16,7 @@ quantize_fn quantize_f32, quantize_f16, quantize_bf16, quantize_q4_0, quantize_q
     quantize_q5_1, quantize_q8_0, quantize_q8_1, quantize_q2_k, quantize_q3_k, quantize_q4_k,
     quantize_q5_k, quantize_q6_k, quantize_q8_k, quantize_iq4_nl, quantize_iq4_xs, quantize_mxfp4,
     quantize_nvfp4, quantize_iq2_xxs, quantize_iq2_xs, quantize_iq2_s, quantize_iq3_xxs,
-    quantize_iq3_s, quantize_iq1_s, quantize_iq1_m;
+    quantize_iq3_s, quantize_iq1_s, quantize_iq1_m, quantize_tq1_0, quantize_tq2_0, quantize_q1_0,
+    quantize_q2_0;
 
 #endif

@@ -12,7 +12,7 @@
 #include <stdint.h>
 #include <string.h>
 
-#define FIT_MAX 32
+#define FIT_MAX 64
 
 /* Values smaller than this are all zero for the fits: their squares vanish in binary32. */
 #define FIT_TINY 1e-15f
