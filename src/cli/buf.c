@@ -82,6 +82,11 @@ bool buf_read_fd(struct buf *b, int fd, const char *name, struct error *err)
     for (;;) {
         if (!reserve(b, 65536))
             return buf_ok(b, err);
+        bool ready = signals_wait(fd);
+        if (signals_cancelled())
+            return fail(err, ERR_INTERRUPTED, "interrupted while reading %s", name);
+        if (!ready)
+            continue;
         ssize_t n = read(fd, b->data + b->len, 65536);
         if (n == 0)
             break;
@@ -89,8 +94,6 @@ bool buf_read_fd(struct buf *b, int fd, const char *name, struct error *err)
             b->len += (size_t)n;
         else if (errno != EINTR)
             return fail(err, ERR_RUN, "%s: cannot read: %s", name, strerror(errno));
-        else if (signals_cancelled())
-            return fail(err, ERR_INTERRUPTED, "interrupted while reading %s", name);
     }
     b->data[b->len] = 0;
     return true;

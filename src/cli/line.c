@@ -4,7 +4,6 @@
 #include <fcntl.h>
 #include <langinfo.h>
 #include <locale.h>
-#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/stat.h>
@@ -119,28 +118,18 @@ static void take_again(void)
     rl_forced_update_display();
 }
 
-/* Wait for a key with the signals let through; false when one came instead. */
-static bool wait_for_key(const sigset_t *open_mask)
-{
-    struct pollfd in = { .fd = STDIN_FILENO, .events = POLLIN };
-    return ppoll(&in, 1, NULL, open_mask) > 0;
-}
-
 enum line_result line_read(const char *prompt, struct buf *text, struct error *err)
 {
-    sigset_t ours, before;
     enum line_result result = LINE_TEXT;
     if (!term_stdin())
         return line_plain(prompt, text, err);
     buf_clear(text);
-    signals_set(&ours);
-    sigprocmask(SIG_BLOCK, &ours, &before);
     reader.done = false;
     reader.line = NULL;
     term_offer();
     rl_callback_handler_install(prompt, on_line);
     while (!reader.done) {
-        bool key = wait_for_key(&before);
+        bool key = signals_wait(STDIN_FILENO);
         if (signals_continued())
             take_again();
         if (signals_resized())
@@ -160,7 +149,6 @@ enum line_result line_read(const char *prompt, struct buf *text, struct error *e
         }
     }
     term_hold();
-    sigprocmask(SIG_SETMASK, &before, NULL);
     if (result != LINE_TEXT)
         return result;
     if (!reader.line) {
@@ -212,19 +200,30 @@ static void escape(struct buf *out, const char *text)
     buf_puts(out, "\n");
 }
 
+/* The file's bytes; a file that is not there yet is empty. */
+static bool history_bytes(const char *path, struct buf *text)
+{
+    return (access(path, F_OK) != 0 && errno == ENOENT) || buf_read_file(text, path, NULL);
+}
+
+/* Add the lines of an escaped text, which is taken apart. */
+static void add_lines(struct buf *text)
+{
+    for (char *line = text->data, *next; line && *line; line = next) {
+        next = strchr(line, '\n');
+        if (next)
+            *next++ = 0;
+        unescape(line);
+        if (*line)
+            add_once(line);
+    }
+}
+
 void line_history_load(const char *path)
 {
     struct buf text = { 0 };
-    if (term_stdin() && buf_read_file(&text, path, NULL)) {
-        for (char *line = text.data, *next; line && *line; line = next) {
-            next = strchr(line, '\n');
-            if (next)
-                *next++ = 0;
-            unescape(line);
-            if (*line)
-                add_once(line);
-        }
-    }
+    if (term_stdin() && history_bytes(path, &text))
+        add_lines(&text);
     reader.n_loaded = history_length;
     buf_release(&text);
 }
@@ -262,19 +261,19 @@ void line_history_save(const char *path)
     struct buf fresh = { 0 }, all = { 0 };
     for (int i = reader.n_loaded; i < history_length; i++)
         escape(&fresh, history_get(history_base + i)->line);
-    /* Another chat may have written meanwhile: its entries come first, ours behind them. */
-    clear_history();
-    line_history_load(path);
-    for (char *line = fresh.data, *next; line && *line; line = next) {
-        next = strchr(line, '\n');
-        *next++ = 0;
-        unescape(line);
-        add_once(line);
+    /* Another chat may have written meanwhile: its entries come first, ours behind them. A file that
+     * cannot be read now is left alone. */
+    if (history_bytes(path, &all) && !all.out_of_memory && !fresh.out_of_memory) {
+        clear_history();
+        add_lines(&all);
+        reader.n_loaded = history_length;
+        add_lines(&fresh);
+        buf_clear(&all);
+        for (int i = 0; i < history_length; i++)
+            escape(&all, history_get(history_base + i)->line);
+        if (!all.out_of_memory)
+            replace_file(path, &all);
     }
-    for (int i = 0; i < history_length; i++)
-        escape(&all, history_get(history_base + i)->line);
-    if (!all.out_of_memory && !fresh.out_of_memory)
-        replace_file(path, &all);
     buf_release(&fresh);
     buf_release(&all);
 }

@@ -23,19 +23,20 @@ static enum line_result read_line(struct buf *text, struct error *err)
                 text->data[--text->len] = 0;
             return LINE_TEXT;
         }
+        bool ready = signals_wait(STDIN_FILENO);
         if (signals_leave())
             return LINE_LEAVE;
+        if (!ready && signals_cancelled()) {
+            signals_rearm();
+            return LINE_CLEARED;
+        }
+        if (!ready)
+            continue;
         ssize_t got = read(STDIN_FILENO, ahead, sizeof ahead);
         at = 0;
         n_ahead = got > 0 ? (size_t)got : 0;
         if (got == 0)
             return text->len ? LINE_TEXT : LINE_END;
-        if (got < 0 && errno == EINTR && signals_cancelled()) {
-            if (signals_leave())
-                return LINE_LEAVE;
-            signals_rearm();
-            return LINE_CLEARED;
-        }
         if (got < 0 && errno != EINTR) {
             fail(err, ERR_RUN, "standard input: cannot read: %s", strerror(errno));
             return LINE_FAILED;

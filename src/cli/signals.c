@@ -1,6 +1,9 @@
 #include "src/cli/signals.h"
 
 #include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
 #include <string.h>
 #include <termios.h>
 #include <time.h>
@@ -12,8 +15,19 @@
 static atomic_int cancel, leave, exit_code, resized, continued;
 static atomic_llong last_interrupt_ns;
 
+static int wake[2] = { -1, -1 }; /* a byte per signal, for signals_wait */
+
 static struct termios first_state;
 static bool have_terminal;
+
+static void wake_up(void)
+{
+    int saved_errno = errno;
+    if (write(wake[1], "", 1) < 0) {
+        /* full: there is enough in it to wake up from */
+    }
+    errno = saved_errno;
+}
 
 static void on_interrupt(int signal_number)
 {
@@ -27,6 +41,7 @@ static void on_interrupt(int signal_number)
         exit_code = 130;
     if (before && now - before < LEAVE_WITHIN_NS)
         leave = 1;
+    wake_up();
 }
 
 static void on_terminate(int signal_number)
@@ -34,6 +49,7 @@ static void on_terminate(int signal_number)
     cancel = 1;
     exit_code = 128 + signal_number;
     leave = 1;
+    wake_up();
 }
 
 static void on_stop(int signal_number)
@@ -49,6 +65,7 @@ static void on_stop(int signal_number)
     if (changed && tcgetpgrp(STDIN_FILENO) == getpgrp())
         tcsetattr(STDIN_FILENO, TCSANOW, &now);
     continued = 1;
+    wake_up();
     errno = saved_errno;
 }
 
@@ -56,6 +73,7 @@ static void on_window(int signal_number)
 {
     (void)signal_number;
     resized = 1;
+    wake_up();
 }
 
 static const struct {
@@ -68,6 +86,8 @@ static const struct {
 
 void signals_init(void)
 {
+    if (pipe2(wake, O_NONBLOCK | O_CLOEXEC) != 0)
+        wake[0] = wake[1] = -1; /* then only the thread that waits can be woken */
     have_terminal = tcgetattr(STDIN_FILENO, &first_state) == 0;
     for (size_t i = 0; i < sizeof table / sizeof table[0]; i++) {
         struct sigaction old, action;
@@ -124,9 +144,14 @@ bool signals_continued(void)
     return atomic_exchange(&continued, 0) != 0;
 }
 
-void signals_set(sigset_t *set)
+bool signals_wait(int fd)
 {
-    sigemptyset(set);
-    for (size_t i = 0; i < sizeof table / sizeof table[0]; i++)
-        sigaddset(set, table[i].number);
+    struct pollfd in[2] = { { .fd = fd, .events = POLLIN }, { .fd = wake[0], .events = POLLIN } };
+    char drained[64];
+    if (poll(in, 2, -1) < 0 && errno == EINTR)
+        in[0].revents = 0; /* the pipe tells below, or in the next call */
+    bool came = false;
+    while (read(wake[0], drained, sizeof drained) > 0)
+        came = true;
+    return !came && in[0].revents != 0;
 }

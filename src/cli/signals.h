@@ -6,12 +6,10 @@
  *   SIGWINCH         the prompt line is drawn again
  *   SIGPIPE          ignored: a failing write tells the same
  *
- * Handlers touch lock-free atomics and call async-signal-safe functions only; none restarts system
- * calls, so that a blocking read returns. */
+ * Handlers touch lock-free atomics and call async-signal-safe functions only. */
 #ifndef TANDEM_CLI_SIGNALS_H
 #define TANDEM_CLI_SIGNALS_H
 
-#include <signal.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 
@@ -36,7 +34,8 @@ int signals_exit_code(void);
 bool signals_resized(void);
 bool signals_continued(void);
 
-/* The signals above as a set: blocked between the check of a flag and a ppoll that unblocks them. */
-void signals_set(sigset_t *set);
+/* Wait until `fd` can be read (true) or a signal came (false). No signal is missed, whichever thread
+ * the system chose to handle it and whenever it came: handlers also write into a pipe. */
+bool signals_wait(int fd);
 
 #endif

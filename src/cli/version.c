@@ -27,5 +27,10 @@ void version_print(struct buf *out)
     buf_printf(out, "line editing: %s; JSON: %s\n", line_library(),
                js_available(NULL) ? "jansson" : "left out");
     buf_puts(out, "CUDA: none, this version computes on the CPU\n");
-    buf_printf(out, "instruction sets: %s\n", cpu_isa_name(cpu_isa()));
+    static const unsigned sets[] = { ISA_AVX2, ISA_AVX512, ISA_AMX, ISA_NEON };
+    buf_puts(out, "instruction sets:");
+    for (size_t i = 0; i < ARRAY_LEN(sets); i++)
+        if (cpu_isa() & sets[i])
+            buf_printf(out, " %s", cpu_isa_name(sets[i]));
+    buf_puts(out, cpu_isa() ? "\n" : " plain C\n");
 }
