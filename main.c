@@ -63,8 +63,8 @@ static bool unknown_command(const char *word, struct error *err)
     return fail(err, ERR_USAGE, "unknown command \"%s\" (tandem help lists them)", word);
 }
 
-/* The command of argv; *used tells whether a word named it. Chat is meant when a model, an option or
- * nothing stands first. */
+/* The command of argv; *used tells whether a word named it. Chat is meant when a model, an option
+ * or nothing stands first. */
 static const struct command *choose(int argc, char **argv, bool *used, struct error *err)
 {
     const char *word = argc > 1 ? argv[1] : NULL;

@@ -1,5 +1,6 @@
 /* The real chat in a pseudo-terminal: keys are typed, the screen is read, the terminal's state is
- * compared. Answers come from the demo model, so cases check how they are shown, not what they say. */
+ * compared. Answers come from the demo model, so cases check how they are shown, not what they
+ * say. */
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -89,7 +90,8 @@ static bool has_ended(const struct screen *s)
 static void watch_grow(struct screen *s, size_t bytes)
 {
     size_t from = s->len;
-    for (double end = now_s() + PATIENCE_S; s->len < from + bytes && now_s() < end && !has_ended(s);)
+    double end = now_s() + PATIENCE_S;
+    while (s->len < from + bytes && now_s() < end && !has_ended(s))
         pump(s, 0.1);
 }
 
@@ -174,7 +176,7 @@ static long context_used(struct screen *s)
 
 #define ARGUMENTS(...) (const char *const[]){ __VA_ARGS__, NULL }
 
-/* ---- cases ------------------------------------------------------------------------------------- */
+/* ---- cases ----------------------------------------------------------------------------------- */
 
 static void test_conversation(void)
 {
@@ -265,7 +267,8 @@ static void test_editing(void)
     snprintf(path, sizeof path, "%s/.local/state/tandem/history", home);
     CHECK(stat(path, &st) == 0 && (st.st_mode & 0777) == 0600);
     char *history = check_read_file(path, &size);
-    CHECK(history && strstr(history, "line one\\nline two \346\227\245\346\234\254\\n\\nline four\n"));
+    CHECK(history &&
+          strstr(history, "line one\\nline two \346\227\245\346\234\254\\n\\nline four\n"));
     char *first = history ? strstr(history, "/ctx\n") : NULL;
     CHECK(first && !strstr(first + 1, "/ctx\n"));
     CHECK(history && !strstr(history, "never sent"));
@@ -313,7 +316,8 @@ static void test_commands(void)
         snprintf(line, sizeof line, "%s\r", rows[i].line);
         type(&s, line);
         expect(&s, rows[i].line);
-        CHECK_MSG(expect(&s, rows[i].shown), "%s does not show \"%s\"", rows[i].line, rows[i].shown);
+        CHECK_MSG(expect(&s, rows[i].shown), "%s does not show \"%s\"", rows[i].line,
+                  rows[i].shown);
     }
     CHECK(expect_prompt(&s));
     type(&s, "/th\t");
@@ -400,8 +404,8 @@ static void test_signals(void)
     close(s.master);
 }
 
-/* "ID+F" options that make the model say `wanted`, one byte per token: each byte is likelier than all
- * that follow, and once said the presence penalty buries it. The bytes must differ. */
+/* "ID+F" options that make the model say `wanted`, one byte per token: each byte is likelier than
+ * all that follow, and once said the presence penalty buries it. The bytes must differ. */
 static int force_bytes(const struct tokenizer *t, const char *wanted, char options[][32],
                        const char **arguments)
 {
@@ -411,7 +415,8 @@ static int force_bytes(const struct tokenizer *t, const char *wanted, char optio
             struct str bytes = tokenizer_bytes(t, id, false);
             if (bytes.len != 1 || bytes.data[0] != *p)
                 continue;
-            snprintf(options[p - wanted], sizeof *options, "%d+%d", id, 900 - 20 * (int)(p - wanted));
+            snprintf(options[p - wanted], sizeof *options, "%d+%d", id,
+                     900 - 20 * (int)(p - wanted));
             arguments[n++] = "--logit-bias";
             arguments[n++] = options[p - wanted];
             break;

@@ -18,7 +18,8 @@ static bool parse(struct options *o, unsigned command, const char *const *words,
     while (words[n])
         n++;
     memset(err, 0, sizeof *err);
-    return options_init(o, command, err) && options_parse(o, command, n, (char **)(uintptr_t)words, err);
+    return options_init(o, command, err) &&
+           options_parse(o, command, n, (char **)(uintptr_t)words, err);
 }
 
 #define WORDS(...) (const char *const[]){ __VA_ARGS__, NULL }
@@ -29,8 +30,9 @@ static void test_options(void)
     struct error err;
 
     check_case("options in every spelling and order");
-    CHECK(parse(&o, CMD_RUN, WORDS("a.gguf", "--temp=0.5", "-c", "100", "--ubatch-size", "7", "hello",
-                                   "--stop", "x", "--stop=y", "--think", "33", "-q", "-v", "-v"), &err));
+    CHECK(parse(&o, CMD_RUN, WORDS("a.gguf", "--temp=0.5", "-c", "100", "--ubatch-size", "7",
+                                   "hello", "--stop", "x", "--stop=y", "--think", "33", "-q", "-v",
+                                   "-v"), &err));
     CHECK(o.n_positional == 2 && strcmp(o.positional[1], "hello") == 0);
     CHECK(o.temperature == 0.5 && o.ctx_size == 100 && o.batch == 7);
     CHECK(o.stop.n == 2 && strcmp(o.stop.items[1], "y") == 0);
@@ -38,8 +40,8 @@ static void test_options(void)
     CHECK(isnan(o.top_p) && o.seed == -1 && o.n_predict == -1);
     options_release(&o);
 
-    CHECK(parse(&o, CMD_RUN, WORDS("--logit-bias", "5-inf", "--logit-bias", "7+1.5", "-sys", "-5", "--",
-                                   "-x"), &err));
+    CHECK(parse(&o, CMD_RUN, WORDS("--logit-bias", "5-inf", "--logit-bias", "7+1.5", "-sys", "-5",
+                                   "--", "-x"), &err));
     CHECK(o.n_bias == 2 && o.bias[0].id == 5 && isinf(o.bias[0].bias) && o.bias[1].bias == 1.5f);
     CHECK_STR(o.system, "-5");
     CHECK_STR(o.positional[0], "-x");
@@ -69,10 +71,12 @@ static void test_options(void)
             if (!(a->commands & b->commands))
                 continue;
             CHECK_MSG(strcmp(a->name, b->name) != 0, "--%s twice", a->name);
-            CHECK_MSG(!a->brief || !b->brief || strcmp(a->brief, b->brief) != 0, "%s twice", a->brief);
+            CHECK_MSG(!a->brief || !b->brief || strcmp(a->brief, b->brief) != 0, "%s twice",
+                      a->brief);
         }
         for (int j = 0; a->brief && j < n_foreign_options; j++)
-            CHECK_MSG(strcmp(a->brief, foreign_options[j].name) != 0, "%s is foreign too", a->brief);
+            CHECK_MSG(strcmp(a->brief, foreign_options[j].name) != 0, "%s is foreign too",
+                      a->brief);
     }
 
     check_case("random words never crash the parser");
@@ -84,7 +88,8 @@ static void test_options(void)
             const struct option *row = &option_rows[check_random() % (uint64_t)n_option_rows];
             size_t len = check_random() % 20;
             if (check_random() % 2) {
-                snprintf(text[i], sizeof text[i], "%s%s%s", check_random() % 4 ? "--" : "-", row->name,
+                const char *dashes = check_random() % 4 ? "--" : "-";
+                snprintf(text[i], sizeof text[i], "%s%s%s", dashes, row->name,
                          check_random() % 3 ? "" : "=");
             } else {
                 for (size_t k = 0; k < len; k++)

@@ -84,7 +84,7 @@ static bool run_test(struct loaded *m, const struct options *o, struct test *t, 
     return ok;
 }
 
-/* ---- output ------------------------------------------------------------------------------------ */
+/* ---- output ---------------------------------------------------------------------------------- */
 
 struct context {
     const struct options *o;
@@ -143,8 +143,8 @@ static bool report(struct context *c, const struct test *t, struct error *err)
     if (isfinite(of_limit))
         snprintf(limit_text, sizeof limit_text, "%.0f %%", 100 * of_limit);
     buf_clear(&c->out);
-    buf_printf(&c->out, "| %-16s | %10.2f | %9.2f … %-9.2f | %9s | %8s |\n", t->name, rate, low, high,
-               gb_text, limit_text);
+    buf_printf(&c->out, "| %-16s | %10.2f | %9.2f … %-9.2f | %9s | %8s |\n", t->name, rate, low,
+               high, gb_text, limit_text);
     return buf_ok(&c->out, err) && out_write(c->out.data, c->out.len, err);
 }
 
@@ -180,9 +180,10 @@ static bool run_tests(struct context *c, const int32_t *ids, struct error *err)
             t.n_prompt = reading ? n : 0;
             t.n_generate = reading ? 0 : n;
             t.depth = o->depth.items[d];
-            int used = snprintf(t.name, sizeof t.name, "%s%lld", reading ? "pp" : "tg", (long long)n);
+            char behind[32] = "";
             if (t.depth)
-                snprintf(t.name + used, sizeof t.name - (size_t)used, " @ %lld", (long long)t.depth);
+                snprintf(behind, sizeof behind, " @ %lld", (long long)t.depth);
+            snprintf(t.name, sizeof t.name, "%s%lld%s", reading ? "pp" : "tg", (long long)n, behind);
             if (!run_test(&c->m, o, &t, ids, err) || !report(c, &t, err))
                 return false;
         }
@@ -226,7 +227,7 @@ static bool bench_model(struct options *o, struct error *err)
     return ok;
 }
 
-/* ---- --probe ----------------------------------------------------------------------------------- */
+/* ---- --probe --------------------------------------------------------------------------------- */
 
 static bool print_probe(const struct options *o, const struct probe *p, struct error *err)
 {

@@ -1,8 +1,8 @@
 /* A growing run of bytes, always terminated by a 0 that does not count.
  *
- * Adding never fails on the spot: when memory runs out the buffer remembers it, ignores what follows,
- * and buf_ok reports ERR_FIT once at the end. A zeroed struct is an empty buffer; it owns its bytes
- * until buf_release. */
+ * Adding never fails on the spot: when memory runs out the buffer remembers it, ignores what
+ * follows, and buf_ok reports ERR_FIT once at the end. A zeroed struct is an empty buffer; it owns
+ * its bytes until buf_release. */
 #ifndef TANDEM_CLI_BUF_H
 #define TANDEM_CLI_BUF_H
 

@@ -13,7 +13,7 @@
 
 #define WARN_AT_PERCENT 80
 
-/* ---- showing an answer ------------------------------------------------------------------------- */
+/* ---- showing an answer ----------------------------------------------------------------------- */
 
 struct display {
     const struct chat *c;
@@ -105,7 +105,7 @@ static void print_after(struct chat *c, const struct generation *g)
     c->warned = percent >= WARN_AT_PERCENT;
 }
 
-/* ---- the conversation -------------------------------------------------------------------------- */
+/* ---- the conversation ------------------------------------------------------------------------ */
 
 static struct exchange *add_exchange(struct chat *c, struct str question, struct error *err)
 {
@@ -166,7 +166,8 @@ static bool render(const struct chat *c, bool last_answer, struct tokens *ids, b
     for (int i = 0; i < c->n_exchanges; i++) {
         messages[n++] = (struct chat_message){ ROLE_USER, buf_str(&c->exchanges[i].question) };
         if (last_answer || i + 1 < c->n_exchanges)
-            messages[n++] = (struct chat_message){ ROLE_ASSISTANT, buf_str(&c->exchanges[i].answer) };
+            messages[n++] =
+                (struct chat_message){ ROLE_ASSISTANT, buf_str(&c->exchanges[i].answer) };
     }
     bool ok = chat_render(c->m.format, c->m.tokenizer, messages, n, c->m.think, ids, NULL,
                           in_thinking, err);
@@ -239,7 +240,7 @@ bool chat_ask(struct chat *c, struct str question, struct error *err)
     return survives(err);
 }
 
-/* ---- the loop ---------------------------------------------------------------------------------- */
+/* ---- the loop -------------------------------------------------------------------------------- */
 
 /* A message, or the parts of a block between lines of three quotes. */
 static enum line_result read_message(struct buf *message, struct error *err)
@@ -339,7 +340,8 @@ bool cmd_chat(struct options *o, struct error *err)
     term_hold();
     bool ok = resolve_model(o, true, path, sizeof path, err) && start(&c, path, err);
     if (ok) {
-        bool keep = !o->no_history && term_stdin() && path_state(history, sizeof history, "history");
+        bool keep = !o->no_history && term_stdin() &&
+                    path_state(history, sizeof history, "history");
         line_open(chat_command_names);
         if (keep)
             line_history_load(history);

@@ -1,4 +1,5 @@
-/* The state of a conversation, shared by the loop (chat.c) and the slash commands (chat_commands.c). */
+/* The state of a conversation, shared by the loop (chat.c) and the slash commands
+ * (chat_commands.c). */
 #ifndef TANDEM_CLI_CHAT_H
 #define TANDEM_CLI_CHAT_H
 
@@ -23,8 +24,8 @@ struct chat {
     bool leave;
 };
 
-/* Ask and answer; the exchange stays in the conversation unless nothing was answered. False only when
- * the chat cannot go on. */
+/* Ask and answer; the exchange stays in the conversation unless nothing was answered. False only
+ * when the chat cannot go on. */
 bool chat_ask(struct chat *c, struct str question, struct error *err);
 
 /* Forget the last exchange, or the first n; returns how many went. */

@@ -109,7 +109,8 @@ static bool do_stats(struct chat *c, const char *argument, struct error *err)
     session_memory(c->m.session, &r);
     note("model     %s, chat format %s (%s)", c->m.description, chat_format_name(c->m.format),
          c->m.format_why);
-    note("machine   %d threads, %s", engine_threads(c->m.engine), cpu_isa_name(engine_isa(c->m.engine)));
+    note("machine   %d threads, %s", engine_threads(c->m.engine),
+         cpu_isa_name(engine_isa(c->m.engine)));
     note("memory    weights %s mapped, %s copied; cache %s; working memory %s",
          human_bytes((double)r.mapped_bytes, mapped, sizeof mapped),
          human_bytes((double)r.copied_bytes, copied, sizeof copied),
@@ -161,7 +162,7 @@ static bool do_help(struct chat *c, const char *argument, struct error *err)
     for (size_t i = 0; i < ARRAY_LEN(table); i++)
         if (table[i].help)
             note("  %-8s %-11s %s", table[i].name, table[i].argument, table[i].help);
-    note("  Enter sends; Alt-Enter or a pasted text gives several lines, and so do lines between \"\"\"");
+    note("  Enter sends; several lines: paste them, or Alt-Enter, or put them between \"\"\"");
     note("  Ctrl-C stops an answer and keeps it; // sends a line that begins with a slash");
     return true;
 }

@@ -18,7 +18,7 @@
 
 #define DEFAULT_WINDOW 512 /* tokens, as other programs use for comparable figures */
 
-/* ---- --ids, --logits --------------------------------------------------------------------------- */
+/* ---- --ids, --logits ------------------------------------------------------------------------- */
 
 static bool read_ids(const char *path, struct tokens *ids, struct error *err)
 {
@@ -117,8 +117,8 @@ bool eval_logits(const struct options *o, const char *path, struct error *err)
     ok = ok && loaded_open(&m, o, path, WANT_SESSION, max_of(n, o->ctx_size), err);
     for (size_t i = 0; ok && i < ids.n; i++)
         if (ids.ids[i] >= m.model->params.n_vocab)
-            ok = fail(err, ERR_FILE, "%s: token %d, but the vocabulary has %lld", o->ids, ids.ids[i],
-                      (long long)m.model->params.n_vocab);
+            ok = fail(err, ERR_FILE, "%s: token %d, but the vocabulary has %lld", o->ids,
+                      ids.ids[i], (long long)m.model->params.n_vocab);
     if (ok && output_open(&w.file, o->logits, err)) {
         w.n_vocab = m.model->params.n_vocab;
         w.n_tokens = n;
@@ -136,7 +136,7 @@ bool eval_logits(const struct options *o, const char *path, struct error *err)
     return ok;
 }
 
-/* ---- --ppl ------------------------------------------------------------------------------------- */
+/* ---- --ppl ----------------------------------------------------------------------------------- */
 
 /* Sums over scored tokens of -ln p and its square. */
 struct scorer {
@@ -178,10 +178,10 @@ static double ppl_of(const struct scorer *s, double *error)
 }
 
 /* Windows of `window` tokens side by side; in each the second half is scored, so that every scored
- * token has at least half a window in front. BOS, where the model wants one, replaces the first token
- * of each. A text shorter than a window is scored whole. Comparable with llama-perplexity. */
-static bool score_text(struct loaded *m, const struct options *o, struct tokens *ids, int64_t window,
-                       struct scorer *s, int64_t *n_windows, struct error *err)
+ * token has at least half a window in front. BOS, where the model wants one, replaces the first
+ * token of each. A text shorter than a window is scored whole. Comparable with llama-perplexity. */
+static bool score_text(struct loaded *m, const struct options *o, struct tokens *ids,
+                       int64_t window, struct scorer *s, int64_t *n_windows, struct error *err)
 {
     bool bos = tokenizer_add_bos(m->tokenizer) && tokenizer_bos(m->tokenizer) >= 0;
     bool whole = (int64_t)ids->n < window;
@@ -224,8 +224,9 @@ static bool print_ppl(const struct options *o, const struct loaded *m, const str
         js_set(j, "model", js_text(str_of(m->description)));
         return js_print(j, 0, err);
     }
-    snprintf(line, sizeof line, "perplexity %.4f ± %.4f   (%lld of %zu tokens scored, %lld window%s "
-             "of %lld)\n", ppl, error, (long long)s->n_scored, n_tokens, (long long)n_windows,
+    snprintf(line, sizeof line,
+             "perplexity %.4f ± %.4f   (%lld of %zu tokens scored, %lld window%s of %lld)\n", ppl,
+             error, (long long)s->n_scored, n_tokens, (long long)n_windows,
              n_windows == 1 ? "" : "s", (long long)s->n);
     return out_puts(line, err);
 }

@@ -1,6 +1,6 @@
 /* tandem eval --tasks: questions of a JSONL file, one object per line:
  *   {"skill": "add", "messages": [{"role": "user", "content": "2+2?"}], "think": null,
- *    "answer": "4", "match": "exact"}                                                               */
+ *    "answer": "4", "match": "exact"} */
 #include <math.h>
 #include <stdio.h>
 
@@ -43,7 +43,8 @@ static bool read_messages(struct task *t, struct error *err)
         enum chat_role r = str_is(role, "system") ? ROLE_SYSTEM
                          : str_is(role, "user")   ? ROLE_USER : ROLE_ASSISTANT;
         if (r == ROLE_ASSISTANT && !str_is(role, "assistant"))
-            return fail(err, ERR_FILE, "unknown role \"%.*s\"", (int)min_of(role.len, 40), role.data);
+            return fail(err, ERR_FILE, "unknown role \"%.*s\"", (int)min_of(role.len, 40),
+                        role.data);
         t->messages[t->n_messages++] = (struct chat_message){ r, content };
     }
     return t->n_messages > 0 || fail(err, ERR_FILE, "no \"messages\"");
@@ -64,7 +65,8 @@ static bool read_task(struct task *t, struct str line, struct error *err)
     if (js_as_bool(js_get(t->json, "think"), &think))
         t->think = think ? THINK_ON : THINK_OFF;
     if (!match_find(match, &t->match))
-        return fail(err, ERR_FILE, "unknown match \"%.*s\"", (int)min_of(match.len, 40), match.data);
+        return fail(err, ERR_FILE, "unknown match \"%.*s\"", (int)min_of(match.len, 40),
+                    match.data);
     if (!js_as_text(js_get(t->json, "answer"), &t->wanted) && t->match != MATCH_NO_THINK)
         return fail(err, ERR_FILE, "no \"answer\"");
     return read_messages(t, err);
@@ -129,7 +131,8 @@ static bool answer_all(struct loaded *m, const struct options *o, struct buf *te
     progress_begin(&progress, "answering", NULL);
     for (size_t at = 0; ok && at < all.len; number++) {
         const char *newline = memchr(all.data + at, '\n', all.len - at);
-        struct str line = { all.data + at, newline ? (size_t)(newline - all.data) - at : all.len - at };
+        size_t end = newline ? (size_t)(newline - all.data) : all.len;
+        struct str line = { all.data + at, end - at };
         struct task t = { 0 };
         at += line.len + 1;
         if (line.len == 0 || (line.len == 1 && line.data[0] == '\r'))
@@ -159,8 +162,8 @@ static struct json *skill_json(const struct skill *s)
     return j;
 }
 
-static bool print_skills(const struct options *o, const struct loaded *m, const struct skill *skills,
-                         int n, struct error *err)
+static bool print_skills(const struct options *o, const struct loaded *m,
+                         const struct skill *skills, int n, struct error *err)
 {
     struct skill total = { .name = "all" };
     struct buf out = { 0 };

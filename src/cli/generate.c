@@ -96,8 +96,8 @@ static bool prefill(struct loaded *m, const struct tokens *prompt, struct genera
     int64_t n = (int64_t)prompt->n, n_ctx = session_n_ctx(m->session);
     if (n >= n_ctx)
         return fail(err, ERR_USAGE,
-                    "the prompt has %lld tokens, the context holds %lld and an answer needs room too "
-                    "(-c N makes it larger)", (long long)n, (long long)n_ctx);
+                    "the prompt has %lld tokens, the context holds %lld and an answer needs room "
+                    "too (-c N makes it larger)", (long long)n, (long long)n_ctx);
     int64_t past = session_n_past(m->session);
     const int32_t *cached = session_tokens(m->session);
     while (g->n_reused < past && g->n_reused < n && cached[g->n_reused] == prompt->ids[g->n_reused])
@@ -170,7 +170,8 @@ bool generate(struct loaded *m, const struct tokens *prompt, const struct genera
     struct stream s = { .o = o, .g = g, .tokenizer = m->tokenizer, .kind = PIECE_ANSWER };
     s.drop_space = tokenizer_adds_space(m->tokenizer);
     const char *close_text = chat_format_think_close(m->format);
-    bool ok = think_start(&s.think, m->tokenizer, o->in_thinking, close_text, o->think_budget, err) &&
+    bool ok = think_start(&s.think, m->tokenizer, o->in_thinking, close_text, o->think_budget,
+                          err) &&
               (o->n_stop == 0 || stop_open(&s.stop, o->stop, o->n_stop, err)) &&
               prefill(m, prompt, g, err) && decode(m, &s, err);
     /* What was held back is still the reader's, also when a step failed. */

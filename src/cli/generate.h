@@ -1,5 +1,6 @@
-/* From a prompt to streamed text: prefill, then sample, split thinking from answer, hold back what may
- * become a stop string or the rest of a character, hand over whole pieces. Shared by chat, run, eval. */
+/* From a prompt to streamed text: prefill, then sample, split thinking from answer, hold back what
+ * may become a stop string or the rest of a character, hand over whole pieces. Shared by chat, run,
+ * eval. */
 #ifndef TANDEM_CLI_GENERATE_H
 #define TANDEM_CLI_GENERATE_H
 

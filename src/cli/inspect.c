@@ -32,7 +32,7 @@ static bool print(struct buf *text, struct error *err)
     return ok;
 }
 
-/* ---- --tokens and --prompt --------------------------------------------------------------------- */
+/* ---- --tokens and --prompt ------------------------------------------------------------------- */
 
 static void add_ids(struct buf *out, const struct tokens *ids)
 {
@@ -97,7 +97,8 @@ static bool show_prompt(const struct options *o, const struct gguf *g, const cha
     if (system.len)
         messages[n++] = (struct chat_message){ ROLE_SYSTEM, buf_str(&system) };
     messages[n++] = (struct chat_message){ ROLE_USER, str_of(o->prompt) };
-    ok = ok && chat_render(format, t, messages, n, (enum think_mode)o->think, &ids, &text, NULL, err);
+    ok = ok && chat_render(format, t, messages, n, (enum think_mode)o->think, &ids, &text, NULL,
+                           err);
     if (ok && o->json) {
         struct json *j = js_object();
         js_set(j, "prompt", js_text(str_of(text)));
@@ -119,7 +120,7 @@ static bool show_prompt(const struct options *o, const struct gguf *g, const cha
     return ok;
 }
 
-/* ---- --metadata and --tensors ------------------------------------------------------------------ */
+/* ---- --metadata and --tensors ---------------------------------------------------------------- */
 
 static void add_element(struct buf *out, const struct gguf_kv *kv, uint64_t i)
 {
@@ -227,7 +228,7 @@ static bool show_tensors(const struct options *o, const struct gguf *g, struct e
     return print(&out, err);
 }
 
-/* ---- summary ----------------------------------------------------------------------------------- */
+/* ---- summary --------------------------------------------------------------------------------- */
 
 /* "F32 12, Q4_K 310 (5.2 GiB), …": how the bytes are spread over types. */
 static void add_types(struct buf *out, const struct gguf *g)
@@ -285,8 +286,8 @@ static void add_params(struct buf *out, const struct model *m)
     model_describe(m, description, sizeof description);
     buf_printf(out, "%-14s ", "model");
     add_shown(out, description, strlen(description));
-    buf_printf(out, "\n%-14s %d%s, width %lld, vocabulary %lld, context %lld\n", "layers", p->n_layers,
-               p->n_mtp ? " and multi-token prediction" : "", (long long)p->hidden_size,
+    buf_printf(out, "\n%-14s %d%s, width %lld, vocabulary %lld, context %lld\n", "layers",
+               p->n_layers, p->n_mtp ? " and multi-token prediction" : "", (long long)p->hidden_size,
                (long long)p->n_vocab, (long long)p->context_length);
     if (p->kv_lora_rank)
         buf_printf(out, "%-14s latent, %d heads, cache %d per token and layer\n", "attention",
@@ -325,8 +326,8 @@ static void add_text_side(struct buf *out, const struct gguf *g)
     tokenizer_close(t);
 }
 
-/* What cannot be run is still shown; the exit code and the last line on stderr say why. A vocabulary
- * by itself, without tensors, is a complete file of its kind. */
+/* What cannot be run is still shown; the exit code and the last line on stderr say why. A
+ * vocabulary by itself, without tensors, is a complete file of its kind. */
 static bool show_summary(const struct options *o, const struct gguf *g, const char *path,
                          struct error *err)
 {

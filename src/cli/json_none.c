@@ -4,7 +4,8 @@
 
 bool js_available(struct error *err)
 {
-    return fail(err, ERR_USAGE, "JSON is left out of this build (made with LIBS=none; it needs jansson)");
+    return fail(err, ERR_USAGE,
+                "JSON is left out of this build (made with LIBS=none; it needs jansson)");
 }
 
 struct json *js_object(void)

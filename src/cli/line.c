@@ -161,7 +161,7 @@ enum line_result line_read(const char *prompt, struct buf *text, struct error *e
     return buf_ok(text, err) ? LINE_TEXT : LINE_FAILED;
 }
 
-/* ---- history ----------------------------------------------------------------------------------- */
+/* ---- history --------------------------------------------------------------------------------- */
 
 /* Drop older entries equal to `text`, then add it. */
 static void add_once(const char *text)
@@ -261,8 +261,8 @@ void line_history_save(const char *path)
     struct buf fresh = { 0 }, all = { 0 };
     for (int i = reader.n_loaded; i < history_length; i++)
         escape(&fresh, history_get(history_base + i)->line);
-    /* Another chat may have written meanwhile: its entries come first, ours behind them. A file that
-     * cannot be read now is left alone. */
+    /* Another chat may have written meanwhile: its entries come first, ours behind them. A file
+     * that cannot be read now is left alone. */
     if (history_bytes(path, &all) && !all.out_of_memory && !fresh.out_of_memory) {
         clear_history();
         add_lines(&all);

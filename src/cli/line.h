@@ -1,8 +1,8 @@
 /* One line, or one pasted block, typed by a person; or the next line of a pipe.
  *
  * line.c edits with GNU readline (keys of ~/.inputrc, history, bracketed paste, Tab on /commands);
- * line_none.c reads plainly. Signals are delivered only while a read waits, so no key and no Ctrl-C is
- * lost between a test and a wait. */
+ * line_none.c reads plainly. No key and no Ctrl-C is lost, whenever it
+ * comes. */
 #ifndef TANDEM_CLI_LINE_H
 #define TANDEM_CLI_LINE_H
 

@@ -44,7 +44,8 @@ static bool open_engine(struct loaded *m, const struct options *o, const char *p
     return true;
 }
 
-static bool open_session(struct loaded *m, const struct options *o, int64_t n_ctx, struct error *err)
+static bool open_session(struct loaded *m, const struct options *o, int64_t n_ctx,
+                         struct error *err)
 {
     if (n_ctx == UNSET)
         n_ctx = o->ctx_size == UNSET ? 0
@@ -79,9 +80,12 @@ static bool open_sampler(struct loaded *m, const struct options *o, struct error
     struct chat_sampling card = chat_format_sampling(m->format, g);
     struct sampler_options s = sampler_options_default();
     uint64_t top_k = 0;
-    s.temperature = (float)first_of(o->temperature, g, "general.sampling.temp", card.temperature, 0.6);
-    s.top_p = (float)fmin(1, first_of(o->top_p, g, "general.sampling.top_p", card.top_p, 0.95));
-    s.min_p = (float)fmin(1, first_of(o->min_p, g, "general.sampling.min_p", -1, 0));
+    double temp = first_of(o->temperature, g, "general.sampling.temp", card.temperature, 0.6);
+    double top_p = first_of(o->top_p, g, "general.sampling.top_p", card.top_p, 0.95);
+    double min_p = first_of(o->min_p, g, "general.sampling.min_p", -1, 0);
+    s.temperature = (float)temp;
+    s.top_p = (float)fmin(1, top_p);
+    s.min_p = (float)fmin(1, min_p);
     if (o->top_k == UNSET && gguf_get_u64(g, "general.sampling.top_k", &top_k, NULL))
         s.top_k = top_k <= INT32_MAX ? (int)top_k : 0;
     else if (o->top_k != UNSET)
@@ -136,7 +140,8 @@ bool loaded_format(const struct options *o, const struct gguf *g, const struct c
                 o->template_name, names);
 }
 
-static bool open_text(struct loaded *m, const struct options *o, const char *path, struct error *err)
+static bool open_text(struct loaded *m, const struct options *o, const char *path,
+                      struct error *err)
 {
     const struct gguf *g = &m->model->gguf;
     if (!tokenizer_open(&m->tokenizer, g, err))

@@ -1,4 +1,5 @@
-/* A model made ready by the options of a command: engine, session, tokenizer, chat format, sampler. */
+/* A model made ready by the options of a command: engine, session, tokenizer, chat format,
+ * sampler. */
 #ifndef TANDEM_CLI_LOAD_H
 #define TANDEM_CLI_LOAD_H
 

@@ -18,8 +18,10 @@ enum option_kind {
     OPT_MAYBE,  /* bool becomes true; an argument that is there goes to the text at offset2 */
 };
 
-enum option_group { GROUP_PROMPT, GROUP_ANSWER, GROUP_SAMPLING, GROUP_MODEL, GROUP_TASK, GROUP_OUTPUT,
-                    N_GROUPS };
+enum option_group {
+    GROUP_PROMPT, GROUP_ANSWER, GROUP_SAMPLING, GROUP_MODEL, GROUP_TASK, GROUP_OUTPUT,
+    N_GROUPS
+};
 
 struct option {
     const char *name;     /* without dashes; also the configuration key and TANDEM_NAME */
@@ -42,11 +44,11 @@ struct option {
 extern const struct option option_rows[];
 extern const int n_option_rows;
 
-/* Flags of other programs: `habit` ones have no effect here and print a note, the others are refused
- * with a hint. */
+/* Flags of other programs: `habit` ones have no effect here and print a note, the others are
+ * refused with a hint. */
 struct foreign_option {
     const char *name; /* with dashes */
-    enum { ALONE, ONE_VALUE, SWITCH_VALUE } takes; /* SWITCH_VALUE: on, off, auto, 0, 1 may follow */
+    enum { ALONE, ONE_VALUE, SWITCH_VALUE } takes; /* the last: on, off, auto, 0, 1 may follow */
     bool habit;
     const char *text;
 };

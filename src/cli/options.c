@@ -12,7 +12,7 @@
 #include "src/cli/term.h"
 #include "src/cli/repair.h"
 
-/* ---- one value into its field ------------------------------------------------------------------ */
+/* ---- one value into its field ---------------------------------------------------------------- */
 
 static bool read_int(const struct option *row, const char *value, int64_t *out, struct error *err)
 {
@@ -124,7 +124,7 @@ static bool wants_value(const struct option *row)
     return row->kind > OPT_CONST && row->kind != OPT_MAYBE;
 }
 
-/* ---- configuration file and environment -------------------------------------------------------- */
+/* ---- configuration file and environment ------------------------------------------------------ */
 
 /* Is `value` a yes (1), a no (0), or neither (-1)? For flags outside the command line. */
 static int yes_or_no(const char *value)
@@ -148,6 +148,12 @@ static bool apply_named(struct options *o, const struct option *row, const char 
     return answer == 0 || apply(o, row, NULL, err);
 }
 
+/* --help and --version are asked on the spot, never configured. */
+static bool is_setting(const struct option *row)
+{
+    return strcmp(row->name, "help") != 0 && strcmp(row->name, "version") != 0;
+}
+
 static bool read_environment(struct options *o, unsigned command, struct error *err)
 {
     for (int i = 0; i < n_option_rows; i++) {
@@ -158,7 +164,7 @@ static bool read_environment(struct options *o, unsigned command, struct error *
             name[n++] = *p == '-' ? '_' : (char)toupper((unsigned char)*p);
         name[n] = 0;
         const char *value = getenv(name);
-        if (!value || !*value || !(row->commands & command) || row->offset == offsetof(struct options, help))
+        if (!value || !*value || !(row->commands & command) || !is_setting(row))
             continue;
         if (!apply_named(o, row, value, err))
             return error_prefix(err, "%s", name);
@@ -182,7 +188,7 @@ static bool set_from_config(struct options *o, unsigned command, const char *key
     bool known = false;
     for (int i = 0; i < n_option_rows; i++) {
         const struct option *row = &option_rows[i];
-        if (strcmp(row->name, key) != 0)
+        if (strcmp(row->name, key) != 0 || !is_setting(row))
             continue;
         known = true;
         if ((row->commands & command) && !apply_named(o, row, value, err))
@@ -260,7 +266,7 @@ void options_release(struct options *o)
     memset(o, 0, sizeof *o);
 }
 
-/* ---- command line ------------------------------------------------------------------------------ */
+/* ---- command line ---------------------------------------------------------------------------- */
 
 /* Is `word` one of the words of `list`, separated by blanks? */
 static bool in_list(const char *list, const char *word, size_t len)
@@ -370,7 +376,7 @@ static bool parse_one(struct options *o, unsigned command, int left, char **argv
         *used = foreign(left, argv, err);
         return *used > 0 || (*used == 0 && unknown_option(command, word, len, err));
     }
-    if (row->offset == offsetof(struct options, help) && row->kind == OPT_FLAG && len > 2)
+    if (strcmp(row->name, "help") == 0 && len > 2)
         o->help_all = true;
     if (row->kind == OPT_MAYBE && !value && (value = maybe_value(left, argv)) != NULL)
         *used = 2;
@@ -405,7 +411,7 @@ bool options_parse(struct options *o, unsigned command, int argc, char **argv, s
     return true;
 }
 
-/* ---- help -------------------------------------------------------------------------------------- */
+/* ---- help ------------------------------------------------------------------------------------ */
 
 #define LEFT 31
 
@@ -451,8 +457,8 @@ void options_help(struct buf *out, unsigned command, bool all)
         bool titled = false;
         for (int i = 0; i < n_option_rows; i++) {
             const struct option *row = &option_rows[i];
-            if (row->group != (enum option_group)group || !(row->commands & command) || !row->help ||
-                !(all || row->common))
+            if (row->group != (enum option_group)group || !(row->commands & command) ||
+                !row->help || !(all || row->common))
                 continue;
             if (!titled && all)
                 buf_printf(out, "\n%s\n", option_group_title(row->group));

@@ -1,8 +1,9 @@
 /* The options of all commands: one row each, from which the parser, the environment, the
  * configuration file, --help and the nearest-name hints are made.
  *
- * Order of strength: command line, then TANDEM_NAME in the environment, then the configuration file,
- * then the default. Texts are borrowed from argv, the environment, or the options' own arena. */
+ * Order of strength: command line, then TANDEM_NAME in the environment, then the configuration
+ * file, then the default. Texts are borrowed from argv, the environment, or the options' own
+ * arena. */
 #ifndef TANDEM_CLI_OPTIONS_H
 #define TANDEM_CLI_OPTIONS_H
 
@@ -43,7 +44,9 @@ struct named_model {
     const char *name, *path;
 };
 
-enum show_thinking { THINKING_AUTO, THINKING_FULL, THINKING_FOLD, THINKING_HIDDEN, THINKING_STDOUT };
+enum show_thinking {
+    THINKING_AUTO, THINKING_FULL, THINKING_FOLD, THINKING_HIDDEN, THINKING_STDOUT
+};
 enum table_format { TABLE_MD, TABLE_JSON };
 
 struct options {
@@ -109,11 +112,12 @@ struct options {
     int format; /* enum table_format */
 };
 
-/* Defaults, then configuration file, then environment. ERR_USAGE naming file and line or variable. */
+/* Defaults, then configuration file, then environment. ERR_USAGE naming file and line or
+ * variable. */
 bool options_init(struct options *o, unsigned command, struct error *err);
 
-/* Read argv[0 .. argc-1], command name left out. ERR_USAGE with the nearest option. Options accepted
- * only for habit print their note. */
+/* Read argv[0 .. argc-1], command name left out. ERR_USAGE with the nearest option. Options
+ * accepted only for habit print their note. */
 bool options_parse(struct options *o, unsigned command, int argc, char **argv, struct error *err);
 void options_release(struct options *o);
 

@@ -16,11 +16,11 @@ bool path_state(char *path, size_t size, const char *name);
 /* Can this first word of a command line only be a model: an existing file, or spelled like one? */
 bool is_model_word(const char *word);
 
-/* The model and the prompt among positionals and options: an existing file, folder or configured name
- * is the model, something else the prompt, two are model and prompt. Without a model: that of the
- * configuration, else the demo model beside the program, installed, or below the current folder.
- * takes_prompt: the command has a prompt at all.
- * ERR_FILE when the model does not exist, ERR_USAGE when something is given twice. */
+/* The model and the prompt among positionals and options: an existing file, folder or configured
+ * name is the model, something else the prompt, two are model and prompt. Without a model: that of
+ * the configuration, else the demo model beside the program, installed, or below the current
+ * folder. takes_prompt: the command has a prompt at all. ERR_FILE when the model does not exist,
+ * ERR_USAGE when something is given twice. */
 bool resolve_model(struct options *o, bool takes_prompt, char *path, size_t size,
                    struct error *err);
 

@@ -119,8 +119,8 @@ static double measure(struct pool *pool, struct job *job, reader *read, int n_pa
     return best;
 }
 
-/* So much that no cache holds it: four times the last one (two when quick), at least 256 MiB, at most
- * a quarter of what is free. */
+/* So much that no cache holds it: four times the last one (two when quick), at least 256 MiB, at
+ * most a quarter of what is free. */
 static size_t region_blocks(bool quick)
 {
     double cache = (double)max_of(sysconf(_SC_LEVEL3_CACHE_SIZE), 0);

@@ -20,8 +20,8 @@ struct probe {
     double region_bytes;              /* what was read per pass */
 };
 
-/* A region that no cache holds (four times the last one, at most a quarter of the free memory) is read
- * front to back by several loops, the fastest counts. Takes some seconds on a large cache.
+/* A region that no cache holds (four times the last one, at most a quarter of the free memory) is
+ * read front to back by several loops, the fastest counts. Takes some seconds on a large cache.
  * quick: a smaller region, all threads only, no curve. ERR_FIT, ERR_INTERRUPTED. */
 bool probe_run(struct probe *p, int n_threads, bool quick, struct error *err);
 

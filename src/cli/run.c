@@ -12,7 +12,7 @@
 #include "src/cli/signals.h"
 #include "src/cli/term.h"
 
-/* ---- the prompt -------------------------------------------------------------------------------- */
+/* ---- the prompt ------------------------------------------------------------------------------ */
 
 /* Put a part behind what is there, a blank line between; raw prompts are joined as they are. */
 static void add_part(struct buf *prompt, struct str part, bool raw, int *n_parts)
@@ -98,12 +98,13 @@ static bool encode_prompt(struct loaded *m, const struct options *o, struct str 
     if (system.len)
         messages[n++] = (struct chat_message){ ROLE_SYSTEM, buf_str(&system) };
     messages[n++] = (struct chat_message){ ROLE_USER, prompt };
-    ok = ok && chat_render(m->format, m->tokenizer, messages, n, m->think, ids, NULL, in_thinking, err);
+    ok = ok && chat_render(m->format, m->tokenizer, messages, n, m->think, ids, NULL, in_thinking,
+                           err);
     buf_release(&system);
     return ok;
 }
 
-/* ---- the answer -------------------------------------------------------------------------------- */
+/* ---- the answer ------------------------------------------------------------------------------ */
 
 struct output {
     bool stream;         /* answer pieces go to stdout at once */
@@ -188,7 +189,8 @@ static void print_stats(const struct loaded *m, const struct generation *g)
              (long long)session_n_ctx(m->session));
 }
 
-/* What reads from a pipe may show its text on the same terminal, at any time: stay out of its way. */
+/* What reads from a pipe may show its text on the same terminal, at any time: stay out of its
+ * way. */
 static bool stdout_is_pipe(void)
 {
     struct stat st;

@@ -34,8 +34,8 @@ int signals_exit_code(void);
 bool signals_resized(void);
 bool signals_continued(void);
 
-/* Wait until `fd` can be read (true) or a signal came (false). No signal is missed, whichever thread
- * the system chose to handle it and whenever it came: handlers also write into a pipe. */
+/* Wait until `fd` can be read (true) or a signal came (false). No signal is missed, whichever
+ * thread the system chose to handle it and whenever it came: handlers also write into a pipe. */
 bool signals_wait(int fd);
 
 #endif

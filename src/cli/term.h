@@ -43,8 +43,8 @@ void term_offer(void);
 void term_release(void);
 
 /* Copy text for a terminal: control bytes (C0 but newline and tab, DEL, C1) become visible \xNN, so
- * that no model and no file name drives the terminal. Returns the bytes put into `out`, which has room
- * for 4 * len. */
+ * that no model and no file name drives the terminal. Returns the bytes put into `out`, which has
+ * room for 4 * len. */
 size_t term_escape(char *out, const char *text, size_t len);
 /* The same behind what `out` holds; false without memory. */
 bool term_escape_to(struct buf *out, const char *text, size_t len);
