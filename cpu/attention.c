@@ -181,12 +181,17 @@ static const float *query_of(const struct attention *a, int token, int head)
     return a->q.data + token * a->q.stride + head * a->key_width;
 }
 
+/* Queries of a set in tiles of `rows`. */
+static int n_tiles(const struct attention *a, int rows)
+{
+    return (a->n_tokens * a->heads_per_set + rows - 1) / rows;
+}
+
 /* Unit: one piece of the cache, one set, up to SPLIT_ROWS of its queries (token by token). */
 static void split_unit(const struct attention *a, int worker, int64_t unit)
 {
     const struct worker_scratch *s = &a->d->scratch[worker];
-    int n_rows = a->n_tokens * a->heads_per_set;
-    int tiles = (n_rows + SPLIT_ROWS - 1) / SPLIT_ROWS;
+    int n_rows = a->n_tokens * a->heads_per_set, tiles = n_tiles(a, SPLIT_ROWS);
     int split = (int)(unit / (a->n_sets * tiles)), set = (int)(unit / tiles % a->n_sets);
     int row0 = (int)(unit % tiles) * SPLIT_ROWS;
 
@@ -242,13 +247,17 @@ static struct encoded encode_few(const struct dot_plan *p, const float *x, int64
     return e;
 }
 
+static int absorb_parts(const struct mla *m)
+{
+    return (m->rank + ABSORB_ROWS - 1) / ABSORB_ROWS;
+}
+
 /* Unit: some rows of k_b of one head: absorbed = k_b q_nope, with q_rope behind it. */
 static void absorb_unit(const struct attention *a, int worker, int64_t unit)
 {
     const struct mla *m = a->mla;
     const struct worker_scratch *s = &a->d->scratch[worker];
-    int parts = (m->rank + ABSORB_ROWS - 1) / ABSORB_ROWS;
-    int head = (int)(unit / parts), first = (int)(unit % parts) * ABSORB_ROWS;
+    int parts = absorb_parts(m), head = (int)(unit / parts), first = (int)(unit % parts) * ABSORB_ROWS;
     int last = min_of(first + ABSORB_ROWS, m->rank);
     const float *q = a->q.data + head * (m->nope + m->rope);
     float *to = a->d->absorbed + head * a->key_width;
@@ -290,29 +299,41 @@ static void merge_unit(const struct attention *a, int worker, int64_t unit)
     }
 }
 
-static void each_unit(const struct attention *a, int worker, int n_workers, int64_t n_units,
-                      void (*unit)(const struct attention *, int, int64_t))
+static void run_absorb(void *ctx, int64_t begin, int64_t end, int worker)
 {
-    int64_t begin, end;
-    pool_share(n_units, 1, worker, n_workers, &begin, &end);
-    for (int64_t i = begin; i < end; i++)
-        unit(a, worker, i);
+    for (int64_t unit = begin; unit < end; unit++)
+        absorb_unit(ctx, worker, unit);
 }
 
-static void run_few(void *ctx, int64_t begin, int64_t end, int worker)
+static void run_splits(void *ctx, int64_t begin, int64_t end, int worker)
 {
-    const struct attention *a = ctx;
-    int n_workers = (int)end;
-    (void)begin;
-    if (a->mla) {
-        int parts = (a->mla->rank + ABSORB_ROWS - 1) / ABSORB_ROWS;
-        each_unit(a, worker, n_workers, (int64_t)a->n_heads * parts, absorb_unit);
-        pool_barrier(a->d->pool, worker);
-    }
-    int tiles = (a->n_tokens * a->heads_per_set + SPLIT_ROWS - 1) / SPLIT_ROWS;
-    each_unit(a, worker, n_workers, (int64_t)a->n_splits * a->n_sets * tiles, split_unit);
-    pool_barrier(a->d->pool, worker);
-    each_unit(a, worker, n_workers, a->n_heads, merge_unit);
+    for (int64_t unit = begin; unit < end; unit++)
+        split_unit(ctx, worker, unit);
+}
+
+static void run_merge(void *ctx, int64_t begin, int64_t end, int worker)
+{
+    for (int64_t unit = begin; unit < end; unit++)
+        merge_unit(ctx, worker, unit);
+}
+
+/* Pieces of whole blocks, as many as the fill of the cache asks for. */
+static void run_few(struct attention *a)
+{
+    int64_t most = MAX_SPLITS / a->n_tokens, split = (a->n_positions + most - 1) / most;
+    a->split = (max_of(split, MIN_SPLIT) + KEY_BLOCK - 1) / KEY_BLOCK * KEY_BLOCK;
+    a->n_splits = (int)((a->n_positions + a->split - 1) / a->split);
+
+    const struct mla *m = a->mla;
+    struct pool *pool = a->d->pool;
+    int64_t merging = a->n_splits * a->value_width + (m ? (int64_t)m->value * m->rank : 0);
+    if (m)
+        pool_run(pool, run_absorb, a, (int64_t)a->n_heads * absorb_parts(m),
+                 grain_of((int64_t)ABSORB_ROWS * m->nope));
+    pool_run(pool, run_splits, a, (int64_t)a->n_splits * a->n_sets * n_tiles(a, SPLIT_ROWS),
+             grain_of(min_of(a->split, a->n_positions) * (a->key_width + a->value_width) *
+                      min_of(SPLIT_ROWS, a->n_tokens * a->heads_per_set)));
+    pool_run(pool, run_merge, a, a->n_heads, grain_of(merging * a->n_tokens));
 }
 
 /* ---- many tokens ---- */
@@ -329,7 +350,7 @@ static void run_many_gqa(void *ctx, int64_t begin, int64_t end, int worker)
 {
     const struct attention *a = ctx;
     const struct worker_scratch *s = &a->d->scratch[worker];
-    int n_rows = a->n_tokens * a->heads_per_set, tiles = (n_rows + QUERY_TILE - 1) / QUERY_TILE;
+    int n_rows = a->n_tokens * a->heads_per_set, tiles = n_tiles(a, QUERY_TILE);
     for (int64_t unit = begin; unit < end; unit++) {
         int set = (int)(unit / tiles), row0 = (int)(unit % tiles) * QUERY_TILE;
         struct tile t = { .n = min_of(n_rows - row0, QUERY_TILE), .queries = s->queries,
@@ -485,16 +506,6 @@ static struct attention prepare(struct device_cpu *d, struct rows dst, struct ro
     return a;
 }
 
-/* Pieces of whole blocks, as many as the fill of the cache asks for. */
-static void run_split(struct attention *a)
-{
-    int64_t most = MAX_SPLITS / a->n_tokens;
-    int64_t split = (a->n_positions + most - 1) / most;
-    a->split = (max_of(split, MIN_SPLIT) + KEY_BLOCK - 1) / KEY_BLOCK * KEY_BLOCK;
-    a->n_splits = (int)((a->n_positions + a->split - 1) / a->split);
-    pool_run_team(a->d->pool, run_few, a);
-}
-
 void attention_run_gqa(struct device_cpu *d, struct rows dst, struct rows q,
                        const struct kvcache *c, int layer, int n_heads, int n_kv_heads,
                        int head_dim, float scale)
@@ -508,11 +519,10 @@ void attention_run_gqa(struct device_cpu *d, struct rows dst, struct rows q,
     a.value_width = c->v_width / n_kv_heads;
     a.scale = scale;
     if (a.n_tokens <= SPLIT_TOKENS) {
-        run_split(&a);
+        run_few(&a);
         return;
     }
-    int tiles = (a.n_tokens * a.heads_per_set + QUERY_TILE - 1) / QUERY_TILE;
-    pool_run(d->pool, run_many_gqa, &a, (int64_t)n_kv_heads * tiles, 1);
+    pool_run(d->pool, run_many_gqa, &a, (int64_t)n_kv_heads * n_tiles(&a, QUERY_TILE), 1);
 }
 
 void attention_run_mla(struct device_cpu *d, struct rows dst, struct rows q,
@@ -537,7 +547,7 @@ void attention_run_mla(struct device_cpu *d, struct rows dst, struct rows q,
     if (form == MLA_DECOMPRESSED) {
         pool_run(d->pool, run_many_decompressed, &a, m->n_heads, 1);
     } else if (a.n_tokens <= SPLIT_TOKENS) {
-        run_split(&a);
+        run_few(&a);
     } else {
         int tiles = (a.n_tokens + QUERY_TILE - 1) / QUERY_TILE;
         pool_run(d->pool, run_many_absorbed, &a, (int64_t)m->n_heads * tiles, 1);

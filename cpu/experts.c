@@ -1,4 +1,4 @@
-/* One call is one team job of three phases with barriers between them:
+/* Three jobs, one after the other:
  *
  *   1  h = silu(gate src) * up src     blocks of rows of the experts in use, dealt out by cost
  *   2  encode h for the down matrices
@@ -27,6 +27,7 @@ struct experts_job {
     struct weight gate, up;
     struct dot_plan gate_plan, up_plan, down_plan;
     struct encoded gate_act, up_act; /* src by token; the same where the types agree */
+    struct encoded h_act;            /* h by place in the order */
     int tile; /* pairs gathered at a time */
 };
 
@@ -90,36 +91,43 @@ static void gate_up_tile(const struct experts_job *j, int worker, int expert, in
     }
 }
 
-/* Phase 1. The blocks of ROW_TILE rows of all experts in use stand in one line, each as long as its
- * cost; the worker takes what begins in its equal part of the line. */
-static void gate_up_share(const struct experts_job *j, int worker, int n_workers)
+/* The blocks of ROW_TILE rows of all experts in use stand in one line, each as long as its cost. */
+static int64_t block_cost(const struct experts_job *j, int expert)
 {
     const int32_t *first = j->d->first;
-    int64_t n_blocks = (j->e->expert_size + ROW_TILE - 1) / ROW_TILE, total = 0, at = 0;
-    for (int e = 0; e < j->e->n_routed; e++)
-        total += first[e + 1] > first[e] ? n_blocks * (first[e + 1] - first[e] + READ_COST) : 0;
-    int64_t begin = total * worker / n_workers, end = total * (worker + 1) / n_workers;
+    return first[expert + 1] == first[expert] ? 0 : first[expert + 1] - first[expert] + READ_COST;
+}
+
+static int64_t n_blocks(const struct experts_job *j)
+{
+    return (j->e->expert_size + ROW_TILE - 1) / ROW_TILE;
+}
+
+/* Job 1: the blocks that begin in [begin, end) of that line. */
+static void run_gate_up(void *ctx, int64_t begin, int64_t end, int worker)
+{
+    const struct experts_job *j = ctx;
+    const int32_t *first = j->d->first;
+    int64_t blocks = n_blocks(j), at = 0;
     for (int e = 0; e < j->e->n_routed && at < end; e++) {
-        int64_t cost = first[e + 1] - first[e] + READ_COST;
-        if (first[e + 1] == first[e])
+        int64_t cost = block_cost(j, e);
+        if (cost == 0)
             continue;
-        int64_t from = at >= begin ? 0 : min_of((begin - at + cost - 1) / cost, n_blocks);
-        int64_t to = min_of((end - at + cost - 1) / cost, n_blocks);
-        at += cost * n_blocks;
+        int64_t from = at >= begin ? 0 : min_of((begin - at + cost - 1) / cost, blocks);
+        int64_t to = min_of((end - at + cost - 1) / cost, blocks);
+        at += cost * blocks;
         for (int t = first[e]; from < to && t < first[e + 1]; t += j->tile)
             gate_up_tile(j, worker, e, t, min_of(first[e + 1] - t, j->tile), from * ROW_TILE,
                          min_of(to * ROW_TILE, j->e->expert_size));
     }
 }
 
-/* Phase 3 for up to TOKEN_TILE pairs of one expert: add their part to dst. */
+/* Up to TOKEN_TILE pairs of one expert add their part to rows [begin, end) of dst. */
 static void down_tile(const struct experts_job *j, int worker, int expert, int at, int n,
                       int64_t begin, int64_t end)
 {
     struct device_cpu *d = j->d;
-    size_t stride = j->down_plan.encode ? d->h_stride : (size_t)j->e->expert_size * sizeof(float);
-    const uint8_t *h = j->down_plan.encode ? d->h_act : (const uint8_t *)d->h;
-    struct encoded act = { h + (size_t)at * stride, stride };
+    struct encoded act = { j->h_act.data + (size_t)at * j->h_act.stride, j->h_act.stride };
     float out[TOKEN_TILE][ROW_GROUP];
     for (int64_t r0 = begin; r0 < end; r0 += ROW_GROUP) {
         int n_rows = (int)min_of(end - r0, ROW_GROUP);
@@ -135,35 +143,17 @@ static void down_tile(const struct experts_job *j, int worker, int expert, int a
     }
 }
 
-static void down_share(const struct experts_job *j, int worker, int n_workers)
+/* Job 3. */
+static void run_down(void *ctx, int64_t begin, int64_t end, int worker)
 {
+    const struct experts_job *j = ctx;
     const int32_t *first = j->d->first;
-    int64_t begin, end;
-    pool_share(j->e->down.rows, ROW_TILE, worker, n_workers, &begin, &end);
     for (int t = 0; t < j->n_tokens; t++)
         memset(j->dst.data + t * j->dst.stride + begin, 0, (size_t)(end - begin) * sizeof(float));
     for (int e = 0; e < j->e->n_routed; e++) {
         for (int t = first[e]; t < first[e + 1]; t += TOKEN_TILE)
             down_tile(j, worker, e, t, min_of(first[e + 1] - t, TOKEN_TILE), begin, end);
     }
-}
-
-static void run_experts(void *ctx, int64_t begin, int64_t end, int worker)
-{
-    const struct experts_job *j = ctx;
-    struct device_cpu *d = j->d;
-    int n_workers = (int)end;
-    (void)begin;
-    gate_up_share(j, worker, n_workers);
-    pool_barrier(d->pool, worker);
-    if (j->down_plan.encode) {
-        struct rows h = { d->h, j->e->expert_size, j->e->expert_size };
-        int64_t first, last, n = encode_units(&j->down_plan, j->n_tokens * j->top_k);
-        pool_share(n, 1, worker, n_workers, &first, &last);
-        encode_part(&j->down_plan, h, d->h_act, d->h_stride, first, last);
-        pool_barrier(d->pool, worker);
-    }
-    down_share(j, worker, n_workers);
 }
 
 /* Bytes that one gathered pair takes. */
@@ -197,5 +187,14 @@ void experts_run(struct device_cpu *d, const struct experts *e, struct rows dst,
         job.up_act = encode_rows(d, &job.up_plan, src, n_tokens, d->h_act, d->act_stride);
     job.tile = (int)min_of(d->gathered_bytes / gathered_stride(&job), TOKEN_TILE);
     sort_pairs(d, e->n_routed, n_tokens * e->top_k, ids);
-    pool_run_team(d->pool, run_experts, &job);
+
+    int n_pairs = n_tokens * e->top_k;
+    int64_t total = 0;
+    for (int i = 0; i < e->n_routed; i++)
+        total += block_cost(&job, i) * n_blocks(&job);
+    pool_run(d->pool, run_gate_up, &job, total, grain_of(2 * ROW_TILE * job.gate.cols));
+    struct rows h = { d->h, e->expert_size, e->expert_size };
+    job.h_act = encode_rows(d, &job.down_plan, h, n_pairs, d->h_act, d->h_stride);
+    int64_t grain = grain_of(e->expert_size * n_pairs);
+    pool_run(d->pool, run_down, &job, e->down.rows, (grain + ROW_TILE - 1) / ROW_TILE * ROW_TILE);
 }

@@ -34,35 +34,26 @@ size_t encoded_bytes(int64_t cols)
     return align_up(2 * (size_t)cols, 64) + 64;
 }
 
-int64_t encode_units(const struct dot_plan *p, int n_tokens)
-{
-    return (p->cols + ENCODE_PIECE - 1) / ENCODE_PIECE * n_tokens;
-}
-
-void encode_part(const struct dot_plan *p, struct rows src, uint8_t *buffer, size_t stride,
-                 int64_t begin, int64_t end)
-{
-    int64_t pieces = encode_units(p, 1);
-    for (int64_t unit = begin; unit < end; unit++) {
-        int64_t t = unit / pieces, first = unit % pieces * ENCODE_PIECE;
-        p->encode(src.data + t * src.stride + first,
-                  buffer + (size_t)t * stride + quant_row_bytes(p->act, first),
-                  min_of(p->cols - first, ENCODE_PIECE));
-    }
-}
-
 struct encode_job {
     const struct dot_plan *plan;
     struct rows src;
     uint8_t *buffer;
     size_t stride;
+    int64_t pieces; /* of one token */
 };
 
+/* Units: pieces of tokens. */
 static void run_encode(void *ctx, int64_t begin, int64_t end, int worker)
 {
     const struct encode_job *j = ctx;
+    const struct dot_plan *p = j->plan;
     (void)worker;
-    encode_part(j->plan, j->src, j->buffer, j->stride, begin, end);
+    for (int64_t unit = begin; unit < end; unit++) {
+        int64_t t = unit / j->pieces, first = unit % j->pieces * ENCODE_PIECE;
+        p->encode(j->src.data + t * j->src.stride + first,
+                  j->buffer + (size_t)t * j->stride + quant_row_bytes(p->act, first),
+                  min_of(p->cols - first, ENCODE_PIECE));
+    }
 }
 
 struct encoded encode_rows(struct device_cpu *d, const struct dot_plan *p, struct rows src,
@@ -70,8 +61,9 @@ struct encoded encode_rows(struct device_cpu *d, const struct dot_plan *p, struc
 {
     if (!p->encode)
         return (struct encoded){ (const uint8_t *)src.data, (size_t)src.stride * sizeof(float) };
-    struct encode_job job = { p, src, buffer, stride };
-    pool_run(d->pool, run_encode, &job, encode_units(p, n_tokens), ENCODE_GRAIN);
+    int64_t pieces = (p->cols + ENCODE_PIECE - 1) / ENCODE_PIECE;
+    struct encode_job job = { p, src, buffer, stride, pieces };
+    pool_run(d->pool, run_encode, &job, pieces * n_tokens, ENCODE_GRAIN);
     return (struct encoded){ buffer, stride };
 }
 
@@ -134,5 +126,6 @@ void matmul_rows(struct device_cpu *d, struct rows dst, const struct weight *w, 
     struct matmul_job job = { .d = d, .plan = dot_plan(d, w), .w = w, .n_tokens = n_tokens,
                               .dst = dst, .bias = bias ? bias->data : NULL };
     job.act = encode_rows(d, &job.plan, src, n_tokens, d->act, d->act_stride);
-    pool_run(d->pool, run_matmul, &job, w->rows, ROW_TILE);
+    int64_t grain = grain_of(w->cols * n_tokens);
+    pool_run(d->pool, run_matmul, &job, w->rows, (grain + ROW_TILE - 1) / ROW_TILE * ROW_TILE);
 }

@@ -9,6 +9,15 @@
 
 #include "cpu/work.h"
 
+/* Multiplications worth waking another worker for: a few microseconds. */
+#define MIN_PIECE 65536
+
+/* The grain of a share of items that take `each` multiplications. */
+static inline int64_t grain_of(int64_t each)
+{
+    return each < MIN_PIECE ? MIN_PIECE / (each > 0 ? each : 1) : 1;
+}
+
 /* Activations as a dot product takes them. */
 struct encoded {
     const uint8_t *data;
@@ -35,11 +44,6 @@ size_t encoded_bytes(int64_t cols);
  * itself where the plan encodes nothing. Not from inside a job. */
 struct encoded encode_rows(struct device_cpu *d, const struct dot_plan *p, struct rows src,
                            int n_tokens, uint8_t *buffer, size_t stride);
-
-/* One worker's part of that, for use inside a job: units [begin, end) of encode_units(). */
-int64_t encode_units(const struct dot_plan *p, int n_tokens);
-void encode_part(const struct dot_plan *p, struct rows src, uint8_t *buffer, size_t stride,
-                 int64_t begin, int64_t end);
 
 /* out[t] = row . act[t]; n_tokens <= TOKEN_TILE; `row_floats` [cols] is scratch. */
 static inline void dot_row(const struct dot_plan *p, const uint8_t *row, struct encoded act,
