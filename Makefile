@@ -31,7 +31,9 @@ ifeq ($(SAN),1)
 endif
 
 # A file X.c that needs a library has a twin X_none.c that does without and says so where it matters.
-ALL_SRC := $(wildcard src/*.c src/*/*.c cpu/*.c)
+# tools/ are commands of tandem, which also answers to tandem-COMMAND; those in OWN are programs.
+OWN     := tiny
+ALL_SRC := $(wildcard src/*.c src/*/*.c cpu/*.c) $(filter-out $(OWN:%=tools/%.c),$(wildcard tools/*.c))
 NONE    := $(filter %_none.c,$(ALL_SRC))
 ifeq ($(LIBS),none)
   SRC := $(filter-out $(NONE:%_none.c=%.c),$(ALL_SRC))
@@ -55,10 +57,11 @@ endif
 
 OBJ   := $(SRC:%.c=$(B)/%.o)
 TESTS := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/test_*.c tests/check_*.c))
-TOOLS := $(patsubst tools/%.c,$(B)/%,$(wildcard tools/*.c))
+TOOLS := $(OWN:%=$(B)/%)
+ALSO  := tandem-quantize
 MODEL := models/demo.gguf
 
-all: $(B)/tandem tandem $(TOOLS)
+all: $(B)/tandem tandem $(TOOLS) $(ALSO:%=$(B)/%)
 
 # ./tandem is the latest build, whatever its switches were.
 tandem: $(B)/tandem
@@ -67,6 +70,9 @@ tandem: $(B)/tandem
 $(B)/tandem: $(B)/main.o $(B)/libtandem.a
 	@echo "link  $@"
 	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+
+$(ALSO:%=$(B)/%): $(B)/tandem
+	$(Q)ln -sf tandem $@
 
 $(B)/libtandem.a: $(OBJ)
 	@echo "ar    $@"
@@ -136,6 +142,7 @@ fuzz:
 install: all
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/tandem
 	install -m 755 $(B)/tandem $(DESTDIR)$(PREFIX)/bin/tandem
+	for name in $(ALSO); do ln -sf tandem $(DESTDIR)$(PREFIX)/bin/$$name; done
 	install -m 644 $(MODEL) $(DESTDIR)$(PREFIX)/share/tandem/demo.gguf
 	install -m 644 LICENSE $(DESTDIR)$(PREFIX)/share/tandem/LICENSE
 
