@@ -63,13 +63,14 @@ static bool unknown_command(const char *word, struct error *err)
     return fail(err, ERR_USAGE, "unknown command \"%s\" (tandem help lists them)", word);
 }
 
-/* The command of argv; *used tells whether a word named it. Chat is meant when a model, an option
- * or nothing stands first. */
-static const struct command *choose(int argc, char **argv, bool *used, struct error *err)
+/* The command: that of a program called tandem-COMMAND, else the first word; *skip counts the words
+ * before its arguments. Chat is meant when a model, an option or nothing stands first. */
+static const struct command *choose(int argc, char **argv, int *skip, struct error *err)
 {
     const char *word = argc > 1 ? argv[1] : NULL;
-    const struct command *c = word ? command_find(word) : NULL;
-    *used = c != NULL;
+    const struct command *own = argc > 0 ? command_of_program(argv[0]) : NULL;
+    const struct command *c = own || !word ? own : command_find(word);
+    *skip = c && !own ? 2 : 1;
     if (c)
         return c;
     if (!word || word[0] == '-' || is_model_word(word))
@@ -80,13 +81,13 @@ static const struct command *choose(int argc, char **argv, bool *used, struct er
 
 static bool dispatch(int argc, char **argv, struct options *o, struct error *err)
 {
-    bool named;
+    int skip;
     if (argc > 1 && strcmp(argv[1], "help") == 0)
         return run_help(argc - 2, argv + 2, err);
-    const struct command *c = choose(argc, argv, &named, err);
+    const struct command *c = choose(argc, argv, &skip, err);
     if (!c)
         return false;
-    int skip = named ? 2 : 1;
+    bool named = skip == 2 || command_of_program(argv[0]);
     log_set_sink(on_log, o);
     if (!options_init(o, c->bit, err) || !options_parse(o, c->bit, argc - skip, argv + skip, err))
         return false;

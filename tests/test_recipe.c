@@ -220,8 +220,7 @@ static void test_rules(void)
     CHECK_TYPE("token_embd.weight", "BF16");
 
     check_case("rules that are none");
-    static const char *const wrong[] = { "", "=", "x", "=q8_0", "x=", "x=q9_0", "(=q8_0", "x=Q8_K",
-                                         "x=TQ1_0" };
+    static const char *const wrong[] = { "", "=", "x", "=q8_0", "x=", "x=q9_0", "(=q8_0", "x=Q8_K" };
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
         struct recipe r = { 0 };
         struct error err = { 0 };

@@ -23,6 +23,11 @@ static const struct command commands[] = {
       "  tandem bench v3.gguf -p 512 -n 64\n"
       "  tandem bench --probe\n",
       cmd_bench },
+    { "quantize", CMD_QUANTIZE, "a smaller file of the same model",
+      "tandem quantize IN OUT TYPE [THREADS] [options]",
+      "  tandem quantize v3-bf16.gguf v3-q4.gguf q4_k_m\n"
+      "  tandem quantize r1-q8.gguf r1-iq2.gguf ds-iq2 --imatrix r1.imatrix --dry-run\n",
+      cmd_quantize },
 };
 
 const struct command *command_at(int index)
@@ -38,6 +43,12 @@ const struct command *command_find(const char *name)
         if (strcmp(commands[i].name, name) == 0)
             return &commands[i];
     return NULL;
+}
+
+const struct command *command_of_program(const char *path)
+{
+    const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
+    return strncmp(name, "tandem-", 7) == 0 ? command_find(name + 7) : NULL;
 }
 
 const char *command_nearest(const char *word)

@@ -19,6 +19,9 @@ const struct command *command_at(int index);          /* NULL behind the last */
 /* Nearest command to a word that is none, or NULL. */
 const char *command_nearest(const char *word);
 
+/* The command of a program called tandem-COMMAND, or NULL. */
+const struct command *command_of_program(const char *path);
+
 /* The page without a command, and that of one command. */
 void help_overview(struct buf *out);
 void help_command(struct buf *out, const struct command *c, bool all);
@@ -28,5 +31,6 @@ bool cmd_run(struct options *o, struct error *err);
 bool cmd_inspect(struct options *o, struct error *err);
 bool cmd_eval(struct options *o, struct error *err);
 bool cmd_bench(struct options *o, struct error *err);
+bool cmd_quantize(struct options *o, struct error *err); /* in tools/ */
 
 #endif

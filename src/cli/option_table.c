@@ -1,5 +1,6 @@
 #include "src/cli/option_table.h"
 
+#include <ctype.h>
 #include <errno.h>
 #include <math.h>
 #include <stdlib.h>
@@ -10,7 +11,8 @@
 #define ANSWERS (CMD_CHAT | CMD_RUN | CMD_EVAL)
 #define COMPUTES (CMD_CHAT | CMD_RUN | CMD_EVAL | CMD_BENCH)
 #define RENDERS (CMD_CHAT | CMD_RUN | CMD_INSPECT | CMD_EVAL)
-#define ALL (COMPUTES | CMD_INSPECT)
+#define READS (COMPUTES | CMD_INSPECT)
+#define ALL (READS | CMD_QUANTIZE)
 
 static bool read_think(struct options *o, const char *value, struct error *err)
 {
@@ -64,6 +66,24 @@ static bool read_bias(struct options *o, const char *value, struct error *err)
     if (o->n_bias == MAX_LIST)
         return fail(err, ERR_USAGE, "is given more than %d times", MAX_LIST);
     o->bias[o->n_bias++] = (struct logit_bias){ (int32_t)id, (float)bias };
+    return true;
+}
+
+/* "48G", "500M", "1.5T", plain bytes; powers of 1024. */
+static bool read_split(struct options *o, const char *value, struct error *err)
+{
+    static const char units[] = "KMGT";
+    char *end;
+    errno = 0;
+    double n = strtod(value, &end);
+    const char *unit = *end ? strchr(units, toupper((unsigned char)*end)) : NULL;
+    if (end != value && unit) {
+        n = ldexp(n, 10 * (int)(unit - units + 1));
+        end++;
+    }
+    if (end == value || *end || errno || !(n >= 1 && n <= 1e18))
+        return fail(err, ERR_USAGE, "wants a size such as 48G, got \"%s\"", value);
+    o->split_max_bytes = (int64_t)n;
     return true;
 }
 
@@ -145,13 +165,14 @@ const struct option option_rows[] = {
       .help = "make a token likelier (15+2) or forbid it (15-inf); repeatable" },
 
     /* model and machine */
-    { "model", "-m", NULL, "FILE", ALL, GROUP_MODEL, TEXT(model), .common = true,
+    { "model", "-m", NULL, "FILE", READS, GROUP_MODEL, TEXT(model), .common = true,
       .help = "a GGUF file, a part of a split one, its folder",
       .fallback = "the demo model" },
     { "ctx-size", "-c", "--context", "N", COMPUTES, GROUP_MODEL, INT(ctx_size, 0, 1 << 30),
       .common = true, .help = "context in tokens; 0: as trained",
       .fallback = "what fits, at most 32768" },
-    { "threads", "-t", "--threads-batch -tb", "N", COMPUTES, GROUP_MODEL, INT(threads, 0, 4096),
+    { "threads", "-t", "--threads-batch -tb", "N", COMPUTES | CMD_QUANTIZE, GROUP_MODEL,
+      INT(threads, 0, 4096),
       .common = true, .help = "worker threads", .fallback = "the cores this process may use" },
     { "batch-size", "-b", "--ubatch-size -ub", "N", COMPUTES, GROUP_MODEL, INT(batch, 1, 65536),
       .help = "tokens per step while reading a prompt", .fallback = "512" },
@@ -207,6 +228,32 @@ const struct option option_rows[] = {
       .help = "measure how fast this machine reads memory" },
     { "output", "-o", NULL, "md|json", CMD_BENCH, GROUP_TASK, CHOICE(format, "md|json"),
       .common = true, .help = "a table or JSON", .fallback = "md" },
+
+    /* quantize */
+    { "imatrix", NULL, NULL, "FILE", CMD_QUANTIZE, GROUP_TASK, TEXT(imatrix), .common = true,
+      .help = "importance of the columns, from a calibration run" },
+    { "tensor-type", NULL, NULL, "RE=TYPE", CMD_QUANTIZE, GROUP_TASK, LIST(tensor_types),
+      .common = true, .help = "tensors whose name matches get this type; repeatable, first wins" },
+    { "recipe", NULL, NULL, "FILE", CMD_QUANTIZE, GROUP_TASK, TEXT(recipe), .common = true,
+      .help = "such rules, one per line; a line without = is the type of the rest" },
+    { "dry-run", NULL, NULL, NULL, CMD_QUANTIZE, GROUP_TASK, FLAG(dry_run), .common = true,
+      .help = "show types and sizes, write nothing; -v: every tensor" },
+    { "resume", NULL, NULL, NULL, CMD_QUANTIZE, GROUP_TASK, FLAG(resume), .common = true,
+      .help = "go on with what an interrupted run has finished" },
+    { "force", NULL, NULL, NULL, CMD_QUANTIZE, GROUP_TASK, FLAG(force), .common = true,
+      .help = "replace OUT when it exists" },
+    { "split-max-size", NULL, NULL, "SIZE", CMD_QUANTIZE, GROUP_TASK, CUSTOM(read_split),
+      .common = true, .help = "write parts OUT-00001-of-N of at most this size, such as 48G",
+      .fallback = "one file" },
+    { "pure", NULL, NULL, NULL, CMD_QUANTIZE, GROUP_TASK, FLAG(pure),
+      .help = "the same type everywhere, as far as protection and shapes allow" },
+    { "strict-mixture", NULL, NULL, NULL, CMD_QUANTIZE, GROUP_TASK, FLAG(strict_mixture),
+      .help = "exactly the types llama-quantize would choose: without raising the small tensors that "
+              "matter most" },
+    { "allow-requantize", NULL, NULL, NULL, CMD_QUANTIZE, GROUP_TASK, FLAG(allow_requantize),
+      .help = "also from types below 8 bits, which adds up the losses" },
+    { "replace-nonfinite", NULL, NULL, NULL, CMD_QUANTIZE, GROUP_TASK, FLAG(replace_nonfinite),
+      .help = "NaN becomes 0, an infinity the largest value of its row" },
 
     /* output */
     { "json", NULL, NULL, NULL, CMD_RUN | CMD_INSPECT | CMD_EVAL | CMD_BENCH, GROUP_OUTPUT,

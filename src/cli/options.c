@@ -299,7 +299,7 @@ static const struct option *find_row(unsigned commands, const char *word, size_t
 
 static const char *command_of(unsigned commands)
 {
-    static const char *const names[] = { "chat", "run", "inspect", "eval", "bench" };
+    static const char *const names[] = { "chat", "run", "inspect", "eval", "bench", "quantize" };
     for (size_t i = 0; i < ARRAY_LEN(names); i++)
         if (commands & (1u << i))
             return names[i];
@@ -395,12 +395,13 @@ bool options_parse(struct options *o, unsigned command, int argc, char **argv, s
 {
     const char *configured = o->model;
     bool only_positionals = false;
+    int room = command == CMD_QUANTIZE ? MAX_POSITIONALS : 2;
     for (int i = 0, used = 1; i < argc; i += used) {
         used = 1;
         if (!only_positionals && strcmp(argv[i], "--") == 0) {
             only_positionals = true;
         } else if (only_positionals || argv[i][0] != '-' || !argv[i][1]) {
-            if (o->n_positional == (int)ARRAY_LEN(o->positional))
+            if (o->n_positional == room)
                 return fail(err, ERR_USAGE, "unexpected argument \"%s\"", argv[i]);
             o->positional[o->n_positional++] = argv[i];
         } else if (!parse_one(o, command, argc - i, argv + i, &used, err)) {

@@ -22,11 +22,13 @@ enum command_bit {
     CMD_INSPECT = 1 << 2,
     CMD_EVAL = 1 << 3,
     CMD_BENCH = 1 << 4,
+    CMD_QUANTIZE = 1 << 5,
 };
 
 #define UNSET INT64_MIN
 #define MAX_LIST 64
 #define MAX_SIZES 16
+#define MAX_POSITIONALS 4
 
 struct text_list {
     const char *items[MAX_LIST];
@@ -51,7 +53,7 @@ enum table_format { TABLE_MD, TABLE_JSON };
 
 struct options {
     struct arena arena;
-    const char *positional[2];
+    const char *positional[MAX_POSITIONALS];
     int n_positional;
 
     bool help, help_all, version;
@@ -110,6 +112,13 @@ struct options {
     struct size_list n_prompt, n_generate, depth;
     int64_t repetitions;
     int format; /* enum table_format */
+
+    /* quantize */
+    struct text_list tensor_types; /* RE=TYPE */
+    const char *recipe, *imatrix;
+    bool pure, strict_mixture, allow_requantize, replace_nonfinite;
+    bool force, resume, dry_run;
+    int64_t split_max_bytes; /* 0: one file */
 };
 
 /* Defaults, then configuration file, then environment. ERR_USAGE naming file and line or
