@@ -32,13 +32,24 @@ ALWAYS_INLINE float fold4(float32x4_t p)
     return vget_lane_f32(x, 0) + vget_lane_f32(x, 1);
 }
 
+ALWAYS_INLINE float load_f32(const uint8_t *p)
+{
+    float f;
+    memcpy(&f, p, sizeof f);
+    return f;
+}
+
 /* 4 floats at p + k * stride, k < count, 0 in the other lanes. */
 ALWAYS_INLINE float32x4_t f32x4(const uint8_t *p, size_t stride, int count)
 {
-    float f[4] = { 0 };
-    for (int k = 0; k < count; k++)
-        memcpy(f + k, p + (size_t)k * stride, sizeof *f);
-    return vld1q_f32(f);
+    float32x4_t f = vsetq_lane_f32(load_f32(p), vdupq_n_f32(0), 0);
+    if (count > 1)
+        f = vsetq_lane_f32(load_f32(p + stride), f, 1);
+    if (count > 2)
+        f = vsetq_lane_f32(load_f32(p + 2 * stride), f, 2);
+    if (count > 3)
+        f = vsetq_lane_f32(load_f32(p + 3 * stride), f, 3);
+    return f;
 }
 
 /* The sums of four vectors of 4 dwords, in order. */

@@ -163,10 +163,10 @@ DEFINE_SCALES(first, 0, 1.0f)
 /* 2^(e-128) from its bits; below e = 2 it is subnormal; 255 is NaN. */
 ALWAYS_INLINE float32x4_t scales_mxfp4(const uint8_t *block, size_t stride, int count)
 {
-    uint32_t e4[4] = { 0 };
-    for (int k = 0; k < count; k++)
-        e4[k] = block[(size_t)k * stride];
-    uint32x4_t e = vld1q_u32(e4);
+    uint32_t bytes = block[0];
+    for (int k = 1; k < count; k++)
+        bytes |= (uint32_t)block[(size_t)k * stride] << 8 * k;
+    uint32x4_t e = vmovl_u16(vget_low_u16(vmovl_u8(vcreate_u8(bytes))));
     uint32x4_t normal = vshlq_n_u32(vsubq_u32(e, vdupq_n_u32(1)), 23);
     uint32x4_t subnormal = vshlq_u32(vdupq_n_u32(0x200000), vreinterpretq_s32_u32(e));
     uint32x4_t nan = vandq_u32(vceqq_u32(e, vdupq_n_u32(255)), vdupq_n_u32(0x7fc00000));
