@@ -318,6 +318,30 @@ static void check_tiles(const struct kernels *k, gemm_fn *gemm, enum tensor_type
 
 /* ---- Quantizing and decoding: bit for bit ---- */
 
+/* Largest magnitude 127, so one step is 1: everything else lies half-way between two steps. */
+static void fill_ties(float *x, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++) {
+        float tie = (float)(check_random() % 126) + 0.5f;
+        x[i] = i % 32 == 7 ? -127 : check_random() & 1 ? tie : -tie;
+    }
+}
+
+static void check_encoded(const struct kernels *new, const struct kernels *ref,
+                          enum tensor_type type, struct guarded x, int64_t n, const char *what)
+{
+    struct guarded found = guarded(quant_row_bytes(type, n));
+    struct guarded wanted = guarded(quant_row_bytes(type, n));
+    new->quantize[type]((float *)(void *)x.data, found.data, n);
+    ref->quantize[type]((float *)(void *)x.data, wanted.data, n);
+    size_t at = 0;
+    while (at < wanted.size && found.data[at] == wanted.data[at])
+        at++;
+    CHECK_MSG(at == wanted.size, "n %lld, %s: byte %zu differs", (long long)n, what, at);
+    release(found);
+    release(wanted);
+}
+
 static void check_quantize(const struct kernels *new, const struct kernels *ref,
                            enum tensor_type type)
 {
@@ -325,22 +349,14 @@ static void check_quantize(const struct kernels *new, const struct kernels *ref,
     size_t n_sizes = sizes_for(quant_traits(type)->block_elements, sizes);
     for (size_t i = 0; i < n_sizes; i++) {
         int64_t n = sizes[i];
+        struct guarded x = guarded((size_t)n * sizeof(float));
         for (int pattern = 0; pattern < N_PATTERNS; pattern++) {
-            struct guarded x = guarded((size_t)n * sizeof(float));
-            struct guarded found = guarded(quant_row_bytes(type, n));
-            struct guarded wanted = guarded(quant_row_bytes(type, n));
             fill_floats((float *)(void *)x.data, n, (enum pattern)pattern);
-            new->quantize[type]((float *)(void *)x.data, found.data, n);
-            ref->quantize[type]((float *)(void *)x.data, wanted.data, n);
-            size_t at = 0;
-            while (at < wanted.size && found.data[at] == wanted.data[at])
-                at++;
-            CHECK_MSG(at == wanted.size, "n %lld, %s: byte %zu differs", (long long)n,
-                      pattern_name[pattern], at);
-            release(x);
-            release(found);
-            release(wanted);
+            check_encoded(new, ref, type, x, n, pattern_name[pattern]);
         }
+        fill_ties((float *)(void *)x.data, n);
+        check_encoded(new, ref, type, x, n, "ties");
+        release(x);
     }
 }
 
@@ -356,6 +372,8 @@ static void check_decode(const struct kernels *new, const struct kernels *ref,
             struct guarded found = guarded((size_t)n * sizeof(float));
             float *wanted = malloc((size_t)(n + 1) * sizeof *wanted);
             fill_weights(type, row.data, n, (enum pattern)pattern);
+            for (size_t e = 0; type == TYPE_MXFP4 && e < row.size; e += 17)
+                row.data[e] = (uint8_t)(check_random() % 6 - 3); /* subnormal scales, NaN */
             new->decode[type](row.data, (float *)(void *)found.data, n);
             ref->decode[type](row.data, wanted, n);
             for (int64_t j = 0; j < n; j++) {
