@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "src/base/util.h"
+#include "src/cli/json.h"
 #include "src/text/tokenizer.h"
 #include "tests/check.h"
 
@@ -506,6 +507,11 @@ int main(void)
     if (access(MODEL, R_OK) != 0 || access(binary, X_OK) != 0) {
         check_case("chat in a terminal");
         check_skip("%s or %s is not there", MODEL, binary);
+        return check_finish();
+    }
+    if (!js_available(NULL)) {
+        check_case("chat in a terminal");
+        check_skip("this build has no libraries to read and write text with");
         return check_finish();
     }
     check_case("the demo model has a vocabulary");
