@@ -104,7 +104,8 @@ static void meet_vector(const struct kernels *k, struct tile *t, struct block ke
     for (int i = 0; i < t->n; i++) {
         float *out = t->out + i * t->out_stride;
         for (int64_t p = 0; p < n; p++) {
-            const void *value = (const char *)values.data + p * values.stride * (values.f16 ? 2 : 4);
+            int64_t at = p * values.stride * (values.f16 ? 2 : 4);
+            const void *value = (const char *)values.data + at;
             float weight = scores[i * KEY_BLOCK + p];
             if (values.f16)
                 k->axpy_f16(weight, value, out, values.width);
@@ -137,7 +138,8 @@ static struct block as_floats(const struct kernels *k, struct block b, int64_t n
 static struct block cache_block(const char *data, bool f16, int64_t stride, int64_t position,
                                 int64_t column, int64_t width)
 {
-    return (struct block){ data + (position * stride + column) * (f16 ? 2 : 4), f16, stride, width };
+    const char *first = data + (position * stride + column) * (f16 ? 2 : 4);
+    return (struct block){ first, f16, stride, width };
 }
 
 /* The tile attends to positions [first, last) of its set. */
@@ -202,7 +204,8 @@ static void split_unit(const struct attention *a, int worker, int64_t unit)
         int token = (row0 + i) / a->heads_per_set;
         int head = set * a->heads_per_set + (row0 + i) % a->heads_per_set;
         t.end[i] = a->n_past + token + 1;
-        copy_scaled(s->queries + i * a->key_width, query_of(a, token, head), a->key_width, a->scale);
+        copy_scaled(s->queries + i * a->key_width, query_of(a, token, head), a->key_width,
+                    a->scale);
     }
     tile_clear(&t, a->value_width);
     int64_t first = split * a->split;
@@ -257,8 +260,8 @@ static void absorb_unit(const struct attention *a, int worker, int64_t unit)
 {
     const struct mla *m = a->mla;
     const struct worker_scratch *s = &a->d->scratch[worker];
-    int parts = absorb_parts(m), head = (int)(unit / parts), first = (int)(unit % parts) * ABSORB_ROWS;
-    int last = min_of(first + ABSORB_ROWS, m->rank);
+    int parts = absorb_parts(m), head = (int)(unit / parts);
+    int first = (int)(unit % parts) * ABSORB_ROWS, last = min_of(first + ABSORB_ROWS, m->rank);
     const float *q = a->q.data + head * (m->nope + m->rope);
     float *to = a->d->absorbed + head * a->key_width;
     int64_t to_stride = a->n_heads * a->key_width;
@@ -289,7 +292,8 @@ static void merge_unit(const struct attention *a, int worker, int64_t unit)
     }
     for (int t = 0; t < a->n_tokens; t++)
         merge(a, t, head, s->outputs + t * a->value_width);
-    struct encoded act = encode_few(&a->expand, s->outputs, a->value_width, a->n_tokens, s->queries);
+    struct encoded act = encode_few(&a->expand, s->outputs, a->value_width, a->n_tokens,
+                                    s->queries);
     const uint8_t *matrix = (const uint8_t *)m->v_b.data + (size_t)head * m->v_b.matrix_bytes;
     for (int r = 0; r < m->value; r++) {
         float out[SPLIT_TOKENS];

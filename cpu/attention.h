@@ -6,7 +6,7 @@
  *
  * Many tokens (prefill): a tile of queries meets each block in two matrix products.
  * Few tokens (decode): the cache is cut into pieces whose length depends on its fill only, workers
- * attend to pieces, and the pieces are merged in order; so bits do not depend on the thread count. */
+ * attend to pieces, and these are merged in order; so bits do not depend on the thread count. */
 #ifndef TANDEM_CPU_ATTENTION_H
 #define TANDEM_CPU_ATTENTION_H
 

@@ -364,7 +364,8 @@ static void cpu_logits(struct device *d, const struct weight *w, struct rows src
     const struct step *s = &cpu(d)->step;
     if (s->n_logits == 0)
         return;
-    struct rows last = { src.data + (s->n_tokens - s->n_logits) * src.stride, src.width, src.stride };
+    struct rows last = src;
+    last.data += (s->n_tokens - s->n_logits) * src.stride;
     struct rows dst = { s->logits, w->rows, w->rows };
     matmul_rows(cpu(d), dst, w, last, s->n_logits, NULL);
 }

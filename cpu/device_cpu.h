@@ -18,7 +18,8 @@ struct device_cpu_options {
     int64_t max_cols;     /* widest input of a matmul */
     int64_t max_rows;     /* widest output of a matmul, the output head left out */
     int64_t n_ctx;        /* positions in the cache */
-    int n_heads, head_width; /* widest attention: heads, and per head max(head_dim, rank + rope, nope + rope + value) */
+    int n_heads, head_width; /* widest attention: heads, and per head
+                                max(head_dim, rank + rope, nope + rope + value) */
     int n_routed, top_k;  /* 0: no experts */
     int64_t expert_size;
 };

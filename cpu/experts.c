@@ -58,8 +58,10 @@ static struct encoded gather(const struct experts_job *j, const struct dot_plan 
                              struct encoded act, int at, int n, uint8_t *to)
 {
     const int32_t *order = j->d->order + at;
-    if (n == 1)
-        return (struct encoded){ act.data + (size_t)(order[0] / j->top_k) * act.stride, act.stride };
+    if (n == 1) {
+        act.data += (size_t)(order[0] / j->top_k) * act.stride;
+        return act;
+    }
     size_t bytes = quant_row_bytes(p->act, p->cols);
     struct encoded dense = { to, align_up(bytes, 64) };
     for (int i = 0; i < n; i++)
@@ -75,7 +77,8 @@ static void gate_up_tile(const struct experts_job *j, int worker, int expert, in
     struct device_cpu *d = j->d;
     float *row_floats = d->scratch[worker].row;
     uint8_t *gathered = d->scratch[worker].gathered;
-    struct encoded gate_act = gather(j, &j->gate_plan, j->gate_act, at, n, gathered), up_act = gate_act;
+    struct encoded gate_act = gather(j, &j->gate_plan, j->gate_act, at, n, gathered);
+    struct encoded up_act = gate_act;
     if (j->up_act.data != j->gate_act.data)
         up_act = gather(j, &j->up_plan, j->up_act, at, n, gathered + (size_t)n * gate_act.stride);
     float up[TOKEN_TILE][ROW_GROUP];
@@ -182,7 +185,8 @@ void experts_run(struct device_cpu *d, const struct experts *e, struct rows dst,
     job.gate_plan = dot_plan(d, &job.gate);
     job.up_plan = dot_plan(d, &job.up);
     job.down_plan = dot_plan(d, &e->down);
-    job.gate_act = job.up_act = encode_rows(d, &job.gate_plan, src, n_tokens, d->act, d->act_stride);
+    job.gate_act = encode_rows(d, &job.gate_plan, src, n_tokens, d->act, d->act_stride);
+    job.up_act = job.gate_act;
     if (job.up_plan.act != job.gate_plan.act)
         job.up_act = encode_rows(d, &job.up_plan, src, n_tokens, d->h_act, d->act_stride);
     job.tile = (int)min_of(d->gathered_bytes / gathered_stride(&job), TOKEN_TILE);

@@ -103,8 +103,8 @@ static void multiply_block(const struct matmul_job *j, int64_t first, int n_rows
     float *dst = j->dst.data + token * j->dst.stride + first;
     dot_rows(&j->plan, (const uint8_t *)j->w->data + (size_t)first * j->w->row_bytes,
              j->w->row_bytes, n_rows, act, n_tokens, row_floats, dst, (size_t)j->dst.stride);
-    for (int t = 0; j->bias && t < n_tokens; t++)
-        j->d->kernels.add(dst + t * j->dst.stride, j->bias + first, dst + t * j->dst.stride, n_rows);
+    for (int t = 0; j->bias && t < n_tokens; t++, dst += j->dst.stride)
+        j->d->kernels.add(dst, j->bias + first, dst, n_rows);
 }
 
 static void run_matmul(void *ctx, int64_t begin, int64_t end, int worker)

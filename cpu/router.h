@@ -1,4 +1,4 @@
-/* Choosing experts. Everything in F32, plain C on every processor, so that all builds pick alike. */
+/* Choosing experts. Everything in F32, plain C on every processor: all builds pick alike. */
 #ifndef TANDEM_CPU_ROUTER_H
 #define TANDEM_CPU_ROUTER_H
 
@@ -15,8 +15,8 @@
  *                                  the others get c = -inf
  *   picks = top_k largest c, weights = their p, normalised and scaled as the router says
  *
- * Source: DeepSeek-V2 technical report, section 2.2 (maximum of a group); DeepSeek-V3, section 2.1.2
- * (bias, two largest). */
+ * Source: DeepSeek-V2 technical report, section 2.2 (maximum of a group); DeepSeek-V3, section
+ * 2.1.2 (bias, two largest). */
 void router_choose(const struct router *r, float *scores, int32_t *ids, float *weights);
 
 #endif

@@ -8,8 +8,8 @@
 #include "src/base/pool.h"
 #include "src/device.h"
 
-/* Tokens that a weight row is multiplied with in one go: their encoded activations (about 8 KiB each
- * in a large model) stay in the second-level cache. */
+/* Tokens that a weight row is multiplied with in one go: their encoded activations (about 8 KiB
+ * each in a large model) stay in the second-level cache. */
 #define TOKEN_TILE 128
 /* Rows are shared out in runs of this many, one cache line of floats ... */
 #define ROW_TILE 16

@@ -1,5 +1,5 @@
-/* The CPU device: every operation against the obvious computation in double precision, with one, two
- * and four threads (same bits), with plain C and with the kernels of this machine. */
+/* The CPU device: every operation against the obvious computation in double precision, with one,
+ * two and four threads (same bits), with plain C and with the kernels of this machine. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -258,7 +258,8 @@ static void test_rmsnorm(int n_tokens, int n_groups, int width)
                 n_groups, 1e-5f);
     }
     check_near(outputs[0], wanted, n_tokens * total, 1e-5);
-    rmsnorm(devices[0], rows_of(x, total, stride), rows_of(x, total, stride), &m.w, n_groups, 1e-5f);
+    struct rows in_place = rows_of(x, total, stride);
+    rmsnorm(devices[0], in_place, in_place, &m.w, n_groups, 1e-5f);
     for (int t = 0; t < n_tokens; t++)
         check_near(x + t * stride, wanted + t * total, total, 1e-5);
     free_outputs(n_tokens * total);
@@ -366,10 +367,11 @@ static void test_matmul(struct material m, int64_t rows, int n_tokens)
     struct material bias = material(TYPE_F32, rows, 1, 1);
     int64_t stride = cols + 8, n = n_tokens * rows;
     float *x = floats(n_tokens * stride, -1, 1);
+    struct rows in = rows_of(x, cols, stride);
     make_outputs(n);
     for (int i = 0; i < N_RIGS; i++) {
         begin(devices[i], n_tokens, 0);
-        matmul(devices[i], rows_of(outputs[i], rows, rows), &m.w, rows_of(x, cols, stride), &bias.w);
+        matmul(devices[i], rows_of(outputs[i], rows, rows), &m.w, in, &bias.w);
     }
     float *one = malloc((size_t)rows * sizeof *one);
     for (int t = 0; t < n_tokens; t++) {
@@ -407,9 +409,10 @@ static void test_logits(void)
         logits(devices[i], &m.w, rows_of(x, 64, 64)); /* wants none: touches nothing */
     }
     for (int t = 0; t < 4; t++) {
-        for (int r = 0; r < 301; r++)
-            CHECK(fabs(outputs[0][t * 301 + r] - dot(m.values + r * 64, x + (t + 5) * 64, 64, NULL)) <
-                  1e-4);
+        for (int r = 0; r < 301; r++) {
+            double wanted = dot(m.values + r * 64, x + (t + 5) * 64, 64, NULL);
+            CHECK(fabs(outputs[0][t * 301 + r] - wanted) < 1e-4);
+        }
     }
     free_outputs(4 * 301);
     free(x);
@@ -561,9 +564,10 @@ static void test_mla(enum tensor_type type, enum tensor_type weights, enum mla_f
     make_outputs(n_tokens * out);
     for (int i = 0; i < N_RIGS; i++) {
         begin_form(devices[i], n_tokens, n_past, form);
-        attention_mla(devices[i], rows_of(outputs[i], out, out), rows_of(q, width, width), &c, 0, &m);
+        attention_mla(devices[i], rows_of(outputs[i], out, out), rows_of(q, width, width), &c, 0,
+                      &m);
     }
-    /* Encoded activations of few tokens are not the exact inputs; the float forms are held tight. */
+    /* Few tokens are encoded, so not the exact inputs; the float forms are held tight. */
     bool exact = act_f32 || weights == TYPE_F32 || n_tokens > 4 || form == MLA_DECOMPRESSED;
     double *keys = malloc((size_t)(n * (NOPE + ROPE)) * sizeof *keys), wanted[VALUE];
     double *values = malloc((size_t)(n * VALUE) * sizeof *values);
@@ -760,7 +764,8 @@ static struct expert_test expert_test(enum tensor_type gate_type, enum tensor_ty
 {
     struct expert_test x = { .hidden = hidden };
     x.down = material(down_type, size, hidden, n_routed);
-    x.e = (struct experts){ .down = x.down.w, .n_routed = n_routed, .top_k = 5, .expert_size = size };
+    x.e = (struct experts){ .down = x.down.w, .n_routed = n_routed, .top_k = 5,
+                            .expert_size = size };
     if (fused) {
         x.gate_up = material(gate_type, hidden, 2 * size, n_routed);
         x.e.gate_up = x.gate_up.w;

@@ -301,7 +301,8 @@ static void test_topology(void)
     check_case("SMT siblings come last and are not cores");
     for (int i = 0; i < 8; i++) {
         char path[128], list[32];
-        snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu%d/topology/thread_siblings_list", i);
+        snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu%d/topology/thread_siblings_list",
+                 i);
         snprintf(list, sizeof list, "%d,%d\n", i % 4, i % 4 + 4);
         put(path, list);
     }

@@ -1,7 +1,7 @@
 /* Which CPUs this process may use, best first.
  *
- * Read once at the first call, before any thread is pinned: the affinity mask of the process at that
- * moment, the topology in /sys, and the CPU quota of its cgroup (version 1 and 2). */
+ * Read once at the first call, before any thread is pinned: the affinity mask of the process at
+ * that moment, the topology in /sys, and the CPU quota of its cgroup (version 1 and 2). */
 #ifndef TANDEM_BASE_CPUS_H
 #define TANDEM_BASE_CPUS_H
 

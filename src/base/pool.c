@@ -9,9 +9,12 @@
  * Waiting means spinning for a bounded time, then a futex on the awaited word. Two bounds: the long
  * one bridges the gaps of a step, such as the GPU's part of a layer. Where other programs want the
  * processors too, a partner may be off its core for several milliseconds; spinning on it then only
- * costs us our own share. So a wait that outlasted the long bound is followed by short ones, until a
- * wait ends between the two. Whoever sleeps has said so in a flag before it looked at the word for the last time, and whoever changes the word
- * looks at the flag afterwards; both in sequentially consistent order, so one of them sees the other.
+ * costs us our own share. So a wait that outlasted the long bound is followed by short ones, until
+ * one ends between the two.
+ *
+ * Whoever sleeps has said so in a flag before it looked at the word for the last time, and whoever
+ * changes the word looks at the flag afterwards; both in sequentially consistent order, so one of
+ * them sees the other.
  *
  * The floating point mode is left alone: flush-to-zero in our own threads but not in the caller's
  * would make results depend on who computes a row. Kernels avoid subnormals where they would arise

@@ -5,7 +5,8 @@
  * computed whole by one worker, so results never depend on timing.
  *
  * With no more workers than usable CPUs each worker is pinned to one of them and waits by spinning
- * for a bounded time, then sleeps on a futex; with more, nobody is pinned and nobody spins.
+ * for a bounded time, then sleeps on a futex; with more, nobody is pinned and nobody spins. The
+ * caller is pinned too until pool_close; threads that it starts meanwhile inherit its one CPU.
  * Inside a job: no locks, no allocation, no logging; a worker writes only its own items.
  * pool_run must not be called from inside a job, nor from two threads at once. */
 #ifndef TANDEM_BASE_POOL_H
