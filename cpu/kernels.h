@@ -22,21 +22,21 @@ typedef void act_quantize_fn(const float *x, void *blocks, int64_t n);
 typedef void dot_fn(int64_t n, const void *row, const void *act, size_t act_stride, int n_tokens,
                     float *out);
 
-/* A tile of dot products: out[t * out_stride + r] for n_rows rows and n_tokens activations, with the
- * bits that dot_fn gives for each, so callers may choose by speed alone: a tile unpacks each row
- * once and pays from about GEMM_MIN_TOKENS tokens, best with 64 rows and 128 tokens or multiples.
- * Strides: rows and act in bytes, out in floats. Needs 200 KiB of stack. */
+/* A tile of dot products: out[t * out_stride + r] for n_rows rows and n_tokens activations, with
+ * the bits that dot_fn gives for each, so callers may choose by speed alone: a tile unpacks each
+ * row once and pays from about GEMM_MIN_TOKENS tokens, best with 64 rows and 128 tokens or
+ * multiples. Strides: rows and act in bytes, out in floats. Needs 200 KiB of stack. */
 typedef void gemm_fn(int64_t n, const void *rows, size_t row_stride, int n_rows, const void *act,
                      size_t act_stride, int n_tokens, float *out, size_t out_stride);
 #define GEMM_MIN_TOKENS 4
-#define GEMM_WIDE_MIN_TOKENS 12 /* for wide tiles, made for multiples of 16 tokens */
+#define GEMM_WIDE_MIN_TOKENS 24 /* for wide tiles, made for multiples of 16 tokens */
 
 /* Decode n elements to float, bit-exact. */
 typedef void decode_fn(const void *blocks, float *out, int64_t n);
 
 struct kernels {
     act_quantize_fn *quantize[N_TENSOR_TYPES]; /* by activation type */
-    dot_fn *dot[N_TENSOR_TYPES];               /* by weight type; NULL: type without a dot product */
+    dot_fn *dot[N_TENSOR_TYPES];               /* by weight type; NULL: no dot product */
     gemm_fn *gemm[N_TENSOR_TYPES];             /* by weight type; NULL: none, use dot */
     gemm_fn *gemm_wide[N_TENSOR_TYPES];        /* by weight type; NULL: none, use gemm */
     decode_fn *decode[N_TENSOR_TYPES];         /* by weight type */

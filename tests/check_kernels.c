@@ -186,7 +186,7 @@ static double exact_dot(enum tensor_type type, int64_t n, const uint8_t *row, co
     return sum;
 }
 
-/* One row and n_tokens activations: right within the tolerance, and each token as if it were alone. */
+/* One row and n_tokens activations: right within the tolerance, each token as if it were alone. */
 static void check_dot(const struct kernels *new, const struct kernels *old, enum tensor_type type,
                       int64_t n, int n_tokens, enum pattern weights, enum pattern acts)
 {
@@ -423,8 +423,8 @@ static void check_dot_f32(const struct kernels *new, int64_t n, enum pattern p)
         sum_abs += fabs((double)F(x)[i] * F(y)[i]);
     }
     float found = new->dot_f32(F(x), F(y), n);
-    CHECK_MSG(close_to(found, sum, 1e-6 * sum_abs), "n %lld: %.9g, wanted %.9g", (long long)n, found,
-              sum);
+    CHECK_MSG(close_to(found, sum, 1e-6 * sum_abs), "n %lld: %.9g, wanted %.9g", (long long)n,
+              found, sum);
     release(x);
     release(y);
 }
@@ -438,8 +438,8 @@ static void check_dot_f32_f16(const struct kernels *new, int64_t n, enum pattern
         sum_abs += fabs((double)F(x)[i] * f16_to_f32(H(y)[i]));
     }
     float found = new->dot_f32_f16(F(x), H(y), n);
-    CHECK_MSG(close_to(found, sum, 1e-6 * sum_abs), "n %lld: %.9g, wanted %.9g", (long long)n, found,
-              sum);
+    CHECK_MSG(close_to(found, sum, 1e-6 * sum_abs), "n %lld: %.9g, wanted %.9g", (long long)n,
+              found, sum);
     release(x);
     release(y);
 }
@@ -478,7 +478,8 @@ static void check_to_f16(const struct kernels *new, int64_t n, enum pattern p)
 {
     struct guarded x = floats(n, p), y = halves(n, ZEROS);
     static const float hard[] = { 65504, 65519.996f, 65520, 1e9f, -1e-8f, 6.0e-8f, 2.9802322e-8f,
-                                  2.980233e-8f, 0.000061f, 1.00048828f, 1.00146484f, -0.0f, INFINITY };
+                                  2.980233e-8f, 0.000061f, 1.00048828f, 1.00146484f, -0.0f,
+                                  INFINITY };
     for (int64_t i = 0; p == RANDOM && i < n; i += 2)
         F(x)[i] = hard[check_random() % ARRAY_LEN(hard)];
     new->to_f16(F(x), H(y), n);
@@ -542,8 +543,8 @@ static void check_softmax_exp(const struct kernels *new, int64_t n, enum pattern
                   wanted);
         CHECK_MSG(F(x)[i] == 0 || F(x)[i] >= 0x1p-126f, "e^%.9g is subnormal", before[i] - max);
     }
-    CHECK_MSG(close_to(found, sum, 1e-6 * sum), "n %lld: sum %.9g, wanted %.9g", (long long)n, found,
-              sum);
+    CHECK_MSG(close_to(found, sum, 1e-6 * sum), "n %lld: sum %.9g, wanted %.9g", (long long)n,
+              found, sum);
     free(before);
     release(x);
 }
@@ -577,7 +578,8 @@ static void check_add(const struct kernels *new, int64_t n, enum pattern p)
     struct guarded a = floats(n, p), b = floats(n, RANDOM), out = floats(n, ZEROS);
     new->add(F(a), F(b), F(out), n);
     for (int64_t i = 0; i < n; i++)
-        CHECK_MSG(F(out)[i] == F(a)[i] + F(b)[i], "n %lld, element %lld", (long long)n, (long long)i);
+        CHECK_MSG(F(out)[i] == F(a)[i] + F(b)[i], "n %lld, element %lld", (long long)n,
+                  (long long)i);
     new->add(F(a), F(b), F(a), n);
     CHECK_MSG(memcmp(a.data, out.data, a.size) == 0, "in place, n %lld", (long long)n);
     release(a);

@@ -166,7 +166,8 @@ static void bench_all(const char *word)
         for (int type = 0; type < N_TENSOR_TYPES; type++) {
             struct kernels ref;
             kernels_init(&ref, ISA_REF);
-            bool new = k.dot[type] != before.dot[type] || k.gemm_wide[type] != before.gemm_wide[type];
+            bool new = k.dot[type] != before.dot[type] ||
+                       k.gemm_wide[type] != before.gemm_wide[type];
             if (k.dot[type] && new && k.dot[type] != ref.dot[type] &&
                 strstr(quant_traits((uint32_t)type)->name, word))
                 bench_type(isa_ladder[i], &k, (enum tensor_type)type, memory);

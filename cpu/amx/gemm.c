@@ -1,11 +1,11 @@
 /* Matrix tiles, AMX: 16 rows x 16 tokens.
  *
- * A tile register holds 16 lines of 64 bytes. One instruction multiplies the activations of 16 tokens
- * (a line each) with a panel's lines (four columns of 16 rows each: the layout of panel.h is the one
- * AMX wants) into 16 x 16 sums of 32 bits, which reach the vector unit through memory. That trip and
- * the scales cost more than the multiplication. So types of 256 have their scales multiplied into
- * the weights beforehand, two planes of bytes, and need it once per block; types of 32, whose scales
- * are floats, need it for every 32 columns. */
+ * A tile register holds 16 lines of 64 bytes. One instruction multiplies the activations of 16
+ * tokens (a line each) with a panel's lines (four columns of 16 rows each: the layout of panel.h is
+ * the one AMX wants) into 16 x 16 sums of 32 bits, which reach the vector unit through memory. That
+ * trip and the scales cost more than the multiplication. So types of 256 have their scales
+ * multiplied into the weights beforehand, two planes of bytes, and need it once per block; types of
+ * 32, whose scales are floats, need it for every 32 columns. */
 #include "cpu/amx/table.h"
 
 #define ISA_NAME(name) name##_amx

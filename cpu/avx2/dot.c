@@ -11,8 +11,8 @@
  *
  * Four blocks make one step: each is unpacked once and multiplied with every token of the tile, the
  * vectors of products wait in a small array, and one transposing sum per token turns four of them
- * into the four isums. Bytes are multiplied by maddubs, unsigned times signed: pair sums stay within
- * 16 bits as the unsigned side is at most 128 and activations are never -128. */
+ * into the four isums. Bytes are multiplied by maddubs, unsigned times signed: pair sums stay
+ * within 16 bits as the unsigned side is at most 128 and activations are never -128. */
 #include "cpu/avx2/sums.h"
 #include "cpu/avx2/table.h"
 #include "cpu/avx2/unpack.h"

@@ -6,7 +6,7 @@
  * Four vectors of partial sums per token, whatever the batch, folded as (0 + 1) + (2 + 3). */
 
 #define SUMS 4
-#define TOKENS 2 /* per pass over the row: 8 vectors of sums and the row's own fit in 16 registers */
+#define TOKENS 2 /* per pass over the row: with 8 vectors of sums, 16 registers suffice */
 
 #define DEFINE_FLOAT_DOT(name, type, load, load_part, load_w, load_w_part, type_w)                \
     ALWAYS_INLINE void name##_tokens(int64_t n, const type_w *row, const type *act,               \
@@ -53,7 +53,8 @@ DEFINE_FLOAT_DOT(f32_f16, uint16_t, load_f16_vec, load_f16_part, load_f32_vec, l
     {                                                                                             \
         int t = 0;                                                                                \
         for (; t + TOKENS <= n_tokens; t += TOKENS)                                               \
-            name##_tokens(n, row, token_at((const type *)act, stride, t), stride, TOKENS, out + t); \
+            name##_tokens(n, row, token_at((const type *)act, stride, t), stride, TOKENS,         \
+                          out + t);                                                               \
         for (; t < n_tokens; t++)                                                                 \
             name##_tokens(n, row, token_at((const type *)act, stride, t), stride, 1, out + t);    \
     }

@@ -110,7 +110,8 @@ ALWAYS_INLINE uint64_t run_sums(__m256i a, __m256i b)
     s = _mm256_hadd_epi32(s, t);                   /* a0 a0 b0 b0 | a1 a1 b1 b1 */
     s = _mm256_hadd_epi32(s, s);                   /* a0 b0 .. | a1 b1 .. */
     s = _mm256_packs_epi32(s, s);
-    uint32_t low = (uint32_t)_mm256_extract_epi32(s, 0), high = (uint32_t)_mm256_extract_epi32(s, 4);
+    uint32_t low = (uint32_t)_mm256_extract_epi32(s, 0);
+    uint32_t high = (uint32_t)_mm256_extract_epi32(s, 4);
     return (low & 0xffff) | (uint64_t)(high & 0xffff) << 16 | (uint64_t)(low >> 16) << 32 |
            (uint64_t)(high >> 16) << 48;
 }

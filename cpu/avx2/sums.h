@@ -11,8 +11,8 @@ enum {
     Q8_K_BYTES = 292, Q8_K_QS = 4, Q8_K_BSUMS = 260,
 };
 
-/* Ask early for the weights that come next. Hardware does so too but stops at every page; 2 KiB ahead
- * took Q4_K on one core of a Xeon from 70 to 93 % of the rate of plain reading. */
+/* Ask early for the weights that come next. Hardware does so too but stops at every page; 2 KiB
+ * ahead took Q4_K on one core of a Xeon from 70 to 93 % of the rate of plain reading. */
 #define AHEAD 2048
 ALWAYS_INLINE void prefetch_ahead(const uint8_t *p, int bytes)
 {

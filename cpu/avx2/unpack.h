@@ -1,16 +1,16 @@
 /* One block of every quantized type, spread out to bytes. This is the only place that knows how
- * each type packs its bits for the vector kernels; dot products, decoding and matrix tiles, for AVX2
- * and for AVX-512, all start from what is made here. Layouts: src/format/quant_blocks.h.
+ * each type packs its bits for the vector kernels; dot products, decoding and matrix tiles, for
+ * AVX2 and for AVX-512, all start from what is made here. Layouts: src/format/quant_blocks.h.
  *
- * Types of 256 elements become 256 bytes and 16 scales of 16 bits, one per run of 16 elements (types
- * with 8 scales repeat each), so that for element i of run j = i / 16
+ * Types of 256 elements become 256 bytes and 16 scales of 16 bits, one per run of 16 elements
+ * (types with 8 scales repeat each), so that for element i of run j = i / 16
  *
  *     value = d * scale[j] * (q[i] - offset) - dmin * min[j]
  *
  * Types of 32 elements become 32 bytes: value = d * q[i] + m.
  *
- * d and dmin are floats of the block, fetched for four blocks at a time. Constants that the formulas
- * of a type put outside (a quarter, an eighth) go into d, which is exact. */
+ * d and dmin are floats of the block, fetched for four blocks at a time. Constants that the
+ * formulas of a type put outside (a quarter, an eighth) go into d, which is exact. */
 #ifndef TANDEM_CPU_AVX2_UNPACK_H
 #define TANDEM_CPU_AVX2_UNPACK_H
 
@@ -292,11 +292,15 @@ ALWAYS_INLINE __m256i nibble_words(const uint8_t *p)
         _mm_and_si128(x, low), _mm_and_si128(_mm_srli_epi16(x, 4), low)));
 }
 
-ALWAYS_INLINE long long point8(const void *point)
+/* Four points of eight bytes, loaded straight into a vector. */
+ALWAYS_INLINE __m128i points2(const void *a, const void *b)
 {
-    long long p;
-    memcpy(&p, point, 8);
-    return p;
+    __m128 low = _mm_castsi128_ps(_mm_loadl_epi64((const __m128i *)a));
+    return _mm_castps_si128(_mm_loadh_pi(low, (const __m64 *)b));
+}
+ALWAYS_INLINE __m256i points4(const void *a, const void *b, const void *c, const void *d)
+{
+    return _mm256_set_m128i(points2(c, d), points2(a, b));
 }
 
 ALWAYS_INLINE int point4(const void *point)
@@ -306,12 +310,24 @@ ALWAYS_INLINE int point4(const void *point)
     return p;
 }
 
-/* Four times seven bits -> four sign bytes. */
-ALWAYS_INLINE uint32_t parity_signs(uint32_t w)
+/* 32 bytes of seven signs -> the eighth makes their number even (quant_sign_bytes). Words are
+ * shifted; what crosses into a neighbour never reaches its lowest bit. */
+ALWAYS_INLINE __m256i with_parity(__m256i seven)
 {
-    return (uint32_t)quant_sign_bytes[w & 127] | (uint32_t)quant_sign_bytes[w >> 7 & 127] << 8 |
-           (uint32_t)quant_sign_bytes[w >> 14 & 127] << 16 |
-           (uint32_t)quant_sign_bytes[w >> 21 & 127] << 24;
+    __m256i p = _mm256_xor_si256(seven, _mm256_srli_epi16(seven, 4));
+    p = _mm256_xor_si256(p, _mm256_srli_epi16(p, 2));
+    p = _mm256_xor_si256(p, _mm256_srli_epi16(p, 1));
+    return _mm256_or_si256(seven, shl_and256(p, 7, 0x80));
+}
+
+/* Eight words, each four times seven signs in its low 28 bits -> four sign bytes of each. */
+ALWAYS_INLINE void parity_signs(__m256i words, uint32_t signs[8])
+{
+    __m256i x = _mm256_and_si256(words, _mm256_set1_epi32(0x7f));
+    for (int l = 1; l < 4; l++)
+        x = _mm256_or_si256(x, _mm256_and_si256(_mm256_slli_epi32(words, l),
+                                                _mm256_set1_epi32((int)(0x7fu << 8 * l))));
+    _mm256_storeu_si256((__m256i *)signs, with_parity(x));
 }
 
 ALWAYS_INLINE void unpack_iq4_xs(const uint8_t *block, struct block256 *w)
@@ -327,30 +343,36 @@ ALWAYS_INLINE void unpack_iq4_xs(const uint8_t *block, struct block256 *w)
 
 ALWAYS_INLINE void unpack_iq2_xxs(const uint8_t *block, struct block256 *w)
 {
-    __m256 a = _mm256_castsi256_ps(load256(block + 2)), b = _mm256_castsi256_ps(load256(block + 34));
+    __m256 a = _mm256_castsi256_ps(load256(block + 2));
+    __m256 b = _mm256_castsi256_ps(load256(block + 34));
     __m256i words = _mm256_castps_si256(_mm256_shuffle_ps(a, b, 0xdd)); /* the odd dwords */
     words = _mm256_permute4x64_epi64(words, 0xd8);
     w->scale = odd(twice(_mm256_srli_epi32(words, 28)));
+    uint32_t signs[8];
+    parity_signs(words, signs);
     for (int g = 0; g < 8; g++) {
         const uint8_t *p = block + 2 + 8 * g;
-        __m256i points = _mm256_setr_epi64x(
-            point8(quant_grid_iq2xxs[p[0]]), point8(quant_grid_iq2xxs[p[1]]),
-            point8(quant_grid_iq2xxs[p[2]]), point8(quant_grid_iq2xxs[p[3]]));
-        w->q[g] = apply_signs(points, parity_signs(block_u32(p + 4)));
+        __m256i points = points4(quant_grid_iq2xxs[p[0]], quant_grid_iq2xxs[p[1]],
+                                 quant_grid_iq2xxs[p[2]], quant_grid_iq2xxs[p[3]]);
+        w->q[g] = apply_signs(points, signs[g]);
     }
 }
 
 ALWAYS_INLINE void unpack_iq2_xs(const uint8_t *block, struct block256 *w)
 {
     w->scale = odd(nibble_words(block + 66));
+    __m256i x = _mm256_srli_epi16(load256(block + 2), 9);
+    __m256i y = _mm256_srli_epi16(load256(block + 34), 9);
+    uint32_t signs[8];
+    _mm256_storeu_si256((__m256i *)signs,
+                        with_parity(_mm256_permute4x64_epi64(_mm256_packus_epi16(x, y), 0xd8)));
     for (int g = 0; g < 8; g++) {
         const uint8_t *p = block + 2 + 8 * g;
-        uint32_t u[4] = { block_u16(p), block_u16(p + 2), block_u16(p + 4), block_u16(p + 6) };
-        __m256i points = _mm256_setr_epi64x(
-            point8(quant_grid_iq2xs[u[0] & 511]), point8(quant_grid_iq2xs[u[1] & 511]),
-            point8(quant_grid_iq2xs[u[2] & 511]), point8(quant_grid_iq2xs[u[3] & 511]));
-        w->q[g] = apply_signs(points, parity_signs(u[0] >> 9 | u[1] >> 9 << 7 | u[2] >> 9 << 14 |
-                                                   u[3] >> 9 << 21));
+        __m256i points = points4(quant_grid_iq2xs[block_u16(p) & 511],
+                                 quant_grid_iq2xs[block_u16(p + 2) & 511],
+                                 quant_grid_iq2xs[block_u16(p + 4) & 511],
+                                 quant_grid_iq2xs[block_u16(p + 6) & 511]);
+        w->q[g] = apply_signs(points, signs[g]);
     }
 }
 
@@ -360,18 +382,20 @@ ALWAYS_INLINE void unpack_iq2_s(const uint8_t *block, struct block256 *w)
     for (int g = 0; g < 8; g++) {
         const uint8_t *p = block + 2 + 4 * g;
         uint32_t high = block[66 + g];
-        __m256i points = _mm256_setr_epi64x(
-            point8(quant_grid_iq2s[p[0] | (high << 8 & 0x300)]),
-            point8(quant_grid_iq2s[p[1] | (high << 6 & 0x300)]),
-            point8(quant_grid_iq2s[p[2] | (high << 4 & 0x300)]),
-            point8(quant_grid_iq2s[p[3] | (high << 2 & 0x300)]));
+        __m256i points = points4(quant_grid_iq2s[p[0] | (high << 8 & 0x300)],
+                                 quant_grid_iq2s[p[1] | (high << 6 & 0x300)],
+                                 quant_grid_iq2s[p[2] | (high << 4 & 0x300)],
+                                 quant_grid_iq2s[p[3] | (high << 2 & 0x300)]);
         w->q[g] = apply_signs(points, block_u32(block + 34 + 4 * g));
     }
 }
 
 ALWAYS_INLINE void unpack_iq3_xxs(const uint8_t *block, struct block256 *w)
 {
-    w->scale = odd(twice(_mm256_srli_epi32(load256(block + 66), 28)));
+    __m256i words = load256(block + 66);
+    w->scale = odd(twice(_mm256_srli_epi32(words, 28)));
+    uint32_t signs[8];
+    parity_signs(words, signs);
     for (int g = 0; g < 8; g++) {
         const uint8_t *p = block + 2 + 8 * g;
         __m256i points = _mm256_setr_epi32(
@@ -379,7 +403,7 @@ ALWAYS_INLINE void unpack_iq3_xxs(const uint8_t *block, struct block256 *w)
             point4(quant_grid_iq3xxs[p[2]]), point4(quant_grid_iq3xxs[p[3]]),
             point4(quant_grid_iq3xxs[p[4]]), point4(quant_grid_iq3xxs[p[5]]),
             point4(quant_grid_iq3xxs[p[6]]), point4(quant_grid_iq3xxs[p[7]]));
-        w->q[g] = apply_signs(points, parity_signs(block_u32(block + 66 + 4 * g)));
+        w->q[g] = apply_signs(points, signs[g]);
     }
 }
 
@@ -416,29 +440,35 @@ ALWAYS_INLINE void unpack_iq1_s(const uint8_t *block, struct block256 *w)
     for (int g = 0; g < 8; g++) {
         const uint8_t *p = block + 2 + 4 * g;
         uint32_t h = block_u16(block + 34 + 2 * g);
-        __m256i points = _mm256_setr_epi64x(point8(quant_grid_iq1[p[0] | (h << 8 & 0x700)]),
-                                            point8(quant_grid_iq1[p[1] | (h << 5 & 0x700)]),
-                                            point8(quant_grid_iq1[p[2] | (h << 2 & 0x700)]),
-                                            point8(quant_grid_iq1[p[3] | (h >> 1 & 0x700)]));
+        __m256i points = points4(quant_grid_iq1[p[0] | (h << 8 & 0x700)],
+                                 quant_grid_iq1[p[1] | (h << 5 & 0x700)],
+                                 quant_grid_iq1[p[2] | (h << 2 & 0x700)],
+                                 quant_grid_iq1[p[3] | (h >> 1 & 0x700)]);
         w->q[g] = eighths(points, _mm256_set1_epi8(h & 0x8000 ? -1 : 0));
     }
 }
 
 ALWAYS_INLINE void unpack_iq1_m(const uint8_t *block, struct block256 *w)
 {
-    int16_t scale[16];
-    for (int j = 0; j < 16; j++)
-        scale[j] = (int16_t)(2 * (block_u16(block + 48 + 2 * (j / 4)) >> 3 * (j % 4) & 7) + 1);
-    w->scale = load256(scale);
+    /* run j: bits 3 * (j % 4) of word j / 4, moved to the top by a multiplication, then down */
+    const __m256i pick = _mm256_setr_epi64x(0x0100010001000100, 0x0302030203020302,
+                                            0x0504050405040504, 0x0706070607060706);
+    const __m256i to_top = _mm256_set1_epi64x(1ll << 13 | 1ll << 26 | 1ll << 39 | 1ll << 52);
+    __m128i four = _mm_loadl_epi64((const __m128i *)(block + 48));
+    __m256i words = _mm256_shuffle_epi8(_mm256_broadcastq_epi64(four), pick);
+    w->scale = odd(_mm256_srli_epi16(_mm256_mullo_epi16(words, to_top), 13));
+    const __m256i minus_bit = _mm256_setr_epi64x(0x0008000800080008, 0x0080008000800080,
+                                                 0x0800080008000800,
+                                                 (long long)0x8000800080008000);
     for (int g = 0; g < 8; g++) {
         const uint8_t *p = block + 4 * g;
         uint32_t h = block_u16(block + 32 + 2 * g); /* four nibbles: 3 index bits, minus */
-        __m256i points = _mm256_setr_epi64x(point8(quant_grid_iq1[p[0] | (h << 8 & 0x700)]),
-                                            point8(quant_grid_iq1[p[1] | (h << 4 & 0x700)]),
-                                            point8(quant_grid_iq1[p[2] | (h & 0x700)]),
-                                            point8(quant_grid_iq1[p[3] | (h >> 4 & 0x700)]));
-        __m256i minus = _mm256_setr_epi64x(-(long long)(h >> 3 & 1), -(long long)(h >> 7 & 1),
-                                           -(long long)(h >> 11 & 1), -(long long)(h >> 15 & 1));
+        __m256i points = points4(quant_grid_iq1[p[0] | (h << 8 & 0x700)],
+                                 quant_grid_iq1[p[1] | (h << 4 & 0x700)],
+                                 quant_grid_iq1[p[2] | (h & 0x700)],
+                                 quant_grid_iq1[p[3] | (h >> 4 & 0x700)]);
+        __m256i minus = _mm256_and_si256(_mm256_set1_epi16((short)h), minus_bit);
+        minus = _mm256_cmpeq_epi16(minus, minus_bit);
         w->q[g] = eighths(points, minus);
     }
 }

@@ -37,9 +37,10 @@ ALWAYS_INLINE void spread_scales(__m256i scale, __m512i spread[4])
     const __m512i pick = pair(_mm256_set_m128i(_mm_set1_epi16(1), _mm_set1_epi16(0)),
                               _mm256_set_m128i(_mm_set1_epi16(3), _mm_set1_epi16(2)));
     __m512i all = _mm512_castsi256_si512(scale);
-    for (int k = 0; k < 4; k++)
-        spread[k] = _mm512_permutexvar_epi16(_mm512_add_epi16(pick, _mm512_set1_epi16((short)(4 * k))),
-                                             all);
+    for (int k = 0; k < 4; k++) {
+        __m512i runs = _mm512_add_epi16(pick, _mm512_set1_epi16((short)(4 * k)));
+        spread[k] = _mm512_permutexvar_epi16(runs, all);
+    }
 }
 
 ALWAYS_INLINE void dot256(int64_t n, const uint8_t *row, const uint8_t *act, size_t act_stride,
@@ -106,8 +107,8 @@ ALWAYS_INLINE void dot256(int64_t n, const uint8_t *row, const uint8_t *act, siz
         out[t] = fold4(sum[t]);
 }
 
-/* Two blocks of 32 side by side would cost more to bring together than they save, so those types stay
- * at 32 bytes a step. */
+/* Two blocks of 32 side by side would cost more to bring together than they save, so those types
+ * stay at 32 bytes a step. */
 ALWAYS_INLINE __m256i dot_bytes(__m256i u, __m256i s)
 {
     return _mm256_dpbusd_epi32(_mm256_setzero_si256(), u, s);

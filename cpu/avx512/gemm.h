@@ -2,14 +2,17 @@
  *
  *   multiply256(panel, slice, run, has_min, n_tokens, sum)
  *   multiply32(panel, slice, n_blocks, has_m, n_tokens, sums)
+ *                      add the products of one panel and one slice to partial sums [token][row]
+ *   begin_tiles(64 or 32 columns), end_tiles()     around a group
+ *   ISA_NAME(x)        appends the ISA to a name
+ *   GEMM_ROWS          the rows of the kernel table to fill
  *
- * which add the products of one panel and one slice to the partial sums [token][row]; begin_tiles(64
- * or 32 columns) and end_tiles() around a group; what panel.h asks for; ISA_NAME(x), which appends the ISA to a name;
- * and GEMM_ROWS, the rows of the kernel table to fill. It gets ISA_NAME(use_gemm).
+ * and what panel.h asks for. It gets ISA_NAME(use_gemm).
  *
- * A group of up to 64 rows and 128 tokens keeps its partial sums (four per result, as dot.c demands)
- * on the stack while the columns go by in chunks of 256: the chunk of every row is unpacked once, the
- * chunk of every slice of tokens is laid out once, and each pair of them is one call. */
+ * A group of up to 64 rows and 128 tokens keeps its partial sums (four per result, as dot.c
+ * demands) on the stack while the columns go by in chunks of 256: the chunk of every row is
+ * unpacked once, the chunk of every slice of tokens is laid out once, and each pair of them is one
+ * call. */
 #ifndef TANDEM_CPU_AVX512_GEMM_H
 #define TANDEM_CPU_AVX512_GEMM_H
 
@@ -69,8 +72,9 @@ struct operands {
 
 static inline void clear_sums(struct group *g, const struct operands *o)
 {
+    int n_slices = (o->n_tokens + SLICE_TOKENS - 1) / SLICE_TOKENS;
     for (int p = 0; p < 4; p++)
-        memset(g->sum[p], 0, (size_t)((o->n_tokens + SLICE_TOKENS - 1) / SLICE_TOKENS * SLICE_TOKENS) * sizeof g->sum[p][0]);
+        memset(g->sum[p], 0, (size_t)(n_slices * SLICE_TOKENS) * sizeof g->sum[p][0]);
 }
 
 /* (p0 + p2) + (p1 + p3) */
@@ -84,7 +88,8 @@ static inline void write_sums(const struct group *g, const struct operands *o)
                                      _mm512_loadu_ps(g->sum[3][t] + r));
             int count = o->n_rows - r;
             __mmask16 mask = count >= 16 ? 0xffff : (__mmask16)((1 << count) - 1);
-            _mm512_mask_storeu_ps(o->out + (size_t)t * o->out_stride + r, mask, _mm512_add_ps(a, b));
+            float *out = o->out + (size_t)t * o->out_stride + r;
+            _mm512_mask_storeu_ps(out, mask, _mm512_add_ps(a, b));
         }
     }
 }

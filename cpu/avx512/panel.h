@@ -1,19 +1,19 @@
 /* Weights and activations laid out for matrix tiles.
  *
  * A dot product spends half its time on loading activations and on adding up lanes. A tile avoids
- * both: 16 rows of weights lie across the 16 lanes of a vector, four bytes of each row in a lane, so
- * that one broadcast of four activation bytes serves 16 rows and a lane is a finished sum.
+ * both: 16 rows of weights lie across the 16 lanes of a vector, four bytes of each row in a lane,
+ * so that one broadcast of four activation bytes serves 16 rows and a lane is a finished sum.
  *
  *   panel   16 rows x 256 columns:  q[column / 4][row][column % 4]
  *   slice   8 or 16 tokens x 256 columns, with what the formulas need of each token
  *
  * The including file says how many tokens a slice has (SLICE_TOKENS) and which bytes it multiplies:
  *
- *   PLANES 1, for VNNI   unsigned. They are too large by an offset; the slice starts each sum at minus
- *                        offset times the sum of its activations, so nothing is lost.
- *   PLANES 2, for AMX    signed. Types of 256 multiply the scales into the weights, which gives up to
- *                        14 bits: one plane holds the low bytes, as signed numbers, and the other
- *                        what is missing to the full value, in units of 256.
+ *   PLANES 1, for VNNI   unsigned. They are too large by an offset; the slice starts each sum at
+ *                        minus offset times the sum of its activations, so nothing is lost.
+ *   PLANES 2, for AMX    signed. Types of 256 multiply the scales into the weights, which gives up
+ *                        to 14 bits: one plane holds the low bytes, as signed numbers, and the
+ *                        other what is missing to the full value, in units of 256.
  *
  * Everything else, and above all the order of floating-point sums, is as in cpu/avx2/dot.c. */
 #ifndef TANDEM_CPU_AVX512_PANEL_H
@@ -41,7 +41,7 @@ struct panel {
 struct slice {
     _Alignas(64) int8_t q[SLICE_TOKENS][CHUNK];
     int32_t start[SLICE_TOKENS][16];  /* of the sum of each run or block */
-    int32_t bsums[SLICE_TOKENS][8];   /* 256: pairs of 16-bit sums of runs, CHUNK / run / 2 of them */
+    int32_t bsums[SLICE_TOKENS][8];   /* 256: 16-bit sums of runs, CHUNK / run / 2 pairs */
     float block_sum[SLICE_TOKENS][8]; /* 32: sum of each block */
     float d[SLICE_TOKENS][8];         /* 256: one; 32: of each block */
 };
@@ -231,7 +231,7 @@ static inline void fill_slice256(struct slice *s, const uint8_t *block, size_t a
     for (int t = 0; t < n_tokens; t++) {
         const uint8_t *a = block + (size_t)t * act_stride;
         __m256i bsums = load256(a + Q8_K_BSUMS);
-        for (int k = 0; k < CHUNK; k += 64) /* in vectors: memcpy may mean a slow string instruction */
+        for (int k = 0; k < CHUNK; k += 64) /* memcpy may mean a slow string instruction */
             _mm512_store_si512(s->q[t] + k, _mm512_loadu_si512(a + Q8_K_QS + k));
         __m256i runs = bsums;
         if (run == 32) {

@@ -3,7 +3,9 @@
 
 void kernels_use_avx512(struct kernels *k)
 {
+    dot_fn *iq3_xxs = k->dot[TYPE_IQ3_XXS];
     use_dot_avx512(k);
+    k->dot[TYPE_IQ3_XXS] = iq3_xxs; /* with one token AVX2 is half as fast again */
     use_gemm_avx512(k);
     use_float_avx512(k);
 }
