@@ -369,7 +369,7 @@ static void test_array_rules(void)
         one_array(elem, 2, 2 * width[elem]);
         accepted(1, 0);
         one_array(elem, 2, 2 * width[elem] - 1);
-        refused("G-24", "at most 1");
+        refused("G-24", "2 array elements, but only");
     }
     check_case("G-24 counts beyond the bytes");
     static const uint64_t counts[] = { 9, 1u << 26, (1u << 26) + 1, 1u << 31, UINT32_MAX,
@@ -688,8 +688,7 @@ static void test_truncation(void)
         uint8_t *exact;
         bool ok = open_forged(&g, &exact, &err);
         CHECK_MSG(!ok, "accepted %zu of %zu bytes", n, whole);
-        CHECK_MSG(n < 24 || strstr(err.text, "incomplete") || strstr(err.text, "G-2"), "%zu: %s", n,
-                  err.text);
+        CHECK_MSG(n < 24 || strstr(err.text, "incomplete download?"), "%zu: %s", n, err.text);
         if (ok)
             gguf_close(&g);
         free(exact);

@@ -95,6 +95,18 @@ static bool take_string(struct parser *p, const char *what, const char *rule, ui
 
 /* ---- header ---- */
 
+/* A number of things claimed at byte `at`, against the limit and against what the rest can hold. */
+static bool count(struct parser *p, uint64_t at, const char *rule, uint64_t n, const char *what,
+                  uint64_t limit, uint64_t smallest)
+{
+    if (n > limit)
+        return bad(p, at, rule, "%llu %s, expected at most %llu", (ull)n, what, (ull)limit);
+    if (n > left(p) / smallest)
+        return bad(p, at, rule, "%llu %s, but only %llu bytes follow (incomplete download?)",
+                   (ull)n, what, (ull)left(p));
+    return true;
+}
+
 static bool header(struct parser *p, struct gguf_part *part)
 {
     uint32_t version = 0;
@@ -108,14 +120,9 @@ static bool header(struct parser *p, struct gguf_part *part)
         return bad(p, 4, "G-20", "GGUF version 1 is too old, expected 2 or 3; convert it again");
     if (version != 2 && version != 3)
         return bad(p, 4, "G-20", "GGUF version %u, expected 2 or 3", version);
-    if (n_kv > GGUF_MAX_KV || n_kv > left(p) / SMALLEST_KV)
-        return bad(p, 16, "G-20", "%llu metadata entries in %llu remaining bytes, expected at most "
-                   "%llu", (ull)n_kv, (ull)left(p),
-                   (ull)min_of(left(p) / SMALLEST_KV, (uint64_t)GGUF_MAX_KV));
-    if (n_tensors > GGUF_MAX_TENSORS || n_tensors > left(p) / SMALLEST_TENSOR)
-        return bad(p, 8, "G-20", "%llu tensors in %llu remaining bytes, expected at most %llu",
-                   (ull)n_tensors, (ull)left(p),
-                   (ull)min_of(left(p) / SMALLEST_TENSOR, (uint64_t)GGUF_MAX_TENSORS));
+    if (!count(p, 16, "G-20", n_kv, "metadata entries", GGUF_MAX_KV, SMALLEST_KV) ||
+        !count(p, 8, "G-20", n_tensors, "tensors", GGUF_MAX_TENSORS, SMALLEST_TENSOR))
+        return false;
     part->version = version;
     part->n_kv = n_kv;
     part->n_tensors = n_tensors;
@@ -178,11 +185,7 @@ static bool array_head(struct parser *p, struct gguf_kv *kv)
         return bad(p, at, "G-24", "array element type %u, expected 0 to 12", elem);
     kv->elem = (enum gguf_type)elem;
     uint64_t smallest = elem == GGUF_STRING ? 8 : gguf_type_bytes(kv->elem);
-    uint64_t most = min_of(left(p) / smallest, (uint64_t)GGUF_MAX_ARRAY_ELEMENTS);
-    if (kv->count > most)
-        return bad(p, at + 4, "G-24", "an array of %llu elements, expected at most %llu",
-                   (ull)kv->count, (ull)most);
-    return true;
+    return count(p, at + 4, "G-24", kv->count, "array elements", GGUF_MAX_ARRAY_ELEMENTS, smallest);
 }
 
 static bool entry(struct parser *p, struct gguf_kv *kv)
