@@ -58,6 +58,7 @@ static bool spawn(struct screen *s, const char *const *arguments)
         close(slave);
         setenv("TERM", "xterm", 1);
         setenv("HOME", home, 1);
+        setenv("LC_ALL", "C", 1); /* as bare as a container: UTF-8 must work all the same */
         unsetenv("XDG_STATE_HOME");
         unsetenv("XDG_CONFIG_HOME");
         unsetenv("INPUTRC");

@@ -53,13 +53,15 @@ static int insert_newline(int count, int key)
     return 0;
 }
 
-/* Readline measures characters by LC_CTYPE. A bare container has none: there UTF-8 is the better
- * guess than bytes. Numbers stay in the C locale. */
+/* Readline measures characters by LC_CTYPE, which it sets from the environment. A bare container says
+ * nothing or "C": there UTF-8 is the better guess than bytes. Numbers stay in the C locale. */
 static void use_utf8(void)
 {
+    static const char *const names[] = { "C.UTF-8", "en_US.UTF-8" };
     setlocale(LC_CTYPE, "");
-    if (strcmp(nl_langinfo(CODESET), "UTF-8") != 0 && !setlocale(LC_CTYPE, "C.UTF-8"))
-        setlocale(LC_CTYPE, "en_US.UTF-8");
+    for (size_t i = 0; i < ARRAY_LEN(names) && strcmp(nl_langinfo(CODESET), "UTF-8") != 0; i++)
+        if (setlocale(LC_CTYPE, names[i]))
+            setenv("LC_ALL", names[i], 1);
 }
 
 void line_open(const char *const *words)
