@@ -327,6 +327,21 @@ static void fill_ties(float *x, int64_t n)
     }
 }
 
+/* So small that the inverse of the step overflows, or nearly. */
+static void fill_tiny(float *x, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++)
+        x[i] = check_random_float(-2e-38f, 2e-38f);
+}
+
+/* Here and there something infinite or not a number. */
+static void fill_broken(float *x, int64_t n)
+{
+    fill_floats(x, n, RANDOM);
+    for (int64_t i = 3; i < n; i += 290)
+        x[i] = i % 4 == 3 ? NAN : INFINITY;
+}
+
 static void check_encoded(const struct kernels *new, const struct kernels *ref,
                           enum tensor_type type, struct guarded x, int64_t n, const char *what)
 {
@@ -356,6 +371,10 @@ static void check_quantize(const struct kernels *new, const struct kernels *ref,
         }
         fill_ties((float *)(void *)x.data, n);
         check_encoded(new, ref, type, x, n, "ties");
+        fill_tiny((float *)(void *)x.data, n);
+        check_encoded(new, ref, type, x, n, "tiny");
+        fill_broken((float *)(void *)x.data, n);
+        check_encoded(new, ref, type, x, n, "broken");
         release(x);
     }
 }

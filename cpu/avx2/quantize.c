@@ -1,5 +1,6 @@
 /* Activations to int8 blocks, AVX2. Every operation is one that plain C performs in the same order
  * (largest magnitude, one division, one multiplication, one rounding), so the bits agree. */
+#include <float.h>
 #include <math.h>
 
 #include "cpu/avx2/sums.h"
@@ -32,16 +33,28 @@ ALWAYS_INLINE __m256i round_away(__m256 x)
     return _mm256_cvttps_epi32(_mm256_add_ps(x, half));
 }
 
-/* 32 floats to bytes; returns d = amax / 127, not yet rounded to f16. */
+/* Adds to `broken` the lanes of a magnitude that are infinite or NaN. */
+ALWAYS_INLINE __m256 mark_broken(__m256 broken, __m256 size)
+{
+    return _mm256_or_ps(broken, _mm256_cmp_ps(size, _mm256_set1_ps(FLT_MAX), _CMP_NLE_UQ));
+}
+
+/* 32 floats to bytes; returns d = amax / 127, not yet rounded to f16. A block with an infinite value
+ * or NaN gets zeros and d = NaN, so that nothing broken goes unnoticed. */
 ALWAYS_INLINE float encode32(const float *x, __m256i *q)
 {
-    __m256 v[4], most = _mm256_setzero_ps();
+    __m256 v[4], most = _mm256_setzero_ps(), broken = _mm256_setzero_ps();
     for (int k = 0; k < 4; k++) {
         v[k] = _mm256_loadu_ps(x + 8 * k);
         most = _mm256_max_ps(most, magnitude(v[k]));
+        broken = mark_broken(broken, magnitude(v[k]));
     }
-    float d = largest(most) / 127.0f;
-    __m256 inverse = _mm256_set1_ps(d != 0 ? 1.0f / d : 0.0f);
+    if (_mm256_movemask_ps(broken)) {
+        *q = _mm256_setzero_si256();
+        return NAN;
+    }
+    float d = largest(most) / 127.0f, exact = 1.0f / d;
+    __m256 inverse = _mm256_set1_ps(exact <= FLT_MAX ? exact : 0);
     __m256i r[4];
     for (int k = 0; k < 4; k++)
         r[k] = round_away(_mm256_mul_ps(v[k], inverse));
@@ -85,12 +98,17 @@ static void quantize_q8_1_avx2(const float *x, void *blocks, int64_t n)
     }
 }
 
-/* The first of 256 values whose magnitude is the largest. */
+/* The first of 256 values whose magnitude is the largest; NaN if any is infinite or NaN. */
 ALWAYS_INLINE float first_largest(const float *x)
 {
-    __m256 most = _mm256_setzero_ps();
-    for (int k = 0; k < 32; k++)
-        most = _mm256_max_ps(most, magnitude(_mm256_loadu_ps(x + 8 * k)));
+    __m256 most = _mm256_setzero_ps(), broken = _mm256_setzero_ps();
+    for (int k = 0; k < 32; k++) {
+        __m256 size = magnitude(_mm256_loadu_ps(x + 8 * k));
+        most = _mm256_max_ps(most, size);
+        broken = mark_broken(broken, size);
+    }
+    if (_mm256_movemask_ps(broken))
+        return NAN;
     most = _mm256_set1_ps(largest(most));
     for (int k = 0; k < 32; k++) {
         __m256 same = _mm256_cmp_ps(magnitude(_mm256_loadu_ps(x + 8 * k)), most, _CMP_EQ_OQ);
@@ -120,12 +138,13 @@ static void quantize_q8_k_avx2(const float *x, void *blocks, int64_t n)
 {
     uint8_t *block = blocks;
     for (int64_t b = 0; b < n / 256; b++, x += 256, block += Q8_K_BYTES) {
-        float max = first_largest(x);
-        if (max == 0) {
+        float max = first_largest(x), scale = -127.0f / max, d = 1.0f / scale;
+        if (!(fabsf(scale) <= FLT_MAX)) { /* zeros or nearly so; or NaN */
+            d = isnan(max) ? NAN : 0;
             memset(block, 0, Q8_K_BYTES);
+            memcpy(block, &d, sizeof d);
             continue;
         }
-        float scale = -127.0f / max, d = 1.0f / scale;
         memcpy(block, &d, sizeof d);
         __m256 s = _mm256_set1_ps(scale);
         __m256i q[8];
