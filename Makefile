@@ -58,7 +58,7 @@ endif
 OBJ   := $(SRC:%.c=$(B)/%.o)
 TESTS := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/test_*.c tests/check_*.c))
 TOOLS := $(OWN:%=$(B)/%)
-ALSO  := tandem-quantize
+ALSO  := tandem-quantize tandem-convert
 MODEL := models/demo.gguf
 
 all: $(B)/tandem tandem $(TOOLS) $(ALSO:%=$(B)/%)

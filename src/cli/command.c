@@ -28,6 +28,11 @@ static const struct command commands[] = {
       "  tandem quantize v3-bf16.gguf v3-q4.gguf q4_k_m\n"
       "  tandem quantize r1-q8.gguf r1-iq2.gguf ds-iq2 --imatrix r1.imatrix --dry-run\n",
       cmd_quantize },
+    { "convert", CMD_CONVERT, "a Hugging Face checkpoint to a GGUF file",
+      "tandem convert DIR -o OUT.gguf [options]",
+      "  tandem convert DeepSeek-V3/ -o v3.gguf --type q8_0 --split-max-size 48G\n"
+      "  tandem convert DeepSeek-V3/ --dry-run\n",
+      cmd_convert },
 };
 
 const struct command *command_at(int index)

@@ -139,6 +139,16 @@ bool js_is_array(const struct json *j)
     return json_is_array(in(j));
 }
 
+bool js_is_object(const struct json *j)
+{
+    return json_is_object(in(j));
+}
+
+size_t js_count(const struct json *j)
+{
+    return json_is_object(in(j)) ? json_object_size(in(j)) : json_array_size(in(j));
+}
+
 bool js_as_text(const struct json *j, struct str *text)
 {
     if (!json_is_string(in(j)))
@@ -158,4 +168,31 @@ bool js_as_bool(const struct json *j, bool *value)
 bool js_is_null(const struct json *j)
 {
     return json_is_null(in(j));
+}
+
+bool js_as_int(const struct json *j, int64_t *value)
+{
+    if (!json_is_integer(in(j)))
+        return false;
+    *value = json_integer_value(in(j));
+    return true;
+}
+
+bool js_as_real(const struct json *j, double *value)
+{
+    if (!json_is_number(in(j)))
+        return false;
+    *value = json_number_value(in(j));
+    return true;
+}
+
+bool js_next(const struct json *object, struct js_cursor *at)
+{
+    at->place = at->place ? json_object_iter_next(in(object), at->place)
+                          : json_object_iter(in(object));
+    if (!at->place)
+        return false;
+    at->key = json_object_iter_key(at->place);
+    at->value = (const struct json *)json_object_iter_value(at->place);
+    return true;
 }

@@ -38,8 +38,22 @@ struct json *js_parse(struct str text, struct error *err);
 const struct json *js_get(const struct json *object, const char *key);
 const struct json *js_at(const struct json *array, size_t index);
 bool js_is_array(const struct json *j);
+bool js_is_object(const struct json *j);
+size_t js_count(const struct json *j); /* members of an object, elements of an array, else 0 */
 bool js_as_text(const struct json *j, struct str *text);
 bool js_as_bool(const struct json *j, bool *value);
+bool js_as_int(const struct json *j, int64_t *value); /* written without fraction and exponent */
+bool js_as_real(const struct json *j, double *value); /* any number */
 bool js_is_null(const struct json *j);
+
+/* The members of an object in the order of the text:
+ *     struct js_cursor at = { 0 };
+ *     while (js_next(object, &at)) use(at.key, at.value);                                         */
+struct js_cursor {
+    const char *key; /* terminated; borrowed from the object */
+    const struct json *value;
+    void *place;
+};
+bool js_next(const struct json *object, struct js_cursor *at);
 
 #endif

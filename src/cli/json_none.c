@@ -93,6 +93,18 @@ bool js_is_array(const struct json *j)
     return false;
 }
 
+bool js_is_object(const struct json *j)
+{
+    (void)j;
+    return false;
+}
+
+size_t js_count(const struct json *j)
+{
+    (void)j;
+    return 0;
+}
+
 bool js_as_text(const struct json *j, struct str *text)
 {
     (void)j, (void)text;
@@ -108,5 +120,23 @@ bool js_as_bool(const struct json *j, bool *value)
 bool js_is_null(const struct json *j)
 {
     (void)j;
+    return false;
+}
+
+bool js_as_int(const struct json *j, int64_t *value)
+{
+    (void)j, (void)value;
+    return false;
+}
+
+bool js_as_real(const struct json *j, double *value)
+{
+    (void)j, (void)value;
+    return false;
+}
+
+bool js_next(const struct json *object, struct js_cursor *at)
+{
+    (void)object, (void)at;
     return false;
 }

@@ -12,7 +12,8 @@
 #define COMPUTES (CMD_CHAT | CMD_RUN | CMD_EVAL | CMD_BENCH)
 #define RENDERS (CMD_CHAT | CMD_RUN | CMD_INSPECT | CMD_EVAL)
 #define READS (COMPUTES | CMD_INSPECT)
-#define ALL (READS | CMD_QUANTIZE)
+#define WRITES (CMD_QUANTIZE | CMD_CONVERT)
+#define ALL (READS | WRITES)
 
 static bool read_think(struct options *o, const char *value, struct error *err)
 {
@@ -171,7 +172,7 @@ const struct option option_rows[] = {
     { "ctx-size", "-c", "--context", "N", COMPUTES, GROUP_MODEL, INT(ctx_size, 0, 1 << 30),
       .common = true, .help = "context in tokens; 0: as trained",
       .fallback = "what fits, at most 32768" },
-    { "threads", "-t", "--threads-batch -tb", "N", COMPUTES | CMD_QUANTIZE, GROUP_MODEL,
+    { "threads", "-t", "--threads-batch -tb", "N", COMPUTES | WRITES, GROUP_MODEL,
       INT(threads, 0, 4096),
       .common = true, .help = "worker threads", .fallback = "the cores this process may use" },
     { "batch-size", "-b", "--ubatch-size -ub", "N", COMPUTES, GROUP_MODEL, INT(batch, 1, 65536),
@@ -236,13 +237,13 @@ const struct option option_rows[] = {
       .common = true, .help = "tensors whose name matches get this type; repeatable, first wins" },
     { "recipe", NULL, NULL, "FILE", CMD_QUANTIZE, GROUP_TASK, TEXT(recipe), .common = true,
       .help = "such rules, one per line; a line without = is the type of the rest" },
-    { "dry-run", NULL, NULL, NULL, CMD_QUANTIZE, GROUP_TASK, FLAG(dry_run), .common = true,
+    { "dry-run", NULL, NULL, NULL, WRITES, GROUP_TASK, FLAG(dry_run), .common = true,
       .help = "show types and sizes, write nothing; -v: every tensor" },
     { "resume", NULL, NULL, NULL, CMD_QUANTIZE, GROUP_TASK, FLAG(resume), .common = true,
       .help = "go on with what an interrupted run has finished" },
-    { "force", NULL, NULL, NULL, CMD_QUANTIZE, GROUP_TASK, FLAG(force), .common = true,
-      .help = "replace OUT when it exists" },
-    { "split-max-size", NULL, NULL, "SIZE", CMD_QUANTIZE, GROUP_TASK, CUSTOM(read_split),
+    { "force", NULL, NULL, NULL, WRITES, GROUP_TASK, FLAG(force), .common = true,
+      .help = "replace the output when it exists, once the new one is complete" },
+    { "split-max-size", NULL, NULL, "SIZE", WRITES, GROUP_TASK, CUSTOM(read_split),
       .common = true, .help = "write parts OUT-00001-of-N of at most this size, such as 48G",
       .fallback = "one file" },
     { "pure", NULL, NULL, NULL, CMD_QUANTIZE, GROUP_TASK, FLAG(pure),
@@ -254,6 +255,20 @@ const struct option option_rows[] = {
       .help = "also from types below 8 bits, which adds up the losses" },
     { "replace-nonfinite", NULL, NULL, NULL, CMD_QUANTIZE, GROUP_TASK, FLAG(replace_nonfinite),
       .help = "NaN becomes 0, an infinity the largest value of its row" },
+
+    /* convert */
+    { "output", "-o", "--outfile", "FILE", CMD_CONVERT, GROUP_TASK, TEXT(output), .common = true,
+      .help = "the file to write; it appears when it is complete" },
+    { "type", NULL, "--outtype", "TYPE", CMD_CONVERT, GROUP_TASK,
+      CHOICE(convert_type, "native|f32|f16|bf16|q8_0"), .common = true,
+      .help = "native, f32, f16, bf16 or q8_0; norms, biases and routers are always F32",
+      .fallback = "native: as stored, FP8 as Q8_0" },
+    { "no-mtp", NULL, NULL, NULL, CMD_CONVERT, GROUP_TASK, FLAG(no_mtp), .common = true,
+      .help = "leave out the blocks for multi-token prediction" },
+    { "pre", NULL, NULL, "NAME", CMD_CONVERT, GROUP_TASK, TEXT(pre),
+      .help = "name of the pre-tokenizer", .fallback = "recognised by its expressions" },
+    { "name", NULL, "--model-name", "TEXT", CMD_CONVERT, GROUP_TASK, TEXT(name),
+      .help = "name of the model, as kept in the file", .fallback = "that of the folder" },
 
     /* output */
     { "json", NULL, NULL, NULL, CMD_RUN | CMD_INSPECT | CMD_EVAL | CMD_BENCH, GROUP_OUTPUT,

@@ -299,7 +299,8 @@ static const struct option *find_row(unsigned commands, const char *word, size_t
 
 static const char *command_of(unsigned commands)
 {
-    static const char *const names[] = { "chat", "run", "inspect", "eval", "bench", "quantize" };
+    static const char *const names[] = { "chat", "run", "inspect", "eval", "bench", "quantize",
+                                         "convert" };
     for (size_t i = 0; i < ARRAY_LEN(names); i++)
         if (commands & (1u << i))
             return names[i];

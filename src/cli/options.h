@@ -23,6 +23,7 @@ enum command_bit {
     CMD_EVAL = 1 << 3,
     CMD_BENCH = 1 << 4,
     CMD_QUANTIZE = 1 << 5,
+    CMD_CONVERT = 1 << 6,
 };
 
 #define UNSET INT64_MIN
@@ -50,6 +51,7 @@ enum show_thinking {
     THINKING_AUTO, THINKING_FULL, THINKING_FOLD, THINKING_HIDDEN, THINKING_STDOUT
 };
 enum table_format { TABLE_MD, TABLE_JSON };
+enum convert_type { CONVERT_NATIVE, CONVERT_F32, CONVERT_F16, CONVERT_BF16, CONVERT_Q8_0 };
 
 struct options {
     struct arena arena;
@@ -113,12 +115,17 @@ struct options {
     int64_t repetitions;
     int format; /* enum table_format */
 
-    /* quantize */
+    /* quantize, convert */
     struct text_list tensor_types; /* RE=TYPE */
     const char *recipe, *imatrix;
     bool pure, strict_mixture, allow_requantize, replace_nonfinite;
     bool force, resume, dry_run;
     int64_t split_max_bytes; /* 0: one file */
+
+    /* convert */
+    const char *output, *pre, *name;
+    int convert_type; /* enum convert_type */
+    bool no_mtp;
 };
 
 /* Defaults, then configuration file, then environment. ERR_USAGE naming file and line or

@@ -110,6 +110,9 @@ bool gguf_writer_sync(struct gguf_writer *w, struct error *err);
 /* From now on gguf_writer_release leaves unfinished files for a later gguf_writer_resume. */
 void gguf_writer_keep(struct gguf_writer *w);
 
+/* Name of file `shard` (0 .. n_shards - 1), from gguf_writer_begin on. */
+const char *gguf_writer_path(const struct gguf_writer *w, int shard);
+
 /* Check that every byte was written, flush, read the tables back, rename; shard 1 gets its name
  * last. */
 bool gguf_writer_finish(struct gguf_writer *w, struct error *err);

@@ -195,6 +195,11 @@ static const struct gguf_writer_shard *locate(const struct gguf_writer *w, size_
     return s;
 }
 
+const char *gguf_writer_path(const struct gguf_writer *w, int shard)
+{
+    return w->shards[shard].path;
+}
+
 bool gguf_writer_write_at(struct gguf_writer *w, size_t tensor, uint64_t at, const void *bytes,
                           size_t n, struct error *err)
 {

@@ -7,6 +7,7 @@
 
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include <pcre2.h>
+#include <stdio.h>
 
 #include "src/base/mem.h"
 
@@ -87,6 +88,74 @@ static const struct {
         "[^\\r\\n\\p{L}\\p{N}]?" KIMI_UPPER "+" KIMI_LOWER "*" KIMI_TAIL
         "\\p{N}{1,3}| ?[^" SPACE "\\p{L}\\p{N}]+[\\r\\n]*|" SPACE_RUNS } },
 };
+
+/* ---- recognition ---- */
+
+/* Write a code point the way the lists above do; returns the length, below 16. */
+static size_t spell(char *out, uint32_t code)
+{
+    if (code == '\r' || code == '\n')
+        return (size_t)snprintf(out, 16, "%s", code == '\r' ? "\\r" : "\\n");
+    if (code < 0x80)
+        return (size_t)snprintf(out, 16, "%c", (int)code);
+    return (size_t)snprintf(out, 16, code < 0x100 ? "\\x%02x" : "\\x{%x}", code);
+}
+
+/* The next code point of valid UTF-8; *at moves on. Truncated text ends early. */
+static uint32_t next_code(struct str s, size_t *at)
+{
+    unsigned char lead = (unsigned char)s.data[(*at)++];
+    int more = lead >= 0xF0 ? 3 : lead >= 0xE0 ? 2 : lead >= 0xC0 ? 1 : 0;
+    uint32_t code = more ? lead & (0x3Fu >> more) : lead;
+    for (; more > 0 && *at < s.len; more--)
+        code = code << 6 | ((unsigned char)s.data[(*at)++] & 0x3Fu);
+    return code;
+}
+
+/* Does `regex`, rewritten as the lists are, read `wanted`? */
+static bool reads(struct str regex, const char *wanted)
+{
+    bool in_class = false;
+    size_t at = 0;
+    while (at < regex.len) {
+        char piece[sizeof "[^" SPACE "]"];
+        size_t n;
+        char c = regex.data[at], next = at + 1 < regex.len ? regex.data[at + 1] : 0;
+        if (c == '\\' && next && strchr("\"'#%&,/:;<=>@!~_`", next)) {
+            at++; /* escaped without need */
+            c = next;
+            next = 0;
+        }
+        if (c == '\\' && (next == 's' || next == 'S')) {
+            n = (size_t)snprintf(piece, sizeof piece, "%s",
+                                 next == 'S' ? NS : in_class ? SPACE : S);
+            at += 2;
+        } else if (c == '\\' && next) {
+            piece[0] = c;
+            n = 1 + spell(piece + 1, (at++, next_code(regex, &at)));
+        } else {
+            in_class = in_class ? c != ']' : c == '[';
+            n = spell(piece, next_code(regex, &at));
+        }
+        if (strncmp(wanted, piece, n) != 0)
+            return false;
+        wanted += n;
+    }
+    return !*wanted;
+}
+
+const char *presplit_match(const struct str *expressions, int n)
+{
+    for (size_t i = 0; i < ARRAY_LEN(lists); i++) {
+        int k = 0;
+        while (k < n && k < MAX_EXPRESSIONS && lists[i].expressions[k] &&
+               reads(expressions[k], lists[i].expressions[k]))
+            k++;
+        if (k == n && k > 0 && (k == MAX_EXPRESSIONS || !lists[i].expressions[k]))
+            return lists[i].name;
+    }
+    return NULL;
+}
 
 struct presplit {
     pcre2_general_context *memory;

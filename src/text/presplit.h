@@ -19,6 +19,10 @@ struct presplit;
  * "deepseek-coder", "deepseek-v3", "qwen2", "llama-bpe" or "kimi-k2". NULL when unknown. */
 const char *presplit_name(struct str pre);
 
+/* The name of the list that a tokenizer.json describes: its expressions in order, as written there.
+ * Compared letter by letter, but for the spelling of characters; NULL when there is none. */
+const char *presplit_match(const struct str *expressions, int n);
+
 /* `name` as presplit_name returned it. presplit_close(NULL) is fine. */
 bool presplit_open(struct presplit **out, const char *name, struct error *err);
 void presplit_close(struct presplit *p);

@@ -1,0 +1,408 @@
+#include "tools/hf_vocab.h"
+
+#include <stdio.h>
+
+#include "src/base/mem.h"
+#include "src/text/presplit.h"
+#include "src/text/tokenizer.h"
+
+#define MAX_EXPRESSIONS 16
+#define SPACE_IN_MERGE "\xC4\xA0" /* U+0120: how the byte alphabet spells a space */
+
+struct hf_vocab {
+    struct arena arena;
+    const struct json *model, *added;
+    struct str *texts; /* [n], data NULL: no token has this id */
+    int32_t *types;
+    int64_t n;
+};
+
+/* ---- tokens ---- */
+
+static bool put_token(struct hf_vocab *v, int64_t id, struct str text, int32_t type,
+                      struct error *err)
+{
+    if (id < 0 || id >= v->n)
+        return fail(err, ERR_FILE, "tokenizer.json: id %lld of \"%.*s\" is outside of the %lld rows of "
+                    "the embedding", (long long)id, (int)min_of(text.len, (size_t)40), text.data,
+                    (long long)v->n);
+    struct str *old = &v->texts[id];
+    if (old->data && (old->len != text.len || memcmp(old->data, text.data, text.len) != 0))
+        return fail(err, ERR_FILE, "tokenizer.json: id %lld is \"%.*s\" and \"%.*s\"", (long long)id,
+                    (int)min_of(old->len, (size_t)40), old->data,
+                    (int)min_of(text.len, (size_t)40), text.data);
+    *old = text;
+    v->types[id] = type;
+    return true;
+}
+
+static bool framed(struct str s, const char *front, const char *back)
+{
+    size_t f = strlen(front), b = strlen(back);
+    return s.len >= f + b && memcmp(s.data, front, f) == 0 &&
+           memcmp(s.data + s.len - b, back, b) == 0;
+}
+
+/* Markers are control tokens also where the file forgot to say so. */
+static bool looks_special(struct str s)
+{
+    return framed(s, "<|", "|>") || framed(s, "<\xEF\xBD\x9C", "\xEF\xBD\x9C>") ||
+           framed(s, "<unused", ">") || str_is(s, "<pad>");
+}
+
+static bool read_tokens(struct hf_vocab *v, struct error *err)
+{
+    const struct json *vocab = js_get(v->model, "vocab");
+    struct js_cursor at = { 0 };
+    if (!js_is_object(vocab))
+        return fail(err, ERR_FILE, "tokenizer.json: model.vocab is not an object");
+    while (js_next(vocab, &at)) {
+        int64_t id;
+        if (!js_as_int(at.value, &id))
+            return fail(err, ERR_FILE, "tokenizer.json: the id of \"%.40s\" is not a number", at.key);
+        if (id >= 0 && id < v->n && v->texts[id].data)
+            return fail(err, ERR_FILE, "tokenizer.json: id %lld has two tokens", (long long)id);
+        if (!put_token(v, id, str_of(at.key), TOKEN_NORMAL, err))
+            return false;
+    }
+    for (size_t i = 0; i < js_count(v->added); i++) {
+        const struct json *token = js_at(v->added, i);
+        struct str text;
+        int64_t id, other;
+        bool special = false;
+        if (!js_as_int(js_get(token, "id"), &id) || !js_as_text(js_get(token, "content"), &text) ||
+            text.len == 0)
+            return fail(err, ERR_FILE, "tokenizer.json: added token %zu has no id or no content", i);
+        js_as_bool(js_get(token, "special"), &special);
+        if (js_as_int(js_get(vocab, text.data), &other) && other != id)
+            return fail(err, ERR_FILE, "tokenizer.json: \"%.*s\" is token %lld and added token %lld",
+                        (int)min_of(text.len, (size_t)40), text.data, (long long)other,
+                        (long long)id);
+        if (!put_token(v, id, text,
+                       special || looks_special(text) ? TOKEN_CONTROL : TOKEN_USER_DEFINED, err))
+            return false;
+    }
+    return true;
+}
+
+/* Rows of the embedding that no text leads to. */
+static bool fill_holes(struct hf_vocab *v, struct error *err)
+{
+    for (int64_t id = 0; id < v->n; id++) {
+        char name[32];
+        if (v->texts[id].data)
+            continue;
+        snprintf(name, sizeof name, "[PAD%lld]", (long long)id);
+        const char *kept = arena_strndup(&v->arena, name, strlen(name), err);
+        if (!kept)
+            return false;
+        v->texts[id] = str_of(kept);
+        v->types[id] = TOKEN_UNUSED;
+    }
+    return true;
+}
+
+/* Byte-level BPE spells the bytes 33-126, 161-172 and 174-255 as themselves, the others as U+0100 and
+ * following. */
+static bool check_bytes(const struct hf_vocab *v, struct error *err)
+{
+    const struct json *vocab = js_get(v->model, "vocab");
+    unsigned next = 256;
+    for (unsigned byte = 0; byte < 256; byte++) {
+        bool itself = (byte >= 33 && byte <= 126) || (byte >= 161 && byte != 173);
+        unsigned code = itself ? byte : next++;
+        char text[3] = { 0 };
+        if (code < 0x80)
+            text[0] = (char)code;
+        else
+            text[0] = (char)(0xC0 | code >> 6), text[1] = (char)(0x80 | (code & 0x3F));
+        if (!js_get(vocab, text))
+            return fail(err, ERR_FILE, "tokenizer.json: byte 0x%02X has no token: not a byte-level "
+                        "vocabulary", byte);
+    }
+    return true;
+}
+
+/* ---- merges ---- */
+
+/* One merge into `out`, as "left right": from that form or from a pair. */
+static bool read_merge(struct hf_vocab *v, const struct json *merge, struct str *out,
+                       struct error *err)
+{
+    const struct json *vocab = js_get(v->model, "vocab");
+    struct str whole, part[2];
+    if (js_as_text(merge, &whole)) {
+        const char *gap = whole.len > 1 ? memchr(whole.data + 1, ' ', whole.len - 1) : NULL;
+        if (!gap || gap + 1 == whole.data + whole.len)
+            return fail(err, ERR_FILE, "\"%.*s\" is not two parts", (int)min_of(whole.len, (size_t)80),
+                        whole.data);
+        part[0] = (struct str){ whole.data, (size_t)(gap - whole.data) };
+        part[1] = (struct str){ gap + 1, whole.len - part[0].len - 1 };
+    } else if (js_count(merge) != 2 || !js_as_text(js_at(merge, 0), &part[0]) ||
+               !js_as_text(js_at(merge, 1), &part[1]) || !part[0].len || !part[1].len) {
+        return fail(err, ERR_FILE, "not a pair of texts");
+    }
+    size_t len = part[0].len + part[1].len;
+    if (len > 1 << 20)
+        return fail(err, ERR_FILE, "%zu bytes", len);
+    char *text = arena_alloc(&v->arena, 3 * len + 2, 1, err);
+    if (!text)
+        return false;
+
+    /* parts and result, one after the other, must be tokens */
+    memcpy(text, part[0].data, part[0].len);
+    bool known = js_get(vocab, text);
+    memcpy(text + part[0].len, part[1].data, part[1].len);
+    known = known && js_get(vocab, text) && js_get(vocab, text + part[0].len);
+    if (!known)
+        return fail(err, ERR_FILE, "\"%.*s\" + \"%.*s\": the parts or the result are no tokens",
+                    (int)min_of(part[0].len, (size_t)40), part[0].data,
+                    (int)min_of(part[1].len, (size_t)40), part[1].data);
+    size_t n = 0;
+    for (int p = 0; p < 2; p++) {
+        for (size_t i = 0; i < part[p].len; i++) {
+            if (part[p].data[i] == ' ')
+                memcpy(text + n, SPACE_IN_MERGE, 2), n += 2;
+            else
+                text[n++] = part[p].data[i];
+        }
+        if (p == 0)
+            text[n++] = ' ';
+    }
+    *out = (struct str){ text, n };
+    return true;
+}
+
+static bool write_merges(struct hf_vocab *v, struct gguf_writer *w, struct error *err)
+{
+    const struct json *list = js_get(v->model, "merges");
+    size_t n = js_count(list);
+    if (!js_is_array(list) || n == 0)
+        return fail(err, ERR_FILE, "tokenizer.json: no merges");
+    struct str *merges = mem_alloc(n, sizeof *merges, "merges", err);
+    bool ok = merges != NULL;
+    for (size_t i = 0; ok && i < n; i++)
+        ok = read_merge(v, js_at(list, i), &merges[i], err) ||
+             error_prefix(err, "tokenizer.json: merge %zu", i);
+    ok = ok && gguf_writer_add_strings(w, "tokenizer.ggml.merges", merges, n, err);
+    mem_free(merges);
+    return ok;
+}
+
+/* ---- pre-tokenizer ---- */
+
+/* The expressions of one step, appended; false when this program has no such step. */
+static bool read_step(const struct json *step, struct str *list, int *n, bool *byte_level)
+{
+    struct str type, text;
+    bool flag = false;
+    if (*n >= MAX_EXPRESSIONS || *byte_level || !js_as_text(js_get(step, "type"), &type))
+        return false;
+    if (str_is(type, "ByteLevel")) {
+        bool space = true, regex = true;
+        js_as_bool(js_get(step, "add_prefix_space"), &space);
+        js_as_bool(js_get(step, "use_regex"), &regex);
+        *byte_level = true;
+        return !space && !regex;
+    }
+    if (str_is(type, "Digits")) {
+        js_as_bool(js_get(step, "individual_digits"), &flag);
+        list[(*n)++] = str_of(flag ? "\\p{N}" : "\\p{N}+");
+        return true;
+    }
+    js_as_bool(js_get(step, "invert"), &flag);
+    if (!str_is(type, "Split") || flag || !js_as_text(js_get(step, "behavior"), &text) ||
+        !str_is(text, "Isolated") ||
+        !js_as_text(js_get(js_get(step, "pattern"), "Regex"), &list[*n]))
+        return false;
+    (*n)++;
+    return true;
+}
+
+static const char *recognise(const struct json *pre_tokenizer)
+{
+    const struct json *steps = js_get(pre_tokenizer, "pretokenizers");
+    struct str list[MAX_EXPRESSIONS];
+    bool byte_level = false;
+    int n = 0;
+    for (size_t i = 0; i < js_count(steps); i++)
+        if (!read_step(js_at(steps, i), list, &n, &byte_level))
+            return NULL;
+    return byte_level ? presplit_match(list, n) : NULL;
+}
+
+static bool write_pre(struct hf_vocab *v, const struct json *tokenizer, const char *wish,
+                      struct gguf_writer *w, struct error *err)
+{
+    const char *name = wish && presplit_name(str_of(wish)) ? wish : NULL;
+    if (wish && !name)
+        return fail(err, ERR_USAGE, "--pre %s: unknown (deepseek-v3, deepseek-llm, deepseek-coder, "
+                    "deepseek-r1-qwen, qwen2, llama-bpe, kimi-k2)", wish);
+    if (!name)
+        name = recognise(js_get(tokenizer, "pre_tokenizer"));
+    if (!name)
+        return fail(err, ERR_FILE, "tokenizer.json: this program has no such pre_tokenizer; if you know "
+                    "that one of its own is equal, say --pre NAME");
+    if (!wish && strcmp(name, "qwen2") == 0) /* the distilled models: same expressions, own name */
+        for (int64_t id = 0; id < v->n; id++)
+            if (str_is(v->texts[id], "<\xEF\xBD\x9CUser\xEF\xBD\x9C>"))
+                name = "deepseek-r1-qwen";
+    return gguf_writer_add_str(w, "tokenizer.ggml.pre", name, err);
+}
+
+/* ---- ids and flags ---- */
+
+/* "bos_token": a text, or an object with `content`. */
+static bool token_text(const struct json *j, struct str *text)
+{
+    return js_as_text(j, text) || js_as_text(js_get(j, "content"), text);
+}
+
+/* The id that tokenizer_config.json names by text, else config.json by number; -1: neither does. */
+static bool find_id(const struct hf_vocab *v, const struct json *tokenizer_config,
+                    const struct json *config, const char *name, int64_t *id, struct error *err)
+{
+    char key[32];
+    struct str text;
+    *id = -1;
+    snprintf(key, sizeof key, "%s_token", name);
+    if (token_text(js_get(tokenizer_config, key), &text)) {
+        for (int64_t i = 0; i < v->n && *id < 0; i++)
+            if (v->types[i] != TOKEN_UNUSED && v->texts[i].len == text.len &&
+                memcmp(v->texts[i].data, text.data, text.len) == 0)
+                *id = i;
+        return *id >= 0 || fail(err, ERR_FILE, "tokenizer_config.json: %s: \"%.*s\" is not a token", key,
+                                (int)min_of(text.len, (size_t)40), text.data);
+    }
+    snprintf(key, sizeof key, "%s_token_id", name);
+    const struct json *field = js_get(config, key);
+    if (js_is_array(field)) /* several ends: the first one is written, others are known by text */
+        field = js_at(field, 0);
+    if (!js_as_int(field, id))
+        return true;
+    return (*id >= 0 && *id < v->n) || fail(err, ERR_FILE, "config.json: %s: %lld is outside of the "
+                                            "vocabulary of %lld", key, (long long)*id,
+                                            (long long)v->n);
+}
+
+static bool write_ids(const struct hf_vocab *v, const struct json *tokenizer_config,
+                      const struct json *config, int64_t *bos, struct gguf_writer *w,
+                      struct error *err)
+{
+    static const struct { const char *hf, *gguf; } names[] = {
+        { "bos", "tokenizer.ggml.bos_token_id" }, { "eos", "tokenizer.ggml.eos_token_id" },
+        { "unk", "tokenizer.ggml.unknown_token_id" }, { "pad", "tokenizer.ggml.padding_token_id" },
+    };
+    for (size_t i = 0; i < ARRAY_LEN(names); i++) {
+        int64_t id;
+        if (!find_id(v, tokenizer_config, config, names[i].hf, &id, err) ||
+            (id >= 0 && !gguf_writer_add_u32(w, names[i].gguf, (uint32_t)id, err)))
+            return false;
+        if (i == 0)
+            *bos = id;
+    }
+    return true;
+}
+
+/* Does a TemplateProcessing step put a special token in front (or behind)? */
+static bool template_adds(const struct json *post, bool in_front)
+{
+    const struct json *steps = js_get(post, "processors"), *single = js_get(post, "single");
+    for (size_t i = 0; i < js_count(steps); i++)
+        if (template_adds(js_at(steps, i), in_front))
+            return true;
+    size_t n = js_count(single);
+    return n > 1 && js_get(js_at(single, in_front ? 0 : n - 1), "SpecialToken") != NULL;
+}
+
+static bool write_flags(const struct json *tokenizer, const struct json *tokenizer_config,
+                        int64_t bos, struct gguf_writer *w, struct error *err)
+{
+    const struct json *post = js_get(tokenizer, "post_processor");
+    bool add_bos = template_adds(post, true), add_eos = template_adds(post, false);
+    js_as_bool(js_get(tokenizer_config, "add_bos_token"), &add_bos);
+    js_as_bool(js_get(tokenizer_config, "add_eos_token"), &add_eos);
+    return gguf_writer_add_bool(w, "tokenizer.ggml.add_bos_token", add_bos && bos >= 0, err) &&
+           gguf_writer_add_bool(w, "tokenizer.ggml.add_eos_token", add_eos, err);
+}
+
+/* ---- chat template ---- */
+
+/* A text, or a list of named ones of which "default" counts. */
+static bool template_text(const struct json *j, struct str *text)
+{
+    struct str name;
+    if (js_as_text(j, text))
+        return true;
+    for (size_t i = 0; i < js_count(j); i++)
+        if (js_as_text(js_get(js_at(j, i), "name"), &name) && str_is(name, "default"))
+            return js_as_text(js_get(js_at(j, i), "template"), text);
+    return false;
+}
+
+static bool write_template(const struct checkpoint *c, const struct json *tokenizer_config,
+                           struct gguf_writer *w, struct error *err)
+{
+    char *file;
+    struct str text = { 0 };
+    struct error why = { 0 };
+    if (!checkpoint_text(c, "chat_template.jinja", &file, &text.len, err))
+        return false;
+    struct json *other = checkpoint_json(c, "chat_template.json", &why);
+    bool ok = !why.code || fail(err, why.code, "%s", why.text);
+    text.data = file;
+    if (ok && (file || template_text(js_get(other, "chat_template"), &text) ||
+               template_text(js_get(tokenizer_config, "chat_template"), &text)))
+        ok = gguf_writer_add_bytes(w, "tokenizer.chat_template", text, err);
+    js_free(other);
+    mem_free(file);
+    return ok;
+}
+
+/* ---- all of it ---- */
+
+static bool write_all(struct hf_vocab *v, const struct json *tokenizer,
+                      const struct json *tokenizer_config, const struct json *config,
+                      const char *pre, struct gguf_writer *w, struct error *err)
+{
+    struct str type = { 0 };
+    int64_t bos = -1;
+    bool fallback = false;
+    v->model = js_get(tokenizer, "model");
+    v->added = js_get(tokenizer, "added_tokens");
+    js_as_bool(js_get(v->model, "byte_fallback"), &fallback);
+    if (!js_as_text(js_get(v->model, "type"), &type) || !str_is(type, "BPE") || fallback)
+        return fail(err, ERR_FILE, "tokenizer.json: model \"%.*s\"%s: only byte-level BPE can be "
+                    "converted", (int)min_of(type.len, (size_t)20), type.data ? type.data : "",
+                    fallback ? " with byte fallback (SentencePiece)" : "");
+    return read_tokens(v, err) && fill_holes(v, err) && check_bytes(v, err) &&
+           gguf_writer_add_str(w, "tokenizer.ggml.model", "gpt2", err) &&
+           write_pre(v, tokenizer, pre, w, err) &&
+           gguf_writer_add_strings(w, "tokenizer.ggml.tokens", v->texts, (size_t)v->n, err) &&
+           gguf_writer_add_array(w, "tokenizer.ggml.token_type", GGUF_I32, v->types, (size_t)v->n,
+                                 err) &&
+           write_merges(v, w, err) && write_ids(v, tokenizer_config, config, &bos, w, err) &&
+           write_flags(tokenizer, tokenizer_config, bos, w, err);
+}
+
+bool hf_vocab_write(const struct checkpoint *c, const struct json *config, int64_t n_vocab,
+                    const char *pre, struct gguf_writer *w, struct error *err)
+{
+    struct hf_vocab v = { .n = n_vocab };
+    struct error why = { 0 };
+    struct json *tokenizer = checkpoint_json(c, "tokenizer.json", &why);
+    struct json *tokenizer_config = why.code ? NULL
+                                             : checkpoint_json(c, "tokenizer_config.json", &why);
+    bool ok = !why.code || fail(err, why.code, "%s", why.text);
+    if (ok && !tokenizer)
+        ok = fail(err, ERR_FILE, "%s/tokenizer.json: missing (tokenizer.model and tiktoken.model alone "
+                  "cannot be converted)", c->folder);
+    v.texts = ok ? arena_alloc(&v.arena, (size_t)n_vocab, sizeof *v.texts, err) : NULL;
+    v.types = v.texts ? arena_alloc(&v.arena, (size_t)n_vocab, sizeof *v.types, err) : NULL;
+    ok = ok && v.types && write_all(&v, tokenizer, tokenizer_config, config, pre, w, err) &&
+         write_template(c, tokenizer_config, w, err);
+    js_free(tokenizer);
+    js_free(tokenizer_config);
+    arena_release(&v.arena);
+    return ok;
+}
