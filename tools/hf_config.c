@@ -103,6 +103,7 @@ static bool find_architecture(struct hf_config *c, struct error *err)
     for (size_t i = 0; i < ARRAY_LEN(architectures); i++) {
         if (!str_is(name, architectures[i].hf))
             continue;
+        c->is_v3 = str_is(name, "DeepseekV3ForCausalLM");
         c->arch = architectures[i].gguf ? arch_find(str_of(architectures[i].gguf)) : NULL;
         return c->arch || fail(err, ERR_FILE, "config.json: %s: this version cannot convert it",
                                architectures[i].hf);
@@ -380,13 +381,15 @@ static bool put_experts(struct keys_out *k, const struct hf_config *c)
     bool is_v1 = is_arch(c, "deepseek"), norm;
     int64_t groups, groups_used;
     double scale;
-    struct str scoring = str_of("softmax");
+    struct str scoring = str_of(c->is_v3 ? "sigmoid" : "softmax"), method;
     if (!get_bool(j, "norm_topk_prob", false, &norm, k->err) ||
         !get_real(j, "routed_scaling_factor", -1e6, 1e6, 1, &scale, k->err) ||
         !get_int(j, "n_group", 0, 1024, 0, &groups, k->err) ||
         !get_int(j, "topk_group", 0, 1024, 0, &groups_used, k->err))
         return false;
     js_as_text(js_get(j, "scoring_func"), &scoring);
+    if (js_as_text(js_get(j, "topk_method"), &method) && str_is(method, "greedy"))
+        groups = groups_used = min_of(groups, 1); /* announced or not, this method has none */
     put_u32(k, "leading_dense_block_count", p->n_dense_lead);
     put_u32(k, "expert_count", p->n_routed);
     put_u32(k, "expert_used_count", p->top_k);

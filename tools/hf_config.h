@@ -24,6 +24,7 @@ struct hf_config {
     struct params params;      /* what params_dim needs; n_mtp blocks are those announced */
     bool tied;                 /* the head is the embedding */
     bool has_head_dim;         /* said explicitly */
+    bool is_v3;                /* newer files take V3's sigmoid router for granted */
     bool fp8;                  /* weights may be FP8 with scales of 128 x 128 blocks */
     double rope_base;
     struct llama3_rope llama3;
