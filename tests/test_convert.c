@@ -1,0 +1,752 @@
+/* Conversion of checkpoints that the test builds itself: a small V3 with FP8 in two files, rotary rows
+ * of llama, a tied head, and damaged files of every kind. What the file must hold is computed here from
+ * the same numbers, with its own idea of FP8, and compared bit for bit. */
+#include <errno.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "src/cli/json.h"
+#include "src/format/gguf.h"
+#include "src/format/quant.h"
+#include "src/model/model.h"
+#include "src/text/tokenizer.h"
+#include "tests/check.h"
+
+static char folder[] = "/tmp/tandem-convert-XXXXXX";
+
+static const char *in_folder(const char *name)
+{
+    static char ring[8][512];
+    static int next;
+    char *path = ring[next++ % 8];
+    snprintf(path, sizeof ring[0], "%s/%s", folder, name);
+    return path;
+}
+
+static void write_file(const char *name, const void *bytes, size_t n)
+{
+    FILE *f = fopen(in_folder(name), "wb");
+    CHECK(f && fwrite(bytes, 1, n, f) == n);
+    if (f)
+        fclose(f);
+}
+
+static void write_text(const char *name, const char *text)
+{
+    write_file(name, text, strlen(text));
+}
+
+static void clean_folder(void)
+{
+    char command[600];
+    snprintf(command, sizeof command, "rm -rf %s/* %s/.[!.]*", folder, folder);
+    CHECK_INT(system(command), 0);
+}
+
+/* Run the command; its exit code, its stderr in `said`. */
+static int convert(const char *options, char said[2000])
+{
+    char command[2000];
+    const char *b = getenv("B");
+    snprintf(command, sizeof command, "%s/tandem-convert %s %s 2>%s", b ? b : "build", folder, options,
+             in_folder("said"));
+    int status = system(command);
+    size_t n = 0;
+    char *text = check_read_file(in_folder("said"), &n);
+    snprintf(said, 2000, "%s", text ? text : "");
+    free(text);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+/* ---- a builder of safetensors files ---- */
+
+struct st {
+    char header[1 << 16];
+    size_t header_len;
+    uint8_t data[1 << 18];
+    size_t n;
+    char names[160][96]; /* for the index */
+    int n_names;
+};
+
+static void st_start(struct st *s)
+{
+    memset(s, 0, sizeof *s);
+    s->header_len = (size_t)snprintf(s->header, sizeof s->header, "{\"__metadata__\":{\"format\":\"pt\"}");
+}
+
+static void st_add(struct st *s, const char *name, const char *dtype, int rows, int cols,
+                   const void *bytes, size_t n)
+{
+    char shape[40];
+    if (rows)
+        snprintf(shape, sizeof shape, "%d,%d", rows, cols);
+    else
+        snprintf(shape, sizeof shape, "%d", cols);
+    s->header_len += (size_t)snprintf(s->header + s->header_len, sizeof s->header - s->header_len,
+                                      ",\"%s\":{\"dtype\":\"%s\",\"shape\":[%s],\"data_offsets\":[%zu,%zu]}",
+                                      name, dtype, shape, s->n, s->n + n);
+    memcpy(s->data + s->n, bytes, n);
+    s->n += n;
+    snprintf(s->names[s->n_names++], sizeof s->names[0], "%s", name);
+}
+
+static void st_write(const struct st *s, const char *file)
+{
+    static uint8_t all[(1 << 16) + (1 << 18) + 16];
+    uint64_t n = s->header_len + 1;
+    for (int i = 0; i < 8; i++)
+        all[i] = (uint8_t)(n >> 8 * i);
+    memcpy(all + 8, s->header, s->header_len);
+    all[8 + s->header_len] = '}';
+    memcpy(all + 8 + n, s->data, s->n);
+    write_file(file, all, 8 + (size_t)n + s->n);
+}
+
+/* Element i of tensor `name`: any number that BF16 holds exactly and that differs with the name. */
+static float value_of(const char *name, int64_t i)
+{
+    uint32_t h = 2166136261u;
+    for (; *name; name++)
+        h = (h ^ (uint8_t)*name) * 16777619u;
+    h = (h ^ (uint32_t)i) * 2654435761u;
+    return (float)((int)(h >> 24) - 128) / 64;
+}
+
+static void add_f32(struct st *s, const char *name, int rows, int cols)
+{
+    static float v[1 << 15];
+    int n = (rows ? rows : 1) * cols;
+    for (int i = 0; i < n; i++)
+        v[i] = value_of(name, i);
+    st_add(s, name, "F32", rows, cols, v, (size_t)n * 4);
+}
+
+static void add_bf16(struct st *s, const char *name, int rows, int cols)
+{
+    static uint16_t v[1 << 15];
+    int n = (rows ? rows : 1) * cols;
+    for (int i = 0; i < n; i++)
+        v[i] = f32_to_bf16(value_of(name, i));
+    st_add(s, name, "BF16", rows, cols, v, (size_t)n * 2);
+}
+
+/* ---- FP8 ---- */
+
+static uint8_t fp8_code(const char *name, int64_t i)
+{
+    uint8_t code = (uint8_t)(fabsf(value_of(name, i)) * 64 + (float)(i % 3));
+    return (code & 0x7F) == 0x7F ? 0x7E : (uint8_t)(code | (i % 5 == 0 ? 0x80 : 0));
+}
+
+static float fp8_scale(const char *name, int block)
+{
+    return 0.001f + fabsf(value_of(name, block)) / 300;
+}
+
+/* E4M3 from its definition: bias 7, no infinities. */
+static float fp8_value(uint8_t code)
+{
+    int e = code >> 3 & 15, m = code & 7;
+    float v = e ? ldexpf(1 + (float)m / 8, e - 7) : ldexpf((float)m / 8, -6);
+    return code & 0x80 ? -v : v;
+}
+
+static void add_fp8(struct st *s, const char *name, int rows, int cols)
+{
+    static uint8_t v[1 << 16];
+    float scales[16];
+    char scale_name[120];
+    int r = (rows + 127) / 128, c = (cols + 127) / 128;
+    for (int i = 0; i < rows * cols; i++)
+        v[i] = fp8_code(name, i);
+    for (int i = 0; i < r * c; i++)
+        scales[i] = fp8_scale(name, i);
+    st_add(s, name, "F8_E4M3", rows, cols, v, (size_t)rows * (size_t)cols);
+    snprintf(scale_name, sizeof scale_name, "%s_scale_inv", name);
+    st_add(s, scale_name, "F32", r, c, scales, (size_t)(r * c) * 4);
+}
+
+/* What the element must be in the file. */
+static float fp8_wanted(const char *name, int row, int col, int cols)
+{
+    int block = row / 128 * ((cols + 127) / 128) + col / 128;
+    return fp8_value(fp8_code(name, (int64_t)row * cols + col)) * fp8_scale(name, block);
+}
+
+/* ---- the rest of a checkpoint ---- */
+
+#define V3_REGEX "[{\"type\":\"Split\",\"pattern\":{\"Regex\":\"\\\\p{N}{1,3}\"}," ISOLATED "}," \
+    "{\"type\":\"Split\",\"pattern\":{\"Regex\":\"[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+\"}," ISOLATED "}," \
+    "{\"type\":\"Split\",\"pattern\":{\"Regex\":\"[!\\\"#$%&'()*+,\\\\-./:;<=>?@\\\\[\\\\\\\\\\\\]^_`{|}~]" \
+    "[A-Za-z]+|[^\\\\r\\\\n\\\\p{L}\\\\p{P}\\\\p{S}]?[\\\\p{L}\\\\p{M}]+| ?[\\\\p{P}\\\\p{S}]+[\\\\r\\\\n]*|" \
+    "\\\\s*[\\\\r\\\\n]+|\\\\s+(?!\\\\S)|\\\\s+\"}," ISOLATED "}," \
+    "{\"type\":\"ByteLevel\",\"add_prefix_space\":false,\"use_regex\":false}]"
+#define ISOLATED "\"behavior\":\"Isolated\",\"invert\":false"
+#define N_VOCAB 264 /* 256 bytes, "th", "the", two added tokens, four holes */
+
+static void write_tokenizer(const char *regexes)
+{
+    static char text[16000];
+    size_t n = (size_t)snprintf(text, sizeof text, "{\"model\":{\"type\":\"BPE\",\"vocab\":{");
+    unsigned next = 256;
+    for (unsigned b = 0; b < 256; b++) {
+        unsigned c = (b >= 33 && b <= 126) || (b >= 161 && b != 173) ? b : next++;
+        n += (size_t)snprintf(text + n, sizeof text - n, "\"\\u%04x\":%u,", c, b);
+    }
+    snprintf(text + n, sizeof text - n,
+             "\"th\":256,\"the\":257},\"merges\":[\"t h\",[\"th\",\"e\"]]},"
+             "\"added_tokens\":[{\"id\":258,\"content\":\"<begin>\",\"special\":true},"
+             "{\"id\":259,\"content\":\"<|end|>\",\"special\":false}],"
+             "\"pre_tokenizer\":{\"type\":\"Sequence\",\"pretokenizers\":%s}}", regexes);
+    write_text("tokenizer.json", text);
+    write_text("tokenizer_config.json", "{\"bos_token\":{\"content\":\"<begin>\"},\"eos_token\":\"<|end|>\","
+               "\"add_bos_token\":true,\"chat_template\":\"{{ messages }}\"}");
+}
+
+/* Hidden 64, 2 layers + 1 prediction block, 2 heads of 16 + 8, values 16, ranks 24 and 136; dense
+ * width 160; 4 experts of 32 in groups of 2. 136 and 160 leave partial FP8 blocks. */
+#define HIDDEN 64
+#define RANK 136
+#define NOPE 16
+#define VALUE 16
+static const char v3_config[] =
+    "{\"architectures\":[\"DeepseekV3ForCausalLM\"],\"num_hidden_layers\":2,\"num_nextn_predict_layers\":1,"
+    "\"hidden_size\":64,\"vocab_size\":264,\"max_position_embeddings\":512,\"intermediate_size\":160,"
+    "\"num_attention_heads\":2,\"num_key_value_heads\":2,\"q_lora_rank\":24,\"kv_lora_rank\":136,"
+    "\"qk_nope_head_dim\":16,\"qk_rope_head_dim\":8,\"v_head_dim\":16,\"n_routed_experts\":4,"
+    "\"num_experts_per_tok\":2,\"n_shared_experts\":1,\"moe_intermediate_size\":32,"
+    "\"first_k_dense_replace\":1,\"n_group\":2,\"topk_group\":1,\"routed_scaling_factor\":2.5,"
+    "\"norm_topk_prob\":true,\"scoring_func\":\"sigmoid\",\"topk_method\":\"noaux_tc\",\"rms_norm_eps\":1e-6,"
+    "\"rope_theta\":10000,\"rope_scaling\":{\"type\":\"yarn\",\"factor\":40,\"mscale\":1.0,"
+    "\"mscale_all_dim\":1.0,\"original_max_position_embeddings\":64,\"beta_fast\":32,\"beta_slow\":1},"
+    "\"quantization_config\":{\"quant_method\":\"fp8\",\"fmt\":\"e4m3\",\"weight_block_size\":[128,128]}}";
+
+static const char *layer_name(int layer, const char *rest)
+{
+    static char ring[4][96];
+    static int next;
+    char *name = ring[next++ % 4];
+    snprintf(name, sizeof ring[0], "model.layers.%d.%s", layer, rest);
+    return name;
+}
+
+static void add_layer(struct st *s, int layer, bool moe)
+{
+    add_bf16(s, layer_name(layer, "input_layernorm.weight"), 0, HIDDEN);
+    add_bf16(s, layer_name(layer, "post_attention_layernorm.weight"), 0, HIDDEN);
+    add_fp8(s, layer_name(layer, "self_attn.q_a_proj.weight"), 24, HIDDEN);
+    add_bf16(s, layer_name(layer, "self_attn.q_a_layernorm.weight"), 0, 24);
+    add_fp8(s, layer_name(layer, "self_attn.q_b_proj.weight"), 48, 24);
+    add_fp8(s, layer_name(layer, "self_attn.kv_a_proj_with_mqa.weight"), RANK + 8, HIDDEN);
+    add_bf16(s, layer_name(layer, "self_attn.kv_a_layernorm.weight"), 0, RANK);
+    add_fp8(s, layer_name(layer, "self_attn.kv_b_proj.weight"), 2 * (NOPE + VALUE), RANK);
+    add_fp8(s, layer_name(layer, "self_attn.o_proj.weight"), HIDDEN, 32);
+    if (!moe) {
+        add_fp8(s, layer_name(layer, "mlp.gate_proj.weight"), 160, HIDDEN);
+        add_fp8(s, layer_name(layer, "mlp.up_proj.weight"), 160, HIDDEN);
+        add_fp8(s, layer_name(layer, "mlp.down_proj.weight"), HIDDEN, 160);
+        return;
+    }
+    add_bf16(s, layer_name(layer, "mlp.gate.weight"), 4, HIDDEN);
+    add_f32(s, layer_name(layer, "mlp.gate.e_score_correction_bias"), 0, 4);
+    for (int e = -1; e < 4; e++) {
+        static const char *const parts[] = { "gate_proj", "up_proj", "down_proj" };
+        char rest[64];
+        for (int k = 0; k < 3; k++) {
+            if (e < 0)
+                snprintf(rest, sizeof rest, "mlp.shared_experts.%s.weight", parts[k]);
+            else
+                snprintf(rest, sizeof rest, "mlp.experts.%d.%s.weight", e, parts[k]);
+            add_fp8(s, layer_name(layer, rest), k < 2 ? 32 : HIDDEN, k < 2 ? HIDDEN : 32);
+        }
+    }
+}
+
+static void write_index(const struct st *files, int n, const char *const *names, const char *extra)
+{
+    static char text[40000];
+    size_t len = (size_t)snprintf(text, sizeof text, "{\"metadata\":{},\"weight_map\":{");
+    for (int f = 0; f < n; f++)
+        for (int i = 0; i < files[f].n_names; i++)
+            len += (size_t)snprintf(text + len, sizeof text - len, "%s\"%s\":\"%s\"",
+                                    f + i ? "," : "", files[f].names[i], names[f]);
+    snprintf(text + len, sizeof text - len, "%s}}", extra);
+    write_text("model.safetensors.index.json", text);
+}
+
+static struct st shards[2];
+static const char *const shard_names[] = { "model-00001-of-00002.safetensors",
+                                           "model-00002-of-00002.safetensors" };
+
+static void build_v3(void)
+{
+    clean_folder();
+    st_start(&shards[0]);
+    add_bf16(&shards[0], "model.embed_tokens.weight", N_VOCAB, HIDDEN);
+    add_layer(&shards[0], 0, false);
+    st_start(&shards[1]);
+    add_layer(&shards[1], 1, true);
+    add_bf16(&shards[1], "model.norm.weight", 0, HIDDEN);
+    add_bf16(&shards[1], "lm_head.weight", N_VOCAB, HIDDEN);
+    write_text("config.json", v3_config);
+    write_tokenizer(V3_REGEX);
+}
+
+static void add_mtp(struct st *s)
+{
+    add_layer(s, 2, true);
+    add_bf16(s, "model.layers.2.eh_proj.weight", HIDDEN, 2 * HIDDEN);
+    add_bf16(s, "model.layers.2.enorm.weight", 0, HIDDEN);
+    add_bf16(s, "model.layers.2.hnorm.weight", 0, HIDDEN);
+    add_bf16(s, "model.layers.2.shared_head.norm.weight", 0, HIDDEN);
+}
+
+static void write_shards(const char *extra)
+{
+    st_write(&shards[0], shard_names[0]);
+    st_write(&shards[1], shard_names[1]);
+    write_index(shards, 2, shard_names, extra);
+}
+
+/* ---- comparing ---- */
+
+static const float *floats(const struct gguf *g, const char *name, uint64_t n)
+{
+    const struct tensor *t = gguf_tensor(g, name);
+    if (!CHECK_MSG(t && t->type == TYPE_F32, "%s is missing or not F32", name) ||
+        !CHECK_MSG(t->ne[0] * t->ne[1] * t->ne[2] == n, "%s has another size", name))
+        return NULL;
+    return t->data;
+}
+
+static void check_fp8(const struct gguf *g, const char *name, const char *source, int expert, int rows,
+                      int cols)
+{
+    const float *v = floats(g, name, (uint64_t)rows * (uint64_t)cols * (expert >= 0 ? 4 : 1));
+    v = v && expert > 0 ? v + expert * rows * cols : v;
+    for (int i = 0; v && i < rows * cols; i++)
+        if (!CHECK_MSG(v[i] == fp8_wanted(source, i / cols, i % cols, cols), "%s[%d] is %.9g, wanted %.9g",
+                       name, i, (double)v[i], (double)fp8_wanted(source, i / cols, i % cols, cols)))
+            return;
+}
+
+static void check_plain(const struct gguf *g, const char *name, const char *source, int n)
+{
+    const float *v = floats(g, name, (uint64_t)n);
+    for (int i = 0; v && i < n; i++)
+        if (!CHECK_MSG(v[i] == value_of(source, i), "%s[%d]", name, i))
+            return;
+}
+
+static void check_kv_b(const struct gguf *g, int layer)
+{
+    char k_name[64], v_name[64];
+    const char *source = layer_name(layer, "self_attn.kv_b_proj.weight");
+    snprintf(k_name, sizeof k_name, "blk.%d.attn_k_b.weight", layer);
+    snprintf(v_name, sizeof v_name, "blk.%d.attn_v_b.weight", layer);
+    const float *k = floats(g, k_name, 2 * RANK * NOPE), *v = floats(g, v_name, 2 * RANK * VALUE);
+    int wrong = 0;
+    for (int h = 0; k && v && h < 2; h++)
+        for (int r = 0; r < RANK; r++)
+            for (int i = 0; i < NOPE; i++) {
+                int key = h * (NOPE + VALUE) + i;
+                wrong += k[(h * RANK + r) * NOPE + i] != fp8_wanted(source, key, r, RANK);
+                wrong += v[(h * VALUE + i) * RANK + r] != fp8_wanted(source, key + NOPE, r, RANK);
+            }
+    CHECK_INT(wrong, 0);
+}
+
+static void check_v3_tensors(const struct gguf *g, bool mtp)
+{
+    check_plain(g, "output_norm.weight", "model.norm.weight", HIDDEN);
+    check_plain(g, "token_embd.weight", "model.embed_tokens.weight", N_VOCAB * HIDDEN);
+    check_plain(g, "output.weight", "lm_head.weight", N_VOCAB * HIDDEN);
+    check_fp8(g, "blk.0.ffn_gate.weight", "model.layers.0.mlp.gate_proj.weight", -1, 160, HIDDEN);
+    check_fp8(g, "blk.0.ffn_down.weight", "model.layers.0.mlp.down_proj.weight", -1, HIDDEN, 160);
+    check_plain(g, "blk.1.exp_probs_b.bias", "model.layers.1.mlp.gate.e_score_correction_bias", 4);
+    check_plain(g, "blk.1.ffn_gate_inp.weight", "model.layers.1.mlp.gate.weight", 4 * HIDDEN);
+    for (int layer = 0; layer < (mtp ? 3 : 2); layer++) {
+        char name[64];
+        snprintf(name, sizeof name, "blk.%d.attn_kv_a_mqa.weight", layer);
+        check_fp8(g, name, layer_name(layer, "self_attn.kv_a_proj_with_mqa.weight"), -1, RANK + 8,
+                  HIDDEN);
+        check_kv_b(g, layer);
+        for (int e = 0; layer > 0 && e < 4; e++) {
+            char rest[64];
+            snprintf(rest, sizeof rest, "mlp.experts.%d.down_proj.weight", e);
+            snprintf(name, sizeof name, "blk.%d.ffn_down_exps.weight", layer);
+            check_fp8(g, name, layer_name(layer, rest), e, HIDDEN, 32);
+        }
+    }
+    if (mtp)
+        check_plain(g, "blk.2.nextn.eh_proj.weight", "model.layers.2.eh_proj.weight", 2 * HIDDEN * HIDDEN);
+}
+
+static void check_tokenizer(const struct gguf *g)
+{
+    struct tokenizer *t = NULL;
+    struct tokens ids = { 0 };
+    struct error err = { 0 };
+    CHECK_MSG(tokenizer_open(&t, g, &err), "%s", err.text);
+    if (t && CHECK(tokenizer_encode(t, str_of("the <|end|>"), true, &ids, &err)) && CHECK(ids.n == 3)) {
+        CHECK_INT(ids.ids[0], 257);
+        CHECK_INT(ids.ids[1], 32);
+        CHECK_INT(ids.ids[2], 259);
+    }
+    CHECK_STR(t ? tokenizer_pre(t).data : "", "deepseek-v3");
+    CHECK_INT(t ? tokenizer_bos(t) : -1, 258);
+    CHECK_INT(t ? tokenizer_eos(t) : -1, 259);
+    CHECK(t && tokenizer_add_bos(t));
+    CHECK_INT(t ? tokenizer_n_tokens(t) : -1, N_VOCAB);
+    tokens_release(&ids);
+    tokenizer_close(t);
+}
+
+/* ---- cases ---- */
+
+static void test_v3(void)
+{
+    char said[2000];
+    struct model m = { 0 };
+    struct error err = { 0 };
+    size_t n1 = 0, n2 = 0;
+
+    check_case("V3: FP8 with partial blocks, two files, prediction block");
+    build_v3();
+    add_mtp(&shards[1]);
+    write_shards("");
+    char out[700], options[900];
+    snprintf(out, sizeof out, "%s", in_folder("v3.gguf"));
+    snprintf(options, sizeof options, "-o %s --type f32 --name small -t 2", out);
+    int code = convert(options, said);
+    if (CHECK_MSG(code == 0, "exit %d: %s", code, said) &&
+        CHECK_MSG(model_open(&m, out, NUMERICS_OFFICIAL, &err), "%s", err.text)) {
+        CHECK_INT(m.params.n_mtp, 1);
+        CHECK_INT(m.params.n_layers, 2);
+        CHECK_INT(m.params.kv_lora_rank, RANK);
+        CHECK(fabs(m.keys.yarn_log_multiplier - 0.1) < 1e-6);
+        CHECK_INT(m.keys.n_groups, 2);
+        CHECK_INT(m.keys.gating, 2);
+        CHECK(m.keys.weights_norm);
+        check_v3_tensors(&m.gguf, true);
+        check_tokenizer(&m.gguf);
+    }
+    model_close(&m);
+
+    check_case("the same bytes with another number of threads, nothing but them left behind");
+    snprintf(options, sizeof options, "-o %s --type f32 --name small -t 1", in_folder("again.gguf"));
+    CHECK_INT(convert(options, said), 0);
+    char *one = check_read_file(out, &n1), *two = check_read_file(in_folder("again.gguf"), &n2);
+    CHECK(one && two && n1 == n2 && memcmp(one, two, n1) == 0);
+    CHECK(one && !memmem(one, n1, folder, strlen(folder)));
+    CHECK(access(in_folder(".v3.gguf.part"), F_OK) != 0);
+    free(one);
+    free(two);
+
+    check_case("an output that exists, that is an input");
+    snprintf(options, sizeof options, "-o %s", out);
+    CHECK_INT(convert(options, said), 2);
+    CHECK(strstr(said, "--force"));
+    snprintf(options, sizeof options, "-o %s --force", in_folder(shard_names[1]));
+    CHECK_INT(convert(options, said), 2);
+
+    check_case("--no-mtp leaves the block out, native types, several files");
+    snprintf(options, sizeof options, "-o %s --no-mtp --split-max-size 150K", in_folder("cut.gguf"));
+    CHECK_INT(convert(options, said), 0);
+    char *first = realpath(in_folder("cut-00001-of-00002.gguf"), NULL);
+    if (CHECK_MSG(first && model_open(&m, first, NUMERICS_OFFICIAL, &err), "%s %s", said, err.text)) {
+        CHECK_INT(m.params.n_mtp, 0);
+        const struct tensor *t = gguf_tensor(&m.gguf, "blk.1.ffn_gate_exps.weight");
+        CHECK(t && t->type == TYPE_Q8_0);
+        t = gguf_tensor(&m.gguf, "token_embd.weight");
+        CHECK(t && t->type == TYPE_BF16);
+    }
+    model_close(&m);
+    free(first);
+}
+
+/* hf half-split rows (i, i + half) become pairs (2i, 2i + 1) */
+static void check_permuted(const struct gguf *g, const char *name, const char *source, int heads,
+                           int head, int cols)
+{
+    const float *v = floats(g, name, (uint64_t)(heads * head * cols));
+    int wrong = 0;
+    for (int h = 0; v && h < heads; h++)
+        for (int p = 0; p < head / 2; p++)
+            for (int s = 0; s < 2; s++)
+                for (int c = 0; c < cols; c++)
+                    wrong += v[(h * head + 2 * p + s) * cols + c] !=
+                             value_of(source, (int64_t)(h * head + s * (head / 2) + p) * cols + c);
+    CHECK_INT(wrong, 0);
+}
+
+static const char llama_config[] =
+    "{\"architectures\":[\"LlamaForCausalLM\"],\"num_hidden_layers\":1,\"hidden_size\":64,"
+    "\"vocab_size\":264,\"max_position_embeddings\":512,\"intermediate_size\":96,\"num_attention_heads\":4,"
+    "\"num_key_value_heads\":2,\"rms_norm_eps\":1e-5,\"hidden_act\":\"silu\",\"tie_word_embeddings\":true,"
+    "\"rope_theta\":500000,\"rope_scaling\":{\"rope_type\":\"llama3\",\"factor\":8,\"low_freq_factor\":1,"
+    "\"high_freq_factor\":4,\"original_max_position_embeddings\":8192}}";
+
+static void build_llama(void)
+{
+    struct st *s = &shards[0];
+    clean_folder();
+    st_start(s);
+    add_bf16(s, "model.embed_tokens.weight", N_VOCAB, HIDDEN);
+    add_bf16(s, "model.norm.weight", 0, HIDDEN);
+    add_bf16(s, "model.layers.0.input_layernorm.weight", 0, HIDDEN);
+    add_bf16(s, "model.layers.0.post_attention_layernorm.weight", 0, HIDDEN);
+    add_bf16(s, "model.layers.0.self_attn.q_proj.weight", 64, HIDDEN);
+    add_f32(s, "model.layers.0.self_attn.q_proj.bias", 0, 64);
+    add_bf16(s, "model.layers.0.self_attn.k_proj.weight", 32, HIDDEN);
+    add_bf16(s, "model.layers.0.self_attn.v_proj.weight", 32, HIDDEN);
+    add_bf16(s, "model.layers.0.self_attn.o_proj.weight", HIDDEN, 64);
+    add_bf16(s, "model.layers.0.mlp.gate_proj.weight", 96, HIDDEN);
+    add_bf16(s, "model.layers.0.mlp.up_proj.weight", 96, HIDDEN);
+    add_bf16(s, "model.layers.0.mlp.down_proj.weight", HIDDEN, 96);
+    write_text("config.json", llama_config);
+    write_tokenizer(V3_REGEX);
+}
+
+static void test_llama(void)
+{
+    char said[2000], out[700], options[900];
+    struct model m = { 0 };
+    struct error err = { 0 };
+    check_case("llama: rotary rows, biases, rope_freqs, tied head");
+    build_llama();
+    st_write(&shards[0], "model.safetensors");
+    snprintf(out, sizeof out, "%s", in_folder("llama.gguf"));
+    snprintf(options, sizeof options, "-o %s --type f32", out);
+    int code = convert(options, said);
+    if (!CHECK_MSG(code == 0, "exit %d: %s", code, said) ||
+        !CHECK_MSG(model_open(&m, out, NUMERICS_OFFICIAL, &err), "%s", err.text))
+        return;
+    check_permuted(&m.gguf, "blk.0.attn_q.weight", "model.layers.0.self_attn.q_proj.weight", 4, 16, 64);
+    check_permuted(&m.gguf, "blk.0.attn_k.weight", "model.layers.0.self_attn.k_proj.weight", 2, 16, 64);
+    check_permuted(&m.gguf, "blk.0.attn_q.bias", "model.layers.0.self_attn.q_proj.bias", 4, 16, 1);
+    check_plain(&m.gguf, "blk.0.attn_v.weight", "model.layers.0.self_attn.v_proj.weight", 32 * 64);
+    CHECK(!gguf_tensor(&m.gguf, "output.weight"));
+    CHECK(m.params.tied_output);
+    const float *f = floats(&m.gguf, "rope_freqs.weight", 8);
+    CHECK(f && f[0] == 1 && f[7] == 8 && f[4] > 1 && f[4] < 8);
+    model_close(&m);
+}
+
+/* A conversion that must fail with this code before any output exists, saying `word`. */
+static void refuse(const char *what, int code, const char *word)
+{
+    char said[2000], options[700];
+    check_case("refused: %s", what);
+    snprintf(options, sizeof options, "-o %s", in_folder("bad.gguf"));
+    int found = convert(options, said);
+    CHECK_MSG(found == code && strstr(said, word), "exit %d, wanted %d and \"%s\": %s", found, code, word,
+              said);
+    CHECK(access(in_folder("bad.gguf"), F_OK) != 0 && access(in_folder(".bad.gguf.part"), F_OK) != 0);
+}
+
+static void write_raw(uint64_t n, const char *header, size_t data)
+{
+    static uint8_t all[1 << 20];
+    size_t len = strlen(header);
+    memset(all, 0, sizeof all);
+    for (int i = 0; i < 8; i++)
+        all[i] = (uint8_t)(n >> 8 * i);
+    memcpy(all + 8, header, len);
+    write_file("model.safetensors", all, 8 + len + data);
+}
+
+static void test_hostile_headers(void)
+{
+    static const struct { const char *what, *header, *word; size_t data; } cases[] = {
+        { "no object", "[]", "S-01", 0 },
+        { "broken JSON", "{\"a\":", "JSON", 0 },
+        { "a name twice", "{\"a\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]},"
+          "\"a\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[1,2]}}", "JSON", 2 },
+        { "overlap", "{\"a\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[0,2]},"
+          "\"b\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[1,3]}}", "S-04", 3 },
+        { "gap", "{\"a\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]},"
+          "\"b\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[2,3]}}", "S-04", 3 },
+        { "bytes behind the tensors", "{\"a\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]}}",
+          "S-04", 2 },
+        { "outside of the file", "{\"a\":{\"dtype\":\"U8\",\"shape\":[9],\"data_offsets\":[0,9]}}",
+          "S-04", 3 },
+        { "end before begin", "{\"a\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[2,1]}}", "S-04",
+          3 },
+        { "shape and bytes disagree", "{\"a\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,4]}}",
+          "S-04", 4 },
+        { "shape overflows", "{\"a\":{\"dtype\":\"F32\",\"shape\":[1099511627776,1099511627776],"
+          "\"data_offsets\":[0,4]}}", "dimension", 4 },
+        { "negative dimension", "{\"a\":{\"dtype\":\"F32\",\"shape\":[-1],\"data_offsets\":[0,4]}}",
+          "dimension", 4 },
+        { "a fraction", "{\"a\":{\"dtype\":\"U8\",\"shape\":[1.0],\"data_offsets\":[0,1]}}", "dimension",
+          1 },
+        { "unknown type", "{\"a\":{\"dtype\":\"F4\",\"shape\":[2],\"data_offsets\":[0,1]}}", "S-03", 1 },
+        { "five dimensions", "{\"a\":{\"dtype\":\"U8\",\"shape\":[1,1,1,1,1],\"data_offsets\":[0,1]}}",
+          "S-03", 1 },
+        { "nothing in it", "{}", "no tensors", 0 },
+    };
+    static char deep[1 << 18];
+    clean_folder();
+    write_text("config.json", llama_config);
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+        write_raw(strlen(cases[i].header), cases[i].header, cases[i].data);
+        refuse(cases[i].what, 3, cases[i].word);
+    }
+    write_raw(0, "{}", 0);
+    refuse("header of 0 bytes", 3, "S-01");
+    write_raw((uint64_t)1 << 63, "{}", 0);
+    refuse("header of 2^63 bytes", 3, "S-01");
+    write_raw(11, "{}        ", 0);
+    refuse("header beyond the end", 3, "S-01");
+    write_text("model.safetensors", "vers");
+    refuse("four bytes", 3, "S-01");
+    memset(deep, '[', sizeof deep - 1);
+    memcpy(deep, "{\"a\":", 5);
+    write_raw(sizeof deep - 1, deep, 0);
+    refuse("JSON of great depth", 3, "JSON");
+}
+
+static void test_hostile_sets(void)
+{
+    build_v3();
+    write_shards("");
+    unlink(in_folder(shard_names[1]));
+    refuse("a missing file", 3, shard_names[1]);
+    build_v3();
+    write_shards(",\"x\":\"../outside.safetensors\"");
+    refuse("an index that leads outside", 3, "S-05");
+    build_v3();
+    write_shards(",\"x\":\"/etc/x.safetensors\"");
+    refuse("an index with an absolute path", 3, "S-05");
+    build_v3();
+    write_shards(",\"model.nowhere\":\"model-00001-of-00002.safetensors\"");
+    refuse("an index with a tensor too many", 3, "model.nowhere");
+    build_v3();
+    add_bf16(&shards[1], "model.embed_tokens.weight", N_VOCAB, HIDDEN);
+    st_write(&shards[0], shard_names[0]);
+    st_write(&shards[1], shard_names[1]);
+    shards[1].n_names--;
+    write_index(shards, 2, shard_names, "");
+    refuse("a tensor in two files", 3, "both in");
+    build_v3();
+    add_bf16(&shards[1], "model.layers.0.surprise.weight", 1, HIDDEN);
+    write_shards("");
+    refuse("a tensor without a place", 3, "surprise");
+    build_v3();
+    add_bf16(&shards[1], "model.layers.1.mlp.experts.4.up_proj.weight", 32, HIDDEN);
+    write_shards("");
+    refuse("an expert too many", 3, "experts.4");
+}
+
+/* Replace the first occurrence of `old` in the header of a shard by text of the same length. */
+static void rename_in(struct st *s, const char *old, const char *new_text)
+{
+    char *at = strstr(s->header, old);
+    if (CHECK_MSG(at && strlen(old) == strlen(new_text), "no %s", old))
+        memcpy(at, new_text, strlen(old));
+    for (int i = 0; i < s->n_names; i++)
+        if ((at = strstr(s->names[i], old)))
+            memcpy(at, new_text, strlen(old));
+}
+
+static void test_fp8_faults(void)
+{
+    static const float bad[] = { 0, -1, NAN, INFINITY };
+    static const char *const words[] = { "zero", "negative", "NaN", "infinite" };
+    for (size_t i = 0; i < ARRAY_LEN(bad); i++) {
+        char what[40];
+        build_v3();
+        float scale = fp8_scale("model.layers.1.mlp.experts.3.down_proj.weight", 0);
+        uint8_t *at = memmem(shards[1].data, shards[1].n, &scale, 4);
+        if (CHECK(at))
+            memcpy(at, &bad[i], 4);
+        write_shards("");
+        snprintf(what, sizeof what, "a scale that is %s", words[i]);
+        refuse(what, 3, "block");
+    }
+    build_v3();
+    rename_in(&shards[1], "experts.2.up_proj.weight_scale_inv", "experts.2.up_proj.weight_scale_ink");
+    write_shards("");
+    refuse("FP8 without scales", 3, "experts.2.up_proj.weight_scale_inv");
+    build_v3();
+    rename_in(&shards[1], "experts.2.up_proj.weight\"", "experts.9.up_proj.weight\"");
+    write_shards("");
+    refuse("a missing expert", 3, "experts.2.up_proj");
+    build_v3();
+    shards[1].data[0] = 0;
+    uint8_t *codes = NULL;
+    for (size_t i = 0; i + 64 < shards[1].n && !codes; i++) {
+        bool same = true;
+        for (int k = 0; same && k < 64; k++)
+            same = shards[1].data[i + (size_t)k] ==
+                   fp8_code("model.layers.1.mlp.experts.1.gate_proj.weight", k);
+        codes = same ? shards[1].data + i : NULL;
+    }
+    if (CHECK(codes))
+        codes[70] = 0xFF;
+    write_shards("");
+    refuse("a weight that is NaN", 3, "row 1, column 6");
+}
+
+static void refuse_config(const char *what, const char *old, const char *new_text, const char *word)
+{
+    char text[sizeof v3_config + 100];
+    const char *at = strstr(v3_config, old);
+    if (!CHECK_MSG(at != NULL, "%s", old))
+        return;
+    snprintf(text, sizeof text, "%.*s%s%s", (int)(at - v3_config), v3_config, new_text,
+             at + strlen(old));
+    write_text("config.json", text);
+    refuse(what, 3, word);
+}
+
+static void test_config_faults(void)
+{
+    build_v3();
+    write_shards("");
+    refuse_config("two architectures", "[\"Deep", "[\"LlamaForCausalLM\",\"Deep", "architectures");
+    refuse_config("an unknown architecture", "V3For", "V9For", "DeepseekV9");
+    refuse_config("an architecture of later versions", "V3For", "V4For", "cannot convert");
+    refuse_config("another hidden size", "\"hidden_size\":64", "\"hidden_size\":72", "config.json implies");
+    refuse_config("a missing field", "\"kv_lora_rank\"", "\"x\"", "kv_lora_rank");
+    refuse_config("another router", "noaux_tc", "hash", "topk_method");
+    refuse_config("another activation", "\"n_group\"", "\"hidden_act\":\"gelu\",\"n_group\"", "hidden_act");
+    refuse_config("mscales that differ", "\"mscale\":1.0", "\"mscale\":0.7", "mscale");
+    refuse_config("another quantization", "\"fp8\"", "\"awq\"", "quant_method");
+    refuse_config("FP8 unannounced", "\"quantization_config\"", "\"x\"", "quantization_config");
+    write_text("config.json", v3_config);
+    write_tokenizer("[{\"type\":\"ByteLevel\",\"add_prefix_space\":false,\"use_regex\":true}]");
+    refuse("an unknown pre-tokenizer", 3, "--pre");
+    unlink(in_folder("tokenizer.json"));
+    refuse("no tokenizer", 3, "tokenizer.json");
+}
+
+int main(void)
+{
+    struct error err = { 0 };
+    if (!js_available(&err)) {
+        check_case("conversion");
+        check_skip("%s", err.text);
+        return check_finish();
+    }
+    if (!mkdtemp(folder)) {
+        perror(folder);
+        return 1;
+    }
+    test_v3();
+    test_llama();
+    test_hostile_headers();
+    test_hostile_sets();
+    test_fp8_faults();
+    test_config_faults();
+    clean_folder();
+    rmdir(folder);
+    return check_finish();
+}
