@@ -1,6 +1,6 @@
-/* Conversion of checkpoints that the test builds itself: a small V3 with FP8 in two files, rotary rows
- * of llama, a tied head, and damaged files of every kind. What the file must hold is computed here from
- * the same numbers, with its own idea of FP8, and compared bit for bit. */
+/* Conversion of checkpoints that the test builds itself: a small V3 with FP8 in two files, rotary
+ * rows of llama, a tied head, and damaged files of every kind. What the file must hold is computed
+ * here from the same numbers, with its own idea of FP8, and compared bit for bit. */
 #include <errno.h>
 #include <math.h>
 #include <stdio.h>
@@ -53,7 +53,8 @@ static int convert(const char *options, char said[2000])
 {
     char command[2000];
     const char *b = getenv("B");
-    snprintf(command, sizeof command, "%s/tandem-convert %s %s 2>%s", b ? b : "build", folder, options,
+    snprintf(command, sizeof command, "%s/tandem-convert %s %s 2>%s", b ? b : "build", folder,
+             options,
              in_folder("said"));
     int status = system(command);
     size_t n = 0;
@@ -77,7 +78,8 @@ struct st {
 static void st_start(struct st *s)
 {
     memset(s, 0, sizeof *s);
-    s->header_len = (size_t)snprintf(s->header, sizeof s->header, "{\"__metadata__\":{\"format\":\"pt\"}");
+    s->header_len = (size_t)snprintf(s->header, sizeof s->header,
+                                     "{\"__metadata__\":{\"format\":\"pt\"}");
 }
 
 static void st_add(struct st *s, const char *name, const char *dtype, int rows, int cols,
@@ -205,7 +207,8 @@ static void write_tokenizer(const char *regexes)
              "{\"id\":259,\"content\":\"<|end|>\",\"special\":false}],"
              "\"pre_tokenizer\":{\"type\":\"Sequence\",\"pretokenizers\":%s}}", regexes);
     write_text("tokenizer.json", text);
-    write_text("tokenizer_config.json", "{\"bos_token\":{\"content\":\"<begin>\"},\"eos_token\":\"<|end|>\","
+    write_text("tokenizer_config.json",
+               "{\"bos_token\":{\"content\":\"<begin>\"},\"eos_token\":\"<|end|>\","
                "\"add_bos_token\":true,\"chat_template\":\"{{ messages }}\"}");
 }
 
@@ -325,13 +328,15 @@ static const float *floats(const struct gguf *g, const char *name, uint64_t n)
     return t->data;
 }
 
-static void check_fp8(const struct gguf *g, const char *name, const char *source, int expert, int rows,
+static void check_fp8(const struct gguf *g, const char *name, const char *source, int expert,
+                      int rows,
                       int cols)
 {
     const float *v = floats(g, name, (uint64_t)rows * (uint64_t)cols * (expert >= 0 ? 4 : 1));
     v = v && expert > 0 ? v + expert * rows * cols : v;
     for (int i = 0; v && i < rows * cols; i++)
-        if (!CHECK_MSG(v[i] == fp8_wanted(source, i / cols, i % cols, cols), "%s[%d] is %.9g, wanted %.9g",
+        if (!CHECK_MSG(v[i] == fp8_wanted(source, i / cols, i % cols, cols),
+                       "%s[%d] is %.9g, wanted %.9g",
                        name, i, (double)v[i], (double)fp8_wanted(source, i / cols, i % cols, cols)))
             return;
 }
@@ -385,7 +390,8 @@ static void check_v3_tensors(const struct gguf *g, bool mtp)
         }
     }
     if (mtp)
-        check_plain(g, "blk.2.nextn.eh_proj.weight", "model.layers.2.eh_proj.weight", 2 * HIDDEN * HIDDEN);
+        check_plain(g, "blk.2.nextn.eh_proj.weight", "model.layers.2.eh_proj.weight",
+                    2 * HIDDEN * HIDDEN);
 }
 
 static void check_tokenizer(const struct gguf *g)
@@ -394,7 +400,8 @@ static void check_tokenizer(const struct gguf *g)
     struct tokens ids = { 0 };
     struct error err = { 0 };
     CHECK_MSG(tokenizer_open(&t, g, &err), "%s", err.text);
-    if (t && CHECK(tokenizer_encode(t, str_of("the <|end|>"), true, &ids, &err)) && CHECK(ids.n == 3)) {
+    if (t && CHECK(tokenizer_encode(t, str_of("the <|end|>"), true, &ids, &err)) &&
+        CHECK(ids.n == 3)) {
         CHECK_INT(ids.ids[0], 257);
         CHECK_INT(ids.ids[1], 32);
         CHECK_INT(ids.ids[2], 259);
@@ -440,7 +447,8 @@ static void test_v3(void)
     model_close(&m);
 
     check_case("the same bytes with another number of threads, nothing but them left behind");
-    snprintf(options, sizeof options, "-o %s --type f32 --name small -t 1", in_folder("again.gguf"));
+    snprintf(options, sizeof options, "-o %s --type f32 --name small -t 1",
+             in_folder("again.gguf"));
     CHECK_INT(convert(options, said), 0);
     char *one = check_read_file(out, &n1), *two = check_read_file(in_folder("again.gguf"), &n2);
     CHECK(one && two && n1 == n2 && memcmp(one, two, n1) == 0);
@@ -457,10 +465,12 @@ static void test_v3(void)
     CHECK_INT(convert(options, said), 2);
 
     check_case("--no-mtp leaves the block out, native types, several files");
-    snprintf(options, sizeof options, "-o %s --no-mtp --split-max-size 150K", in_folder("cut.gguf"));
+    snprintf(options, sizeof options, "-o %s --no-mtp --split-max-size 150K",
+             in_folder("cut.gguf"));
     CHECK_INT(convert(options, said), 0);
     char *first = realpath(in_folder("cut-00001-of-00002.gguf"), NULL);
-    if (CHECK_MSG(first && model_open(&m, first, NUMERICS_OFFICIAL, &err), "%s %s", said, err.text)) {
+    if (CHECK_MSG(first && model_open(&m, first, NUMERICS_OFFICIAL, &err), "%s %s", said,
+                  err.text)) {
         CHECK_INT(m.params.n_mtp, 0);
         const struct tensor *t = gguf_tensor(&m.gguf, "blk.1.ffn_gate_exps.weight");
         CHECK(t && t->type == TYPE_Q8_0);
@@ -528,8 +538,10 @@ static void test_llama(void)
     if (!CHECK_MSG(code == 0, "exit %d: %s", code, said) ||
         !CHECK_MSG(model_open(&m, out, NUMERICS_OFFICIAL, &err), "%s", err.text))
         return;
-    check_permuted(&m.gguf, "blk.0.attn_q.weight", "model.layers.0.self_attn.q_proj.weight", 4, 16, 64);
-    check_permuted(&m.gguf, "blk.0.attn_k.weight", "model.layers.0.self_attn.k_proj.weight", 2, 16, 64);
+    check_permuted(&m.gguf, "blk.0.attn_q.weight", "model.layers.0.self_attn.q_proj.weight", 4, 16,
+                   64);
+    check_permuted(&m.gguf, "blk.0.attn_k.weight", "model.layers.0.self_attn.k_proj.weight", 2, 16,
+                   64);
     check_permuted(&m.gguf, "blk.0.attn_q.bias", "model.layers.0.self_attn.q_proj.bias", 4, 16, 1);
     check_plain(&m.gguf, "blk.0.attn_v.weight", "model.layers.0.self_attn.v_proj.weight", 32 * 64);
     CHECK(!gguf_tensor(&m.gguf, "output.weight"));
@@ -546,9 +558,11 @@ static void refuse(const char *what, int code, const char *word)
     check_case("refused: %s", what);
     snprintf(options, sizeof options, "-o %s", in_folder("bad.gguf"));
     int found = convert(options, said);
-    CHECK_MSG(found == code && strstr(said, word), "exit %d, wanted %d and \"%s\": %s", found, code, word,
+    CHECK_MSG(found == code && strstr(said, word), "exit %d, wanted %d and \"%s\": %s", found, code,
+              word,
               said);
-    CHECK(access(in_folder("bad.gguf"), F_OK) != 0 && access(in_folder(".bad.gguf.part"), F_OK) != 0);
+    CHECK(access(in_folder("bad.gguf"), F_OK) != 0 && access(in_folder(".bad.gguf.part"),
+                                                             F_OK) != 0);
 }
 
 static void write_raw(uint64_t n, const char *header, size_t data)
@@ -573,22 +587,28 @@ static void test_hostile_headers(void)
           "\"b\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[1,3]}}", "S-04", 3 },
         { "gap", "{\"a\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]},"
           "\"b\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[2,3]}}", "S-04", 3 },
-        { "bytes behind the tensors", "{\"a\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]}}",
+        { "bytes behind the tensors",
+         "{\"a\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]}}",
           "S-04", 2 },
         { "outside of the file", "{\"a\":{\"dtype\":\"U8\",\"shape\":[9],\"data_offsets\":[0,9]}}",
           "S-04", 3 },
-        { "end before begin", "{\"a\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[2,1]}}", "S-04",
+        { "end before begin", "{\"a\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[2,1]}}",
+         "S-04",
           3 },
-        { "shape and bytes disagree", "{\"a\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,4]}}",
+        { "shape and bytes disagree",
+         "{\"a\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,4]}}",
           "S-04", 4 },
         { "shape overflows", "{\"a\":{\"dtype\":\"F32\",\"shape\":[1099511627776,1099511627776],"
           "\"data_offsets\":[0,4]}}", "dimension", 4 },
         { "negative dimension", "{\"a\":{\"dtype\":\"F32\",\"shape\":[-1],\"data_offsets\":[0,4]}}",
           "dimension", 4 },
-        { "a fraction", "{\"a\":{\"dtype\":\"U8\",\"shape\":[1.0],\"data_offsets\":[0,1]}}", "dimension",
+        { "a fraction", "{\"a\":{\"dtype\":\"U8\",\"shape\":[1.0],\"data_offsets\":[0,1]}}",
+         "dimension",
           1 },
-        { "unknown type", "{\"a\":{\"dtype\":\"F4\",\"shape\":[2],\"data_offsets\":[0,1]}}", "S-03", 1 },
-        { "five dimensions", "{\"a\":{\"dtype\":\"U8\",\"shape\":[1,1,1,1,1],\"data_offsets\":[0,1]}}",
+        { "unknown type", "{\"a\":{\"dtype\":\"F4\",\"shape\":[2],\"data_offsets\":[0,1]}}", "S-03",
+         1 },
+        { "five dimensions",
+         "{\"a\":{\"dtype\":\"U8\",\"shape\":[1,1,1,1,1],\"data_offsets\":[0,1]}}",
           "S-03", 1 },
         { "nothing in it", "{}", "no tensors", 0 },
     };
@@ -672,7 +692,8 @@ static void test_fp8_faults(void)
         refuse(what, 3, "block");
     }
     build_v3();
-    rename_in(&shards[1], "experts.2.up_proj.weight_scale_inv", "experts.2.up_proj.weight_scale_ink");
+    rename_in(&shards[1], "experts.2.up_proj.weight_scale_inv",
+              "experts.2.up_proj.weight_scale_ink");
     write_shards("");
     refuse("FP8 without scales", 3, "experts.2.up_proj.weight_scale_inv");
     build_v3();
@@ -714,10 +735,12 @@ static void test_config_faults(void)
     refuse_config("two architectures", "[\"Deep", "[\"LlamaForCausalLM\",\"Deep", "architectures");
     refuse_config("an unknown architecture", "V3For", "V9For", "DeepseekV9");
     refuse_config("an architecture of later versions", "V3For", "V4For", "cannot convert");
-    refuse_config("another hidden size", "\"hidden_size\":64", "\"hidden_size\":72", "config.json implies");
+    refuse_config("another hidden size", "\"hidden_size\":64", "\"hidden_size\":72",
+                  "config.json implies");
     refuse_config("a missing field", "\"kv_lora_rank\"", "\"x\"", "kv_lora_rank");
     refuse_config("another router", "noaux_tc", "hash", "topk_method");
-    refuse_config("another activation", "\"n_group\"", "\"hidden_act\":\"gelu\",\"n_group\"", "hidden_act");
+    refuse_config("another activation", "\"n_group\"", "\"hidden_act\":\"gelu\",\"n_group\"",
+                  "hidden_act");
     refuse_config("mscales that differ", "\"mscale\":1.0", "\"mscale\":0.7", "mscale");
     refuse_config("another quantization", "\"fp8\"", "\"awq\"", "quant_method");
     refuse_config("FP8 unannounced", "\"quantization_config\"", "\"x\"", "quantization_config");

@@ -1,10 +1,11 @@
 /* tandem convert: a Hugging Face checkpoint becomes a GGUF file.
  *
  *     folder -> checkpoint (safetensors.c) -> config (hf_config.c) -> plan (convert_plan.c)
- *            -> metadata and vocabulary (hf_vocab.c) -> file (gguf_write.c), filled by convert_fill.c
+ *            -> metadata and vocabulary (hf_vocab.c) -> file (gguf_write.c, convert_fill.c)
  *
- * Everything that can be wrong with names, shapes, keys, vocabulary or the place of the output is found
- * before the output exists. The file holds no path and no time: equal input gives equal bytes. */
+ * Everything that can be wrong with names, shapes, keys, vocabulary or the place of the output is
+ * found before the output exists. The file holds no path and no time: equal input gives equal
+ * bytes. */
 #include "src/cli/command.h"
 
 #include <errno.h>
@@ -34,7 +35,8 @@ static bool is_input(const struct checkpoint *c, const struct stat *st)
     return false;
 }
 
-static bool check_target(const struct checkpoint *c, const char *path, bool force, struct error *err)
+static bool check_target(const struct checkpoint *c, const char *path, bool force,
+                         struct error *err)
 {
     struct stat st;
     if (stat(path, &st) != 0)
@@ -85,11 +87,13 @@ static void count_text(char text[32], double n)
  * shared parts have. */
 static bool write_size_label(const struct plan *p, struct gguf_writer *w, struct error *err)
 {
-    char text[32], label[64];
+    char text[32], label[64] = "";
     int n = p->config->params.n_routed;
     double trunk = (double)(p->n_elements - p->routed_elements);
     count_text(text, n ? trunk + (double)p->routed_elements / n : (double)p->n_elements);
-    snprintf(label, sizeof label, n ? "%2$dx%1$s" : "%s", text, n);
+    if (n)
+        snprintf(label, sizeof label, "%dx", n);
+    strcat(label, text);
     return gguf_writer_add_str(w, "general.size_label", label, err);
 }
 
@@ -162,7 +166,8 @@ static bool print_tensor(const struct plan_tensor *t, struct error *err)
     else
         snprintf(source, sizeof source, "%s %.200s%s", t->sources[0]->dtype_name,
                  t->sources[0]->name, t->how == HOW_ROWS && t->n_matrices > 1 ? " …" : "");
-    snprintf(line, sizeof line, "%-34s %-5s %-16s  %s\n", t->name, quant_traits(t->type)->name, shape,
+    snprintf(line, sizeof line, "%-34s %-5s %-16s  %s\n", t->name, quant_traits(t->type)->name,
+             shape,
              source);
     return out_puts(line, err);
 }

@@ -103,8 +103,8 @@ static void decode(const struct fill *f, enum st_dtype dtype, const uint8_t *raw
     }
 }
 
-/* Scales of the block rows that source rows first .. first + n - 1 touch, as floats; returns the number
- * of the first block row, -1 on error. */
+/* Scales of the block rows that source rows first .. first + n - 1 touch, as floats; returns the
+ * number of the first block row, -1 on error. */
 static int64_t read_scales(const struct fill *f, struct worker *k, const struct st_tensor *s,
                            int64_t first, int64_t n)
 {
@@ -153,7 +153,8 @@ static bool load_rows(const struct fill *f, struct worker *k, const struct st_te
     size_t row_bytes = (size_t)cols * st_dtype_bytes(s->dtype), bytes = (size_t)n * row_bytes;
     int64_t block_row = scale ? read_scales(f, k, scale, first, n) : 0;
     if (block_row < 0 ||
-        !checkpoint_read(f->plan->checkpoint, s, (uint64_t)first * row_bytes, k->raw, bytes, &k->err))
+        !checkpoint_read(f->plan->checkpoint, s, (uint64_t)first * row_bytes, k->raw, bytes,
+                         &k->err))
         return false;
     if (bytes >= 1 << 20)
         checkpoint_forget(f->plan->checkpoint, s, (uint64_t)first * row_bytes, bytes);

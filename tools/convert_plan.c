@@ -114,11 +114,12 @@ static bool stands_in(const struct tensor_spec *s, const struct params *p, int l
 /* Shape by the table; false: this model has no such tensor. */
 static bool solve_shape(struct plan_tensor *t, const struct tensor_spec *s, const struct params *p)
 {
-    for (t->n_dims = 0; t->n_dims < TENSOR_MAX_DIMS && s->shape[t->n_dims] != DIM_NONE; t->n_dims++) {
-        int64_t n = params_dim(p, s->shape[t->n_dims]);
+    t->n_dims = 0;
+    for (int d = 0; d < TENSOR_MAX_DIMS && s->shape[d] != DIM_NONE; d++) {
+        int64_t n = params_dim(p, s->shape[d]);
         if (n <= 0)
             return false;
-        t->ne[t->n_dims] = (uint64_t)n;
+        t->ne[t->n_dims++] = (uint64_t)n;
     }
     return true;
 }
@@ -168,7 +169,8 @@ static bool check_scale_values(const struct checkpoint *c, const struct st_tenso
         else if (size == 2)
             memcpy(&half, raw + 2 * i, 2), value = bf16_to_f32(half);
         if (!(value > 0) || !isfinite(value))
-            ok = fail(err, ERR_FILE, "%s: block %llu, %llu: scale %g is not a positive number", s->name,
+            ok = fail(err, ERR_FILE, "%s: block %llu, %llu: scale %g is not a positive number",
+                      s->name,
                       (ull)(i / s->shape[1]), (ull)(i % s->shape[1]), (double)value);
     }
     mem_free(raw);
@@ -184,7 +186,8 @@ static bool find_scale(struct plan *p, const struct st_tensor *t, const struct s
     struct st_tensor *s = checkpoint_find(p->checkpoint, name);
     *scale = s;
     if (t->dtype != ST_F8_E4M3)
-        return !s || fail(err, ERR_FILE, "%s: scales for a weight of type %s", s->name, t->dtype_name);
+        return !s || fail(err, ERR_FILE, "%s: scales for a weight of type %s", s->name,
+                          t->dtype_name);
     if (!p->config->fp8)
         return fail(err, ERR_FILE, "%s: FP8, but config.json has no quantization_config", t->name);
     if (!s)
@@ -240,7 +243,7 @@ static enum tensor_type native_type(const struct plan_tensor *t)
 {
     enum st_dtype dtype = t->sources[0]->dtype;
     for (int64_t i = 1; i < (t->how == HOW_ROWS ? t->n_matrices : 1); i++)
-        if (t->sources[i]->dtype != dtype) /* experts of different kinds: the widest that holds all */
+        if (t->sources[i]->dtype != dtype) /* experts of different kinds: what holds all */
             return TYPE_F32;
     return dtype == ST_F32 ? TYPE_F32 : dtype == ST_F16 ? TYPE_F16
          : dtype == ST_BF16 ? TYPE_BF16 : TYPE_Q8_0;
@@ -358,7 +361,8 @@ static bool is_useless(const struct plan *p, const struct st_tensor *t)
     if (p->config->tied && strcmp(t->name, "lm_head.weight") == 0)
         return true;
     return sscanf(t->name, "model.layers.%d.", &layer) == 1 &&
-           layer >= p->config->params.n_layers + p->config->params.n_mtp && p->config->params.n_routed;
+           layer >= p->config->params.n_layers + p->config->params.n_mtp &&
+               p->config->params.n_routed;
 }
 
 static bool check_all_used(const struct plan *p, struct error *err)

@@ -1,9 +1,9 @@
 /* What a conversion will write: for each tensor of the architecture's table, where it comes from.
  *
- * Names of both sides meet in one table. The plan is complete before a byte is written: every tensor
- * that the architecture needs was found with exactly the shape that config.json implies, every FP8
- * weight has its scales and they are finite and positive, every tensor of the checkpoint is used or
- * known to be of no use. */
+ * Names of both sides meet in one table. The plan is complete before a byte is written: every
+ * tensor that the architecture needs was found with exactly the shape that config.json implies,
+ * every FP8 weight has its scales and they are finite and positive, every tensor of the checkpoint
+ * is used or known to be of no use. */
 #ifndef TANDEM_TOOLS_CONVERT_PLAN_H
 #define TANDEM_TOOLS_CONVERT_PLAN_H
 

@@ -29,7 +29,8 @@ static bool get_int(const struct json *j, const char *key, int64_t low, int64_t 
 }
 
 /* A number in low .. high; NAN as fallback: required. */
-static bool get_real(const struct json *j, const char *key, double low, double high, double fallback,
+static bool get_real(const struct json *j, const char *key, double low, double high,
+                     double fallback,
                      double *value, struct error *err)
 {
     const struct json *field = js_get(j, key);
@@ -108,7 +109,8 @@ static bool find_architecture(struct hf_config *c, struct error *err)
         return c->arch || fail(err, ERR_FILE, "config.json: %s: this version cannot convert it",
                                architectures[i].hf);
     }
-    return fail(err, ERR_FILE, "config.json: architecture %.*s: not supported (Llama, Qwen2, Qwen3, "
+    return fail(err, ERR_FILE, "config.json: architecture %.*s: not supported (Llama, Qwen2, "
+                "Qwen3, "
                 "Deepseek, DeepseekV2 and DeepseekV3 are)", (int)min_of(name.len, (size_t)60),
                 name.data);
 }
@@ -136,10 +138,12 @@ static bool read_skeleton(struct hf_config *c, struct error *err)
         !get_int(j, "num_key_value_heads", 1, 1024, heads, &kv_heads, err) ||
         !get_real(j, "rms_norm_eps", 1e-12, 0.1, 1e-6, &eps, err) ||
         !get_bool(j, "tie_word_embeddings", false, &c->tied, err) ||
-        !expect_text(j, "hidden_act", "silu", err) || !expect_bool(j, "use_sliding_window", false, err))
+        !expect_text(j, "hidden_act", "silu", err) ||
+        !expect_bool(j, "use_sliding_window", false, err))
         return false;
     if (heads % kv_heads)
-        return fail(err, ERR_FILE, "config.json: num_key_value_heads: %lld does not divide %lld heads",
+        return fail(err, ERR_FILE, "config.json: num_key_value_heads: %lld does not divide %lld "
+                    "heads",
                     (long long)kv_heads, (long long)heads);
     p->n_layers = (int)layers;
     p->n_heads = (int)heads;
@@ -175,7 +179,8 @@ static bool read_mla(struct hf_config *c, struct error *err)
         !get_int(j, "qk_nope_head_dim", 1, 8190, REQUIRED_FIELD, &nope, err) ||
         !get_int(j, "qk_rope_head_dim", 2, 8190, REQUIRED_FIELD, &rotary, err) ||
         !get_int(j, "v_head_dim", 1, 8192, REQUIRED_FIELD, &value, err) ||
-        !expect_bool(j, "attention_bias", false, err) || !expect_bool(j, "rope_interleave", true, err))
+        !expect_bool(j, "attention_bias", false, err) ||
+        !expect_bool(j, "rope_interleave", true, err))
         return false;
     if (rotary % 2)
         return fail(err, ERR_FILE, "config.json: qk_rope_head_dim: %lld is odd", (long long)rotary);
@@ -238,14 +243,16 @@ static bool read_llama3(struct hf_config *c, struct error *err)
     struct llama3_rope *r = &c->llama3;
     const struct json *j = rope_fields(c);
     if (!is_arch(c, "llama"))
-        return fail(err, ERR_FILE, "config.json: rope type llama3 with architecture %s", c->arch->name);
+        return fail(err, ERR_FILE, "config.json: rope type llama3 with architecture %s",
+                    c->arch->name);
     r->present = true;
     return get_real(j, "factor", 1, 1e4, NAN, &r->factor, err) &&
            get_real(j, "low_freq_factor", 1e-6, 1e6, NAN, &r->low, err) &&
            get_real(j, "high_freq_factor", 1e-6, 1e6, NAN, &r->high, err) &&
            get_real(j, "original_max_position_embeddings", 1, 1 << 24, NAN, &r->original_context,
                     err) &&
-           (r->high > r->low || fail(err, ERR_FILE, "config.json: high_freq_factor: %g, expected more "
+           (r->high > r->low || fail(err, ERR_FILE, "config.json: high_freq_factor: %g, expected "
+                                     "more "
                                      "than low_freq_factor", r->high));
 }
 
@@ -259,7 +266,8 @@ static bool read_rope(struct hf_config *c, struct error *err)
         !get_real(c->json, "partial_rotary_factor", 0, 1, 1, &partial, err))
         return false;
     if (partial != 1)
-        return fail(err, ERR_FILE, "config.json: partial_rotary_factor: %g is not supported", partial);
+        return fail(err, ERR_FILE, "config.json: partial_rotary_factor: %g is not supported",
+                    partial);
     if (str_is(type, "llama3"))
         return read_llama3(c, err);
     if (str_is(type, "default") || str_is(type, "linear") || str_is(type, "yarn"))
@@ -401,7 +409,8 @@ static bool put_experts(struct keys_out *k, const struct hf_config *c)
     put_u32(k, "expert_gating_func", str_is(scoring, "sigmoid") ? 2 : 1);
     if (!is_v1 && groups > 0 && groups_used > 0) {
         if (p->n_routed % groups || groups_used > groups)
-            return fail(k->err, ERR_FILE, "config.json: n_group %lld, topk_group %lld with %d experts",
+            return fail(k->err, ERR_FILE, "config.json: n_group %lld, topk_group %lld with %d "
+                        "experts",
                         (long long)groups, (long long)groups_used, p->n_routed);
         put_u32(k, "expert_group_count", groups);
         put_u32(k, "expert_group_used_count", groups_used);
@@ -411,8 +420,9 @@ static bool put_experts(struct keys_out *k, const struct hf_config *c)
     return k->ok;
 }
 
-/* deepseek2 scales the scores by the square of 1 + 0.1 mscale_all_dim ln factor; what cos and sin are
- * multiplied by is the quotient of that for mscale and mscale_all_dim, which is 1 in every release. */
+/* deepseek2 scales the scores by the square of 1 + 0.1 mscale_all_dim ln factor; what cos and sin
+ * are multiplied by is the quotient of that for mscale and mscale_all_dim, which is 1 in every
+ * release. */
 static bool put_mscale(struct keys_out *k, const struct json *j)
 {
     double mscale, all_dim;

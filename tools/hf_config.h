@@ -1,8 +1,9 @@
 /* config.json of a Hugging Face checkpoint: which architecture, which dimensions, which metadata.
  *
- * Understood are LlamaForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM, DeepseekForCausalLM (the first
- * MoE), DeepseekV2ForCausalLM and DeepseekV3ForCausalLM (also R1, V3.1, Kimi-K2). A value that would
- * make the model compute something else than this program does is an error, never ignored.
+ * Understood are LlamaForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM, DeepseekForCausalLM (the
+ * first MoE), DeepseekV2ForCausalLM and DeepseekV3ForCausalLM (also R1, V3.1, Kimi-K2). A value
+ * that would make the model compute something else than this program does is an error, never
+ * ignored.
  *
  * Names of the keys written: ggml-org/llama.cpp, gguf-py/gguf/constants.py. */
 #ifndef TANDEM_TOOLS_HF_CONFIG_H

@@ -23,12 +23,14 @@ static bool put_token(struct hf_vocab *v, int64_t id, struct str text, int32_t t
                       struct error *err)
 {
     if (id < 0 || id >= v->n)
-        return fail(err, ERR_FILE, "tokenizer.json: id %lld of \"%.*s\" is outside of the %lld rows of "
+        return fail(err, ERR_FILE, "tokenizer.json: id %lld of \"%.*s\" is outside of the %lld "
+                    "rows of "
                     "the embedding", (long long)id, (int)min_of(text.len, (size_t)40), text.data,
                     (long long)v->n);
     struct str *old = &v->texts[id];
     if (old->data && (old->len != text.len || memcmp(old->data, text.data, text.len) != 0))
-        return fail(err, ERR_FILE, "tokenizer.json: id %lld is \"%.*s\" and \"%.*s\"", (long long)id,
+        return fail(err, ERR_FILE, "tokenizer.json: id %lld is \"%.*s\" and \"%.*s\"",
+                    (long long)id,
                     (int)min_of(old->len, (size_t)40), old->data,
                     (int)min_of(text.len, (size_t)40), text.data);
     *old = text;
@@ -59,7 +61,8 @@ static bool read_tokens(struct hf_vocab *v, struct error *err)
     while (js_next(vocab, &at)) {
         int64_t id;
         if (!js_as_int(at.value, &id))
-            return fail(err, ERR_FILE, "tokenizer.json: the id of \"%.40s\" is not a number", at.key);
+            return fail(err, ERR_FILE, "tokenizer.json: the id of \"%.40s\" is not a number",
+                        at.key);
         if (id >= 0 && id < v->n && v->texts[id].data)
             return fail(err, ERR_FILE, "tokenizer.json: id %lld has two tokens", (long long)id);
         if (!put_token(v, id, str_of(at.key), TOKEN_NORMAL, err))
@@ -72,10 +75,12 @@ static bool read_tokens(struct hf_vocab *v, struct error *err)
         bool special = false;
         if (!js_as_int(js_get(token, "id"), &id) || !js_as_text(js_get(token, "content"), &text) ||
             text.len == 0)
-            return fail(err, ERR_FILE, "tokenizer.json: added token %zu has no id or no content", i);
+            return fail(err, ERR_FILE, "tokenizer.json: added token %zu has no id or no content",
+                        i);
         js_as_bool(js_get(token, "special"), &special);
         if (js_as_int(js_get(vocab, text.data), &other) && other != id)
-            return fail(err, ERR_FILE, "tokenizer.json: \"%.*s\" is token %lld and added token %lld",
+            return fail(err, ERR_FILE, "tokenizer.json: \"%.*s\" is token %lld and added token "
+                        "%lld",
                         (int)min_of(text.len, (size_t)40), text.data, (long long)other,
                         (long long)id);
         if (!put_token(v, id, text,
@@ -102,8 +107,8 @@ static bool fill_holes(struct hf_vocab *v, struct error *err)
     return true;
 }
 
-/* Byte-level BPE spells the bytes 33-126, 161-172 and 174-255 as themselves, the others as U+0100 and
- * following. */
+/* Byte-level BPE spells the bytes 33-126, 161-172 and 174-255 as themselves, the others as U+0100
+ * and following. */
 static bool check_bytes(const struct hf_vocab *v, struct error *err)
 {
     const struct json *vocab = js_get(v->model, "vocab");
@@ -134,8 +139,8 @@ static bool read_merge(struct hf_vocab *v, const struct json *merge, struct str 
     if (js_as_text(merge, &whole)) {
         const char *gap = whole.len > 1 ? memchr(whole.data + 1, ' ', whole.len - 1) : NULL;
         if (!gap || gap + 1 == whole.data + whole.len)
-            return fail(err, ERR_FILE, "\"%.*s\" is not two parts", (int)min_of(whole.len, (size_t)80),
-                        whole.data);
+            return fail(err, ERR_FILE, "\"%.*s\" is not two parts",
+                        (int)min_of(whole.len, (size_t)80), whole.data);
         part[0] = (struct str){ whole.data, (size_t)(gap - whole.data) };
         part[1] = (struct str){ gap + 1, whole.len - part[0].len - 1 };
     } else if (js_count(merge) != 2 || !js_as_text(js_at(merge, 0), &part[0]) ||
@@ -241,7 +246,8 @@ static bool write_pre(struct hf_vocab *v, const struct json *tokenizer, const ch
     if (!name)
         name = recognise(js_get(tokenizer, "pre_tokenizer"));
     if (!name)
-        return fail(err, ERR_FILE, "tokenizer.json: this program has no such pre_tokenizer; if you know "
+        return fail(err, ERR_FILE, "tokenizer.json: this program has no such pre_tokenizer; if "
+                    "you know "
                     "that one of its own is equal, say --pre NAME");
     if (!wish && strcmp(name, "qwen2") == 0) /* the distilled models: same expressions, own name */
         for (int64_t id = 0; id < v->n; id++)
@@ -271,7 +277,8 @@ static bool find_id(const struct hf_vocab *v, const struct json *tokenizer_confi
             if (v->types[i] != TOKEN_UNUSED && v->texts[i].len == text.len &&
                 memcmp(v->texts[i].data, text.data, text.len) == 0)
                 *id = i;
-        return *id >= 0 || fail(err, ERR_FILE, "tokenizer_config.json: %s: \"%.*s\" is not a token", key,
+        return *id >= 0 || fail(err, ERR_FILE, "tokenizer_config.json: %s: \"%.*s\" is not a token",
+                                key,
                                 (int)min_of(text.len, (size_t)40), text.data);
     }
     snprintf(key, sizeof key, "%s_token_id", name);
@@ -280,7 +287,8 @@ static bool find_id(const struct hf_vocab *v, const struct json *tokenizer_confi
         field = js_at(field, 0);
     if (!js_as_int(field, id))
         return true;
-    return (*id >= 0 && *id < v->n) || fail(err, ERR_FILE, "config.json: %s: %lld is outside of the "
+    return (*id >= 0 && *id < v->n) || fail(err, ERR_FILE, "config.json: %s: %lld is outside of "
+                                            "the "
                                             "vocabulary of %lld", key, (long long)*id,
                                             (long long)v->n);
 }
@@ -395,7 +403,8 @@ bool hf_vocab_write(const struct checkpoint *c, const struct json *config, int64
                                              : checkpoint_json(c, "tokenizer_config.json", &why);
     bool ok = !why.code || fail(err, why.code, "%s", why.text);
     if (ok && !tokenizer)
-        ok = fail(err, ERR_FILE, "%s/tokenizer.json: missing (tokenizer.model and tiktoken.model alone "
+        ok = fail(err, ERR_FILE, "%s/tokenizer.json: missing (tokenizer.model and tiktoken.model "
+                  "alone "
                   "cannot be converted)", c->folder);
     v.texts = ok ? arena_alloc(&v.arena, (size_t)n_vocab, sizeof *v.texts, err) : NULL;
     v.types = v.texts ? arena_alloc(&v.arena, (size_t)n_vocab, sizeof *v.types, err) : NULL;

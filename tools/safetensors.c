@@ -156,7 +156,8 @@ static bool read_extent(struct st_tensor *t, const struct json *entry, uint64_t 
     if (js_count(offsets) != 2 || !js_as_int(js_at(offsets, 0), &begin) ||
         !js_as_int(js_at(offsets, 1), &end) || begin < 0 || end < begin ||
         (uint64_t)end > buffer_bytes)
-        return fail(err, ERR_FILE, "data_offsets missing or outside of the file's %llu bytes (S-04)",
+        return fail(err, ERR_FILE, "data_offsets missing or outside of the file's %llu bytes "
+                    "(S-04)",
                     (ull)buffer_bytes);
     t->offset = (uint64_t)begin;
     t->bytes = (uint64_t)(end - begin);
@@ -181,7 +182,8 @@ static bool check_tiling(struct st_tensor *t, size_t n, uint64_t buffer_bytes, s
     qsort(t, n, sizeof *t, by_offset);
     for (size_t i = 0; i < n; i++) {
         if (t[i].offset != at)
-            return fail(err, ERR_FILE, "%s: begins at byte %llu, expected %llu (S-04: gap or overlap)",
+            return fail(err, ERR_FILE, "%s: begins at byte %llu, expected %llu (S-04: gap or "
+                        "overlap)",
                         t[i].name, (ull)t[i].offset, (ull)at);
         at += t[i].bytes;
     }
@@ -242,7 +244,8 @@ static bool read_header(struct checkpoint *c, int file, struct error *err)
     for (int i = 0; i < 8; i++)
         n |= (uint64_t)length[i] << 8 * i;
     if (n < 2 || n > MAX_HEADER_BYTES || n > f->size - 8)
-        return fail(err, ERR_FILE, "header of %llu bytes in a file of %llu (S-01): not a safetensors "
+        return fail(err, ERR_FILE, "header of %llu bytes in a file of %llu (S-01): not a "
+                    "safetensors "
                     "file, or a pointer to one", (ull)n, (ull)f->size);
     char *text = mem_alloc((size_t)n, 1, "safetensors header", err);
     if (!text)
@@ -269,7 +272,8 @@ static bool add_file(struct checkpoint *c, const char *name, struct error *err)
     *f = (struct st_file){ name, fd, (uint64_t)st.st_size, st.st_dev, st.st_ino };
     for (struct st_file *other = c->files; other < f; other++)
         if (other->device == f->device && other->inode == f->inode)
-            return fail(err, ERR_FILE, "%s/%s and %s are the same file", c->folder, other->name, name);
+            return fail(err, ERR_FILE, "%s/%s and %s are the same file", c->folder, other->name,
+                        name);
     return read_header(c, c->n_files - 1, err) || error_prefix(err, "%s/%s", c->folder, name);
 }
 
@@ -300,7 +304,8 @@ static bool list_files(struct checkpoint *c, const struct json *map, const char 
     while (js_next(map, &at)) {
         struct str name;
         if (!js_as_text(at.value, &name) || !is_plain_name(name))
-            return fail(err, ERR_FILE, "%s/" INDEX_NAME ": %.200s: not the name of a safetensors file "
+            return fail(err, ERR_FILE, "%s/" INDEX_NAME ": %.200s: not the name of a safetensors "
+                        "file "
                         "of this folder (S-05)", c->folder, at.key);
         list[total++] = name.data;
     }
@@ -309,7 +314,8 @@ static bool list_files(struct checkpoint *c, const struct json *map, const char 
         if (i == 0 || strcmp(list[i], list[kept - 1]) != 0)
             list[kept++] = list[i];
     if (kept < 1 || kept > MAX_FILES)
-        return fail(err, ERR_FILE, "%s/" INDEX_NAME ": %zu files, expected 1 to %d", c->folder, kept,
+        return fail(err, ERR_FILE, "%s/" INDEX_NAME ": %zu files, expected 1 to %d", c->folder,
+                    kept,
                     MAX_FILES);
     for (size_t i = 0; i < kept; i++)
         if (!(list[i] = arena_strndup(&c->arena, list[i], strlen(list[i]), err)))
@@ -345,7 +351,8 @@ static bool check_index(const struct checkpoint *c, const struct json *map, stru
         const struct st_tensor *t = checkpoint_find(c, at.key);
         js_as_text(at.value, &name);
         if (!t || !str_is(name, c->files[t->file].name))
-            return fail(err, ERR_FILE, "%s/" INDEX_NAME ": %.200s should be in %.*s, it is %s%s (S-05)",
+            return fail(err, ERR_FILE, "%s/" INDEX_NAME ": %.200s should be in %.*s, it is %s%s "
+                        "(S-05)",
                         c->folder, at.key, (int)name.len, name.data, t ? "in " : "nowhere",
                         t ? c->files[t->file].name : "");
     }
@@ -432,14 +439,16 @@ struct st_tensor *checkpoint_find(const struct checkpoint *c, const char *name)
     return bsearch(&wanted, c->tensors, c->n_tensors, sizeof *c->tensors, by_name);
 }
 
-bool checkpoint_read(const struct checkpoint *c, const struct st_tensor *t, uint64_t at, void *bytes,
+bool checkpoint_read(const struct checkpoint *c, const struct st_tensor *t, uint64_t at,
+                     void *bytes,
                      size_t n, struct error *err)
 {
     if (at > t->bytes || n > t->bytes - at)
         return fail(err, ERR_INTERNAL, "%s: bytes %llu to %llu of %llu", t->name, (ull)at,
                     (ull)at + n, (ull)t->bytes);
     const struct st_file *f = &c->files[t->file];
-    return read_at(f->fd, f->name, t->offset + at, bytes, n, err) || error_prefix(err, "%s", t->name);
+    return read_at(f->fd, f->name, t->offset + at, bytes, n, err) ||
+           error_prefix(err, "%s", t->name);
 }
 
 void checkpoint_forget(const struct checkpoint *c, const struct st_tensor *t, uint64_t at, size_t n)

@@ -4,12 +4,13 @@
  *
  *     u64 N | N bytes of JSON | tensor bytes to the end of the file
  *
- * where the JSON maps names to {"dtype", "shape", "data_offsets": [begin, end]}, offsets relative to
- * the tensor bytes. Large checkpoints are cut into files that model.safetensors.index.json lists.
- * Nothing in these files is trusted: after checkpoint_open every tensor lies inside its file, has as
- * many bytes as its shape and type need, and overlaps no other; names are unique; the index and the
- * files agree in both directions; no file outside of the folder was opened (links of the Hugging Face
- * cache are followed). Bytes are read with pread, so that a bad disk is an ordinary error.
+ * where the JSON maps names to {"dtype", "shape", "data_offsets": [begin, end]}, offsets relative
+ * to the tensor bytes. Large checkpoints are cut into files that model.safetensors.index.json
+ * lists. Nothing in these files is trusted: after checkpoint_open every tensor lies inside its
+ * file, has as many bytes as its shape and type need, and overlaps no other; names are unique; the
+ * index and the files agree in both directions; no file outside of the folder was opened (links of
+ * the Hugging Face cache are followed). Bytes are read with pread, so that a bad disk is an
+ * ordinary error.
  *
  * Source: huggingface/safetensors, README.md and safetensors/src/tensor.rs. */
 #ifndef TANDEM_TOOLS_SAFETENSORS_H
@@ -68,10 +69,12 @@ struct st_tensor *checkpoint_find(const struct checkpoint *c, const char *name);
 size_t st_dtype_bytes(enum st_dtype dtype);
 
 /* n bytes from byte `at` of a tensor. Thread-safe. */
-bool checkpoint_read(const struct checkpoint *c, const struct st_tensor *t, uint64_t at, void *bytes,
+bool checkpoint_read(const struct checkpoint *c, const struct st_tensor *t, uint64_t at,
+                     void *bytes,
                      size_t n, struct error *err);
 /* The page cache need not keep these bytes: reading 700 GB should not evict everybody else's. */
-void checkpoint_forget(const struct checkpoint *c, const struct st_tensor *t, uint64_t at, size_t n);
+void checkpoint_forget(const struct checkpoint *c, const struct st_tensor *t, uint64_t at,
+                       size_t n);
 
 /* A JSON file of the folder (at most 64 MiB). NULL without error when it does not exist; the caller
  * frees. */
