@@ -10,6 +10,7 @@
 #include "src/format/quant.h"
 
 #define SYNC_S 2.0
+#define LARGEST_F16 65504.0f
 #define BIG_FILE (4ull << 30) /* sources above this are not left in the page cache */
 
 typedef unsigned long long ull;
@@ -179,6 +180,21 @@ static bool check_finite(const struct run *r, struct worker *w, const struct chu
     return true;
 }
 
+/* Scales are F16 in most types: what lies beyond its range cannot be held, and fits that square such
+ * values lose themselves (Q-09). Weights are around 1. */
+static bool check_range(const struct worker *w, const struct chunk *c, struct error *err)
+{
+    const struct transcode_tensor *t = c->tensor;
+    if (t->type == TYPE_F32 || t->type == TYPE_BF16)
+        return true;
+    for (int64_t i = 0; i < c->n * t->cols; i++)
+        if (fabsf(w->rows[i]) > LARGEST_F16)
+            return fail(err, ERR_CHECK, "%s: the value %g in row %lld is beyond the range of %s; "
+                        "choose F32 or BF16 for it with --tensor-type", t->name, (double)w->rows[i],
+                        (long long)(c->row + i / t->cols), quant_traits(t->type)->name);
+    return true;
+}
+
 static bool encode(const struct run *r, struct worker *w, const struct chunk *c, struct error *err)
 {
     const struct transcode_tensor *t = c->tensor;
@@ -186,7 +202,7 @@ static bool encode(const struct run *r, struct worker *w, const struct chunk *c,
     size_t row_bytes = quant_row_bytes(t->type, t->cols);
     int64_t have = -1; /* matrix whose importance is at hand */
     if (!t->source.rows(t->source.ctx, c->row, c->n, w->rows, w->scratch, err) ||
-        !check_finite(r, w, c, err))
+        !check_finite(r, w, c, err) || !check_range(w, c, err))
         return false;
     for (int64_t i = 0; i < c->n; i++) {
         int64_t matrix = (c->row + i) / t->matrix_rows;
