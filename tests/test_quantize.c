@@ -1,5 +1,5 @@
-/* tandem quantize from outside (types, refusals, equal bytes), and its parts from inside (importance
- * matrices, chunks, journal, kills). Everything happens in $B/tests/quantize.PID. */
+/* tandem quantize from outside (types, refusals, equal bytes), and its parts from inside
+ * (importance matrices, chunks, journal, kills). Everything happens in $B/tests/quantize.PID. */
 #include <dirent.h>
 #include <fcntl.h>
 #include <math.h>
@@ -93,10 +93,12 @@ static const struct {
 } shapes[] = {
     { "token_embd.weight", { 256, 64, 1 } },        { "output.weight", { 256, 64, 1 } },
     { "output_norm.weight", { 256, 1, 1 } },        { "blk.0.attn_norm.weight", { 256, 1, 1 } },
-    { "blk.0.attn_q_a.weight", { 256, 32, 1 } },    { "blk.0.attn_kv_a_mqa.weight", { 256, 40, 1 } },
+    { "blk.0.attn_q_a.weight", { 256, 32, 1 } },
+    { "blk.0.attn_kv_a_mqa.weight", { 256, 40, 1 } },
     { "blk.0.attn_k_b.weight", { 32, 64, 4 } },     { "blk.0.attn_output.weight", { 256, 64, 1 } },
     { "blk.0.ffn_down.weight", { 96, 256, 1 } },    { "blk.1.ffn_gate_inp.weight", { 256, 4, 1 } },
-    { "blk.1.ffn_gate_exps.weight", { 256, 32, 4 } }, { "blk.1.ffn_up_exps.weight", { 256, 32, 4 } },
+    { "blk.1.ffn_gate_exps.weight", { 256, 32, 4 } },
+    { "blk.1.ffn_up_exps.weight", { 256, 32, 4 } },
     { "blk.1.ffn_down_exps.weight", { 256, 48, 4 } }, { "blk.1.odd.weight", { 33, 4, 1 } },
 };
 #define N_SHAPES (sizeof shapes / sizeof *shapes)
@@ -182,7 +184,8 @@ static void write_gguf_imatrix(const char *name)
               gguf_writer_add_u32(&w, "imatrix.chunk_count", 7, &err);
     for (int pass = 0; pass < 2; pass++) {
         for (size_t i = 0; i < N_SHAPES; i++) {
-            uint64_t ne[2] = { shapes[i].ne[0], shapes[i].ne[2] }, counts[2] = { 1, shapes[i].ne[2] };
+            uint64_t ne[2] = { shapes[i].ne[0], shapes[i].ne[2] };
+            uint64_t counts[2] = { 1, shapes[i].ne[2] };
             if (shapes[i].ne[1] <= 1)
                 continue;
             snprintf(text, sizeof text, "%s.in_sum2", shapes[i].name);
@@ -252,7 +255,8 @@ static void check_values(const char *source, const char *made, const char *type)
             error += ((double)y[k] - x[k]) * ((double)y[k] - x[k]);
             all += (double)x[k] * x[k];
         }
-        CHECK_MSG(sqrt(error / all) <= gate_of(t->type), "%s: %s as %s: error %.4f, at most %.4f", type,
+        CHECK_MSG(sqrt(error / all) <= gate_of(t->type), "%s: %s as %s: error %.4f, at most %.4f",
+                  type,
                   s->name, quant_traits(t->type)->name, sqrt(error / all), gate_of(t->type));
     }
     gguf_close(&a);
@@ -261,10 +265,12 @@ static void check_values(const char *source, const char *made, const char *type)
 
 static void test_types(void)
 {
-    static const char *const plain[] = { "f32", "f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q5_0", "q5_1",
+    static const char *const plain[] = { "f32", "f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q5_0",
+                                         "q5_1",
                                          "q4_k_m", "Q4_0", "q4_1", "iq4_nl", "iq4_xs", "mxfp4_moe",
                                          "nvfp4", "q3_k_m", "iq3_s", "q2_k", "ds-q2", "ds-q4m" };
-    static const char *const hungry[] = { "q2_k_s", "iq3_xxs", "iq2_s", "iq2_xs", "iq2_xxs", "iq1_m",
+    static const char *const hungry[] = { "q2_k_s", "iq3_xxs", "iq2_s", "iq2_xs", "iq2_xxs",
+                                          "iq1_m",
                                           "iq1_s", "ds-iq1", "ds-iq2", "ds-iq3" };
     char arguments[256];
     for (size_t i = 0; i < sizeof plain / sizeof *plain; i++) {
@@ -280,7 +286,8 @@ static void test_types(void)
         said("--imatrix");
         CHECK(!exists("none.gguf"));
         snprintf(arguments, sizeof arguments,
-                 "in.gguf type.gguf %s --force --strict-mixture --imatrix flat.dat -t 2", hungry[i]);
+                 "in.gguf type.gguf %s --force --strict-mixture --imatrix flat.dat -t 2",
+                 hungry[i]);
         RUN(0, arguments);
         check_values("in.gguf", "type.gguf", hungry[i]);
     }
@@ -539,7 +546,8 @@ static bool attempt(const char *name, const char *type, bool resume, struct atte
         ok = journal_create(&j, out, text.data, err);
     }
     struct transcode t = { .writer = &w, .pool = pool, .tensors = p.tensors,
-                           .n_tensors = (size_t)p.gguf.n_tensors, .journal = &j, .sync_s = a->sync_s,
+                           .n_tensors = (size_t)p.gguf.n_tensors, .journal = &j,
+                           .sync_s = a->sync_s,
                            .chunk_elements = 512, .progress = maybe_cancel, .progress_ctx = a,
                            .cancel = &a->cancel };
     if (ok) {
@@ -576,7 +584,8 @@ static void test_stop(void)
     a = (struct attempt){ .sync_s = 1e-9 };
     err = (struct error){ 0 };
     CHECK_MSG(attempt("stop.gguf", "q4_k_m", true, &a, &err), "%s", err.text);
-    CHECK_MSG(a.taken_up > 0 && a.taken_up < a.chunks, "%llu of %llu", (unsigned long long)a.taken_up,
+    CHECK_MSG(a.taken_up > 0 && a.taken_up < a.chunks, "%llu of %llu",
+              (unsigned long long)a.taken_up,
               (unsigned long long)a.chunks);
     CHECK(same_bytes("whole.gguf", "stop.gguf"));
     CHECK(count_names(".stop") == 0);

@@ -10,7 +10,8 @@
 
 #define MAX_TENSORS 4096
 
-/* A model of the vector file, as tensors of a recipe; `kind` is the name without layer and suffix. */
+/* A model of the vector file, as tensors of a recipe; `kind` is the name without layer and
+ * suffix. */
 static struct {
     char name[32], arch[32];
     struct recipe_model model;
@@ -28,7 +29,8 @@ static void add_tensors(const char *kind, const uint64_t *ne, int first, int end
         else
             snprintf(m.names[m.n], sizeof m.names[0], "blk.%d.%s.weight", layer, kind);
         snprintf(m.kinds[m.n], sizeof m.kinds[0], "%s", kind);
-        *t = (struct recipe_tensor){ .name = m.names[m.n], .n_dims = ne[2] > 1 ? 3 : ne[1] > 1 ? 2 : 1,
+        *t = (struct recipe_tensor){ .name = m.names[m.n],
+                                     .n_dims = ne[2] > 1 ? 3 : ne[1] > 1 ? 2 : 1,
                                      .ne = { ne[0], ne[1], ne[2], 1 },
                                      .source = ne[1] > 1 ? TYPE_BF16 : TYPE_F32 };
         m.n++;
@@ -67,7 +69,8 @@ static void check_line(const char *line, const char *mixture)
             if (left == 0) {
                 char word[48];
                 int n = 0;
-                if (!CHECK_MSG(sscanf(run, "%47s%n", word, &n) == 1, "%s: %s: too few types", mixture,
+                if (!CHECK_MSG(sscanf(run, "%47s%n", word, &n) == 1, "%s: %s: too few types",
+                               mixture,
                                kind))
                     break;
                 run += n;
@@ -104,7 +107,8 @@ static void read_models(const char *only)
             if (only && found)
                 break;
             m.n = 0;
-            if (!CHECK(sscanf(line, "model %31s %31s layers %d experts %d heads %d %d", m.name, m.arch,
+            if (!CHECK(sscanf(line, "model %31s %31s layers %d experts %d heads %d %d", m.name,
+                              m.arch,
                               &m.model.n_layers, &m.model.n_experts, &m.model.n_heads,
                               &m.model.n_kv_heads) == 6))
                 break;
@@ -112,7 +116,8 @@ static void read_models(const char *only)
             found = only && strcmp(m.name, only) == 0;
             if (!only)
                 check_case("mixtures for %s", m.name);
-        } else if (sscanf(line, "tensor %31s %llu %llu %llu %d %d", kind, &ne[0], &ne[1], &ne[2], &a,
+        } else if (sscanf(line, "tensor %31s %llu %llu %llu %d %d", kind, &ne[0], &ne[1], &ne[2],
+                          &a,
                           &b) == 6) {
             uint64_t dims[3] = { ne[0], ne[1], ne[2] };
             add_tensors(kind, dims, a, b);
@@ -154,7 +159,8 @@ static double bits_of(const char *name)
 
 static void test_protection(void)
 {
-    static const char *const names[] = { "Q8_0", "Q4_K_M", "Q3_K_S", "Q2_K", "IQ2_XXS", "IQ1_S", "ds-iq1",
+    static const char *const names[] = { "Q8_0", "Q4_K_M", "Q3_K_S", "Q2_K", "IQ2_XXS", "IQ1_S",
+                                         "ds-iq1",
                                          "ds-iq2", "ds-q2", "ds-iq3", "ds-q3", "ds-q4", "ds-q4m",
                                          "MXFP4_MOE", "NVFP4", "Q2_K_L" };
     read_models("v3-mtp");
@@ -220,7 +226,8 @@ static void test_rules(void)
     CHECK_TYPE("token_embd.weight", "BF16");
 
     check_case("rules that are none");
-    static const char *const wrong[] = { "", "=", "x", "=q8_0", "x=", "x=q9_0", "(=q8_0", "x=Q8_K" };
+    static const char *const wrong[] = { "", "=", "x", "=q8_0", "x=", "x=q9_0", "(=q8_0",
+                                         "x=Q8_K" };
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
         struct recipe r = { 0 };
         struct error err = { 0 };

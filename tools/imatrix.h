@@ -1,10 +1,10 @@
 /* Importance matrices: how much each input column of a weight matters, from calibration runs.
  *
  * An entry holds, per matrix of a tensor (an expert, a head), the mean over tokens of the squared
- * input per column. Two formats are read, told apart by the GGUF magic: the older .dat and GGUF with
- * NAME.in_sum2 and NAME.counts. The file is untrusted: every count and length is bounded by the bytes
- * that remain, and values must be finite and not negative. It is mapped, not copied. Source of the
- * formats: ggml-org/llama.cpp tools/imatrix. */
+ * input per column. Two formats are read, told apart by the GGUF magic: the older .dat and GGUF
+ * with NAME.in_sum2 and NAME.counts. The file is untrusted: every count and length is bounded by
+ * the bytes that remain, and values must be finite and not negative. It is mapped, not copied.
+ * Source of the formats: ggml-org/llama.cpp tools/imatrix. */
 #ifndef TANDEM_TOOLS_IMATRIX_H
 #define TANDEM_TOOLS_IMATRIX_H
 

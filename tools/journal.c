@@ -20,7 +20,8 @@ static const char magic[8] = "tndmjrnl";
 
 /* ---- CRC-32C, eight bytes at a time ---- */
 
-/* Filled once per call of the first kind: 8 tables of 256 for the polynomial 0x1EDC6F41, reflected. */
+/* Filled once per call of the first kind: 8 tables of 256 for the polynomial 0x1EDC6F41,
+ * reflected. */
 struct crc_tables {
     uint32_t of[8][256];
 };
@@ -146,7 +147,8 @@ static bool other_plan(const struct journal *j, const char *old, const char *now
     for (;;) {
         size_t a = strcspn(old, "\n"), b = strcspn(now, "\n");
         if (a != b || memcmp(old, now, a) != 0)
-            return fail(err, ERR_USAGE, "cannot be resumed, the job is another one: it was \"%.*s\","
+            return fail(err, ERR_USAGE,
+                        "cannot be resumed, the job is another one: it was \"%.*s\","
                         " now it is \"%.*s\"; leave out --resume to begin anew",
                         (int)min_of(a, (size_t)200), old, (int)min_of(b, (size_t)200), now);
         if (!old[a] || !now[b])
@@ -192,7 +194,8 @@ static bool read_journal(struct journal *j, const uint8_t *bytes, size_t size, c
         return false;
     bool same = strcmp(old, plan) == 0;
     *found = same;
-    bool ok = same ? read_records(j, bytes, HEADER + len, size, err) : other_plan(j, old, plan, err);
+    bool ok = same ? read_records(j, bytes, HEADER + len, size, err)
+                   : other_plan(j, old, plan, err);
     mem_free(old);
     return ok;
 }

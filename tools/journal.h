@@ -10,10 +10,10 @@
  *          8  4   CRC-32C of the chunk's bytes in the output
  *         12  4   CRC-32C of the 12 bytes before
  *
- * A record is appended only after the data it speaks of was flushed, so whatever a record says is on
- * the disk, too. A torn tail is cut off. Before a chunk is believed its bytes are read again and
- * compared with the record. The file stands beside the unfinished output, as ".NAME.journal", and is
- * locked while it is open: a second run for the same output is refused. */
+ * A record is appended only after the data it speaks of was flushed, so whatever a record says is
+ * on the disk, too. A torn tail is cut off. Before a chunk is believed its bytes are read again and
+ * compared with the record. The file stands beside the unfinished output, as ".NAME.journal", and
+ * is locked while it is open: a second run for the same output is refused. */
 #ifndef TANDEM_TOOLS_JOURNAL_H
 #define TANDEM_TOOLS_JOURNAL_H
 
@@ -40,8 +40,8 @@ struct journal {
 bool journal_create(struct journal *j, const char *path, const char *plan, struct error *err);
 
 /* Open the one that an earlier run left for `path`. *found is false when there is none (or one torn
- * before its plan was complete): create one. ERR_USAGE naming the first line that differs when it is
- * for another plan. */
+ * before its plan was complete): create one. ERR_USAGE naming the first line that differs when it
+ * is for another plan. */
 bool journal_resume(struct journal *j, const char *path, const char *plan, bool *found,
                     struct error *err);
 

@@ -1,9 +1,10 @@
 /* Which tensor gets which type, by the rules of the named mixtures.
  *
- * The rules are those of llama-quantize (ggml-org/llama.cpp src/llama-quant.cpp), so that a file of a
- * given name has the types users know; tests/vectors/mixtures.txt holds what that program chose. Their
- * idea: value and down projections suffer most from rounding, early and late layers more than those in
- * the middle, and with many experts the attention is so small that more bits cost nothing. */
+ * The rules are those of llama-quantize (ggml-org/llama.cpp src/llama-quant.cpp), so that a file
+ * of a given name has the types users know; tests/vectors/mixtures.txt holds what that program
+ * chose. Their idea: value and down projections suffer most from rounding, early and late layers
+ * more than those in the middle, and with many experts the attention is so small that more bits
+ * cost nothing. */
 #include "tools/mixture.h"
 
 #include <stdio.h>

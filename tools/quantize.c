@@ -32,8 +32,8 @@ static bool is_number(const char *text)
     return *text && text[strspn(text, "0123456789")] == 0;
 }
 
-/* IN OUT TYPE, and the number of threads behind it as other programs take it. With --recipe the type
- * may be missing. */
+/* IN OUT TYPE, and the number of threads behind it as other programs take it. With --recipe the
+ * type may be missing. */
 static bool read_arguments(struct job *job, const struct options *o, struct error *err)
 {
     int n = o->n_positional;
@@ -104,7 +104,8 @@ static bool check_parts(const char *out, const struct gguf *g, bool force, struc
     bool ok = true;
     for (struct dirent *e; ok && (e = readdir(dir)) != NULL;)
         if (is_part_of(e->d_name, base, base_len)) {
-            snprintf(path, sizeof path, "%.*s%s", slash ? (int)(slash - out) + 1 : 0, out, e->d_name);
+            snprintf(path, sizeof path, "%.*s%s", slash ? (int)(slash - out) + 1 : 0, out,
+                     e->d_name);
             ok = check_target(path, g, force, err);
         }
     closedir(dir);

@@ -43,7 +43,8 @@ static bool read_recipe(struct quantize_plan *p, const struct options *o, const 
         return false;
     if (type && !recipe_set(r, type, err))
         return false;
-    return r->mixture || fail(err, ERR_USAGE, "no type given: tandem quantize IN OUT TYPE, with one "
+    return r->mixture || fail(err, ERR_USAGE,
+                              "no type given: tandem quantize IN OUT TYPE, with one "
                               "of %s", recipe_names());
 }
 
@@ -63,10 +64,13 @@ static bool check_requantize(const struct quantize_plan *p, const struct options
     if (!n)
         return true;
     if (!o->allow_requantize)
-        return fail(err, ERR_USAGE, "%s is %s already, one of %llu such tensors: rounding it again to "
-                    "%s adds up the losses; start from F16, BF16 or Q8_0, or say --allow-requantize",
+        return fail(err, ERR_USAGE,
+                    "%s is %s already, one of %llu such tensors: rounding it again to "
+                    "%s adds up the losses; start from F16, BF16 or Q8_0, or say "
+                    "--allow-requantize",
                     first->name, type_name(first->source), (ull)n, type_name(first->type));
-    log_warning("%llu tensors are rounded a second time: expect more loss than from F16, BF16 or Q8_0",
+    log_warning("%llu tensors are rounded a second time: expect more loss than from F16, BF16 or "
+                "Q8_0",
                 (ull)n);
     return true;
 }
@@ -113,7 +117,8 @@ static const char *and_more(const struct names *list, char *text, size_t size)
     return text;
 }
 
-/* Heads of a projection that older files hold folded into one matrix; the importance is per head. */
+/* Heads of a projection that older files hold folded into one matrix; the importance is per
+ * head. */
 static uint64_t matrices_of(const struct tensor *t, const struct imatrix_entry *e)
 {
     uint64_t n = t->ne[2] * t->ne[3], vectors = e->n_values / t->ne[0];
@@ -176,8 +181,8 @@ static bool find_all_importance(struct quantize_plan *p, struct error *err)
         log_warning("one importance for all experts of %s%s", shared.text,
                     and_more(&shared, more, sizeof more));
     if (with_unseen)
-        log_warning("%llu tensors have experts that the calibration never used, at most %llu in one "
-                    "(-v lists them)", (ull)with_unseen, (ull)most);
+        log_warning("%llu tensors have experts that the calibration never used, at most %llu in "
+                    "one (-v lists them)", (ull)with_unseen, (ull)most);
     return true;
 }
 
@@ -271,7 +276,8 @@ bool quantize_plan_announce(const struct quantize_plan *p, struct gguf_writer *w
                                      (uint32_t)p->imatrix.n_chunks, err);
     }
     if (quantized)
-        ok = ok && gguf_writer_add_u32(w, "general.quantization_version", QUANTIZATION_VERSION, err);
+        ok = ok && gguf_writer_add_u32(w, "general.quantization_version", QUANTIZATION_VERSION,
+                                       err);
     for (uint64_t i = 0; ok && i < p->gguf.n_tensors; i++) {
         const struct tensor *t = &p->gguf.tensors[i];
         ok = gguf_writer_add_tensor(w, t->name, p->types[i].type, t->n_dims, t->ne, err);
@@ -279,7 +285,8 @@ bool quantize_plan_announce(const struct quantize_plan *p, struct gguf_writer *w
     return ok;
 }
 
-bool quantize_plan_describe(const struct quantize_plan *p, const struct options *o, struct buf *text,
+bool quantize_plan_describe(const struct quantize_plan *p, const struct options *o,
+                            struct buf *text,
                             struct error *err)
 {
     buf_printf(text, "encoders %d\n", ENCODERS_VERSION);
@@ -304,7 +311,8 @@ bool quantize_plan_describe(const struct quantize_plan *p, const struct options 
 
 /* ---- the table ---- */
 
-enum part { PART_EMBED, PART_OUTPUT, PART_ATTENTION, PART_DENSE, PART_SHARED, PART_GATE_UP, PART_DOWN,
+enum part { PART_EMBED, PART_OUTPUT, PART_ATTENTION, PART_DENSE, PART_SHARED, PART_GATE_UP,
+            PART_DOWN,
             PART_REST, N_PARTS };
 
 static const char *const part_names[N_PARTS] = {

@@ -28,10 +28,12 @@ bool quantize_plan_open(struct quantize_plan *p, const struct options *o, const 
 void quantize_plan_close(struct quantize_plan *p);
 
 /* Metadata and tensors of the new file. */
-bool quantize_plan_announce(const struct quantize_plan *p, struct gguf_writer *w, struct error *err);
+bool quantize_plan_announce(const struct quantize_plan *p, struct gguf_writer *w,
+                            struct error *err);
 
 /* The job in words for the journal: a line each for inputs, options and every tensor. */
-bool quantize_plan_describe(const struct quantize_plan *p, const struct options *o, struct buf *text,
+bool quantize_plan_describe(const struct quantize_plan *p, const struct options *o,
+                            struct buf *text,
                             struct error *err);
 
 /* The table of --dry-run: sizes and types by part of the model; every tensor when `all`. */

@@ -322,7 +322,8 @@ static void choose(const struct recipe *r, const struct recipe_model *m, struct 
     fall_back(t);
 }
 
-/* The down projection of routed experts is the most sensitive of the three: not below the others. */
+/* The down projection of routed experts is the most sensitive of the three: not below the
+ * others. */
 static void lift_down(struct recipe_tensor **order, size_t n, struct recipe_tensor *down)
 {
     int layer = tensor_layer(down->name);
@@ -351,7 +352,8 @@ static void lift_downs(struct recipe_tensor **order, size_t n)
     }
 }
 
-bool recipe_apply(const struct recipe *r, const struct recipe_model *m, struct recipe_tensor *tensors,
+bool recipe_apply(const struct recipe *r, const struct recipe_model *m,
+                  struct recipe_tensor *tensors,
                   size_t n, struct error *err)
 {
     bool matched[MAX_OVERRIDES] = { false };

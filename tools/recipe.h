@@ -1,14 +1,15 @@
 /* Recipes: from the name of a tensor to its type.
  *
  * A recipe is a base mixture, one of
- *   - the mixtures of llama-quantize by their names (Q4_K_M, IQ2_XXS, Q8_0, …): the same types per
+ *   - the mixtures of llama-quantize by their names (Q4_K_M, IQ2_XXS, Q8_0, …): the same
+ *     types per
  *     tensor as that program chooses, for the same model;
  *   - the _L and _XL variants, with embedding and output at Q8_0;
  *   - our presets ds-iq1 … ds-q4m for mixtures of experts;
  *   - "copy": every tensor as it is;
- * then overrides RE=TYPE in the order given (first match wins), then floors: tensors that cost little
- * and matter much are never below a type (protection list; `strict` leaves it out), and then a
- * fallback where rows are no multiple of the block (Q-04).
+ * then overrides RE=TYPE in the order given (first match wins), then floors: tensors that cost
+ * little and matter much are never below a type (protection list; `strict` leaves it out), and
+ * then a fallback where rows are no multiple of the block (Q-04).
  *
  * Norms, biases, routers and the like keep their type always. */
 #ifndef TANDEM_TOOLS_RECIPE_H
@@ -46,7 +47,8 @@ bool recipe_add(struct recipe *r, const char *rule, struct error *err);
 bool recipe_read(struct recipe *r, const char *path, struct error *err);
 void recipe_release(struct recipe *r);
 
-/* Number for general.file_type, and the names of all mixtures for messages ("Q2_K, Q2_K_S, …"). */
+/* Number for general.file_type, and the names of all mixtures for messages ("Q2_K, Q2_K_S,
+ * …"). */
 uint32_t recipe_file_type(const struct recipe *r);
 const char *recipe_name(const struct recipe *r);
 bool recipe_copies(const struct recipe *r); /* the base is "copy": no file_type of its own */
@@ -83,7 +85,8 @@ struct recipe_tensor {
 /* Choose the type of every tensor of a model at once: some mixtures count tensors as they go.
  * The order of the array does not matter. ERR_USAGE without a base, for a type that cannot be
  * written, or an override that no tensor matches. */
-bool recipe_apply(const struct recipe *r, const struct recipe_model *m, struct recipe_tensor *tensors,
+bool recipe_apply(const struct recipe *r, const struct recipe_model *m,
+                  struct recipe_tensor *tensors,
                   size_t n, struct error *err);
 
 /* Can this type only be made well with an importance matrix (Q-01)? */

@@ -95,7 +95,7 @@ struct run {
     int64_t chunk_elements;
     uint64_t total_bytes;
     uint32_t *crc;            /* [n_chunks], written by who did the chunk before its state */
-    atomic_uchar *state;      /* [n_chunks]; DONE is stored with release after the data was written */
+    atomic_uchar *state;      /* [n_chunks]; DONE is stored after the data was written */
     struct journal_record *batch;
     double synced_s;
     atomic_uint_least64_t next, done_bytes;
@@ -171,7 +171,8 @@ static bool check_finite(const struct run *r, struct worker *w, const struct chu
         if (bad < 0)
             continue;
         if (!r->t->replace_nonfinite)
-            return fail(err, ERR_CHECK, "%s: the value in matrix %lld, row %lld, column %lld is %g; "
+            return fail(err, ERR_CHECK,
+                        "%s: the value in matrix %lld, row %lld, column %lld is %g; "
                         "--replace-nonfinite would write a finite one", t->name,
                         (long long)((c->row + i) / t->matrix_rows),
                         (long long)((c->row + i) % t->matrix_rows), (long long)bad, (double)x[bad]);
@@ -180,8 +181,8 @@ static bool check_finite(const struct run *r, struct worker *w, const struct chu
     return true;
 }
 
-/* Scales are F16 in most types: what lies beyond its range cannot be held, and fits that square such
- * values lose themselves (Q-09). Weights are around 1. */
+/* Scales are F16 in most types: what lies beyond its range cannot be held, and fits that square
+ * such values lose themselves (Q-09). Weights are around 1. */
 static bool check_range(const struct worker *w, const struct chunk *c, struct error *err)
 {
     const struct transcode_tensor *t = c->tensor;
@@ -213,7 +214,8 @@ static bool encode(const struct run *r, struct worker *w, const struct chunk *c,
     }
     int64_t bad = quant_bad_block(t->type, w->out, c->n * t->cols);
     if (bad >= 0) /* */
-        return fail(err, ERR_CHECK, "%s: row %lld has values beyond the range of %s; choose another "
+        return fail(err, ERR_CHECK,
+                    "%s: row %lld has values beyond the range of %s; choose another "
                     "type for it with --tensor-type", t->name,
                     (long long)(c->row + bad * traits->block_elements / t->cols), traits->name);
     return true;
@@ -337,7 +339,8 @@ uint64_t transcode_memory(const struct transcode *t, int n_threads)
 {
     size_t elements, scratch, cols;
     sizes(t, &elements, &scratch, &cols);
-    return (uint64_t)n_threads * (4 * elements + 4 * cols + MAX_BYTES_PER_ELEMENT * elements + scratch);
+    return (uint64_t)n_threads *
+           (4 * elements + 4 * cols + MAX_BYTES_PER_ELEMENT * elements + scratch);
 }
 
 static bool open_workers(struct run *r, struct error *err)

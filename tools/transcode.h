@@ -1,16 +1,17 @@
-/* The engine behind quantize and convert: tensors in, tensors of other types out, in bounded memory.
+/* The engine behind quantize and convert: tensors in, tensors of other types out, in bounded
+ * memory.
  *
  * The caller announces every tensor to a gguf_writer, begins it, and describes each one here: a
  * source that yields rows as floats (or, where nothing changes, bytes), the wanted type, and the
- * importance of the columns. The tensors are cut into chunks of whole rows, about a million elements
- * each; every worker of the pool takes the next chunk, reads, checks, encodes, checks again, and
- * writes it at its place:
+ * importance of the columns. The tensors are cut into chunks of whole rows, about a million
+ * elements each; every worker of the pool takes the next chunk, reads, checks, encodes, checks
+ * again, and writes it at its place:
  *
  *     source.rows -> f32 [n, cols] -> finite? -> quantize per row -> valid blocks? -> write_at
  *
  * A row is encoded whole by one worker from nothing but itself, so the bytes depend neither on the
- * number of threads nor on the chunks (Q-05, Q-07). Memory: transcode_memory bytes, whatever the size
- * of the tensors (C-01).
+ * number of threads nor on the chunks (Q-05, Q-07). Memory: transcode_memory bytes, whatever the
+ * size of the tensors (C-01).
  *
  * With a journal the job can be stopped at any moment, even by SIGKILL, and taken up again: see
  * tools/journal.h. */
@@ -27,8 +28,8 @@
 #define TRANSCODE_CHUNK (1 << 20)         /* elements, or one row where rows are longer */
 #define TRANSCODE_MAX_COLS (64ll << 20)   /* longest row, because a worker holds it whole */
 
-/* Where a tensor comes from. Both functions are called by many workers at once, each for other rows;
- * `scratch` is the worker's own. */
+/* Where a tensor comes from. Both functions are called by many workers at once, each for other
+ * rows; `scratch` is the worker's own. */
 struct transcode_source {
     /* Rows [row, row + n) over all matrices, as n * cols floats. */
     bool (*rows)(const void *ctx, int64_t row, int64_t n, float *out, void *scratch,
@@ -63,7 +64,7 @@ struct transcode {
     /* Called by the calling thread about once per chunk of its own; may be NULL. */
     void (*progress)(void *ctx, uint64_t done_bytes, uint64_t total_bytes);
     void *progress_ctx;
-    const atomic_int *cancel;   /* non-zero: stop between chunks with ERR_INTERRUPTED; may be NULL */
+    const atomic_int *cancel;   /* non-zero: stop between chunks, ERR_INTERRUPTED; may be NULL */
 
     /* Results. */
     uint64_t n_replaced;        /* values that were not finite */
@@ -80,8 +81,8 @@ struct transcode_source transcode_gguf_source(struct gguf_source *slot, const st
                                               const struct tensor *t);
 
 /* Write every tensor. The writer is left to the caller to finish, or to release after a failure.
- * ERR_CHECK naming tensor, row and column for a value that is not finite (Q-03), or for a block that
- * cannot hold its values (Q-02, Q-09). */
+ * ERR_CHECK naming tensor, row and column for a value that is not finite (Q-03), or for a block
+ * that cannot hold its values (Q-02, Q-09). */
 bool transcode_run(struct transcode *t, struct error *err);
 
 /* Bytes that transcode_run allocates for buffers with this many threads. */
