@@ -118,17 +118,18 @@ def run_tasks(model, chat, tasks, max_new=160, batch=120):
 
 
 @torch.no_grad()
-def perplexity(model, chat, text, window=256):
-    """The tokens of the text in windows of `window`, each with a BOS before it; every token is predicted once."""
-    ids = chat.ids(text)
-    ids = ids[:len(ids) // window * window]
-    rows = torch.tensor(ids).view(-1, window)
-    rows = torch.cat((torch.full((len(rows), 1), chat.bos), rows), 1)
-    total = 0.0
-    for part in rows.split(16):
-        logits = model.head(model.hidden(part[:, :-1]))
-        total += F.cross_entropy(logits.flatten(0, 1), part[:, 1:].flatten(), reduction="sum").double().item()
-    return math.exp(total / rows[:, 1:].numel()), rows[:, 1:].numel()
+def perplexity(model, chat, text, window=512):
+    """As `tandem eval --ppl` and llama-perplexity count: BOS and text in windows (a shorter rest is dropped), the
+    first token of each window replaced by BOS, only the second half of each window scored."""
+    ids = [chat.bos, *chat.ids(text)]
+    rows = torch.tensor(ids[:len(ids) // window * window]).view(-1, window)
+    rows[:, 0] = chat.bos
+    total, half = 0.0, window // 2
+    for part in rows.split(8):
+        logits = model.head(model.hidden(part)[:, half:-1])
+        total += F.cross_entropy(logits.flatten(0, 1), part[:, half + 1:].flatten(), reduction="sum").double().item()
+    n = rows[:, half + 1:].numel()
+    return math.exp(total / n), n
 
 
 @torch.no_grad()

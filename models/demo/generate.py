@@ -366,12 +366,18 @@ def skill_multi_turn(rng, split):
         a, b = draw(split, lambda: (rng.randint(2, 60), rng.randint(1, 40) if op != "*" else rng.randint(2, 9)), lambda v: (op, "chain", *v))
         if op == "-" and a < b:
             a, b = b, a
+        while split == "train" and held(*pair_key(op)((a, b))):       # nor may a pair that another skill holds out slip in here
+            a = rng.randint(2, 60)
+            a, b = (b, a) if op == "-" and a < b else (a, b)
         turns = [arithmetic_turn(rng, op, a, b)]
         value = int(turns[0].answer)
         for _ in range(1 if split == "test" else rng.choice((1, 1, 2))):
             op = rng.choice("++-*" if value < 100 else "++-")
             work, f, _, follow = ARITHMETIC[op]
-            n = rng.randint(2, 9) if op == "*" else rng.randint(1, min(value, 50)) if op == "-" and value else rng.randint(1, 50)
+            for _ in range(100):
+                n = rng.randint(2, 9) if op == "*" else rng.randint(1, min(value, 50)) if op == "-" and value else rng.randint(1, 50)
+                if split == "test" or not held(*pair_key(op)((value, n))):
+                    break
             turns.append(Turn(rng.choice(follow).format(b=n), work(value, n), str(f(value, n)), hard_direct=True))
             value = f(value, n)
         return Dialogue("multi_turn", turns, match="last_number")
