@@ -77,7 +77,7 @@ struct transcode_source transcode_gguf_source(struct gguf_source *slot, const st
 /* ---- chunks ---- */
 
 /* What became of a chunk. CLAIMED: by the journal of an earlier run, still to be compared. */
-enum { TODO, CLAIMED, DONE, RECORDED };
+enum { OPEN, CLAIMED, DONE, RECORDED };
 
 struct worker {
     float *rows, *importance;
