@@ -172,6 +172,12 @@ run 0 run "$model" -p "What is 12 + 30?" --think on --temp 0 -n 200
 cp "$out" "$work/answer"; silent "$err"
 run 0 run "$model" -p "What is 12 + 30?" --think on --temp 0 -n 200 --show-thinking stdout
 [ "$(wc -c <"$out")" -gt "$(wc -c <"$work/answer")" ] || bad "--show-thinking stdout shows no more"
+# The demo's file asks for thinking although its chat format leaves it out.
+run 0 run "$model" -p "What is 27 + 45?" --temp 0 --show-thinking stdout
+grep -q 'carry 1' "$out" && [ "$(tail -n 1 "$out")" = 72 ] || bad "What is 27 + 45? $(cat "$out")"
+run 0 inspect "$model" --prompt hi
+[ "$(head -n 1 "$out")" = '<｜begin▁of▁sentence｜><｜User｜>hi<｜Assistant｜><think>' ] ||
+    bad "the prompt does not open the thinking that the file asks for"
 run 0 run "$model" -p "What is 12 + 30?" --think 3 --temp 0 -n 200 --json
 [ "$(field thinking_tokens)" -le 8 ] || bad "--think 3: $(field thinking_tokens) tokens"
 

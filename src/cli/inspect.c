@@ -97,8 +97,9 @@ static bool show_prompt(const struct options *o, const struct gguf *g, const cha
     if (system.len)
         messages[n++] = (struct chat_message){ ROLE_SYSTEM, buf_str(&system) };
     messages[n++] = (struct chat_message){ ROLE_USER, str_of(o->prompt) };
-    ok = ok && chat_render(format, t, messages, n, (enum think_mode)o->think, &ids, &text, NULL,
-                           err);
+    ok = ok && chat_render(format, t, messages, n,
+                           chat_format_think_mode(format, g, (enum think_mode)o->think), &ids,
+                           &text, NULL, err);
     if (ok && o->json) {
         struct json *j = js_object();
         js_set(j, "prompt", js_text(str_of(text)));

@@ -16,7 +16,7 @@ struct loaded {
     const char *format_why;
     struct sampler *sampler;
     struct sampler_options sampling; /* as resolved from flags, file and model card */
-    enum think_mode think;           /* what was asked; THINK_DEFAULT: the model's own way */
+    enum think_mode think;           /* to render with; THINK_DEFAULT: the format's way */
     bool thinks;                     /* what that comes to */
     char description[128];
     double load_s;

@@ -160,6 +160,15 @@ bool chat_format_think_default(const struct chat_format *f, const struct gguf *g
     return chat_format_thinks(f) && (ok ? think : f->think_by_default);
 }
 
+enum think_mode chat_format_think_mode(const struct chat_format *f, const struct gguf *g,
+                                       enum think_mode asked)
+{
+    bool think = chat_format_think_default(f, g);
+    if (asked != THINK_DEFAULT || think == chat_format_think_default(f, NULL))
+        return asked;
+    return think ? THINK_ON : THINK_OFF;
+}
+
 const char *chat_format_think_close(const struct chat_format *f)
 {
     return f->think_close ? f->think_close : "</think>\n\n";

@@ -39,6 +39,10 @@ bool chat_format_thinks(const struct chat_format *f);
 /* tandem.think_default (bool) in the file decides; without it the format does. */
 bool chat_format_think_default(const struct chat_format *f, const struct gguf *g);
 
+/* The mode to render with: `asked`, or where nobody asked and the file decides, that. */
+enum think_mode chat_format_think_mode(const struct chat_format *f, const struct gguf *g,
+                                       enum think_mode asked);
+
 /* What ends thinking in this format ("</think>\n\n", "</think>"): for think_start. */
 const char *chat_format_think_close(const struct chat_format *f);
 
@@ -46,7 +50,7 @@ const char *chat_format_think_close(const struct chat_format *f);
  * ids to `tokens` and, if not NULL, the rendered text (special tokens visible) to `text`, which
  * the caller frees with mem_free. BOS comes exactly once, as the format and tokenizer ask.
  * Formats with a default system message insert it unless there is one; an empty one leaves it out.
- * THINK_DEFAULT is the format's own; pass what chat_format_think_default says for a file's.
+ * THINK_DEFAULT is the format's own; chat_format_think_mode gives the file's.
  * A format that cannot think ignores THINK_ON: ask chat_format_thinks and warn.
  * *in_thinking (may be NULL): the answer starts inside a thinking block. */
 bool chat_render(const struct chat_format *f, const struct tokenizer *t,
