@@ -519,7 +519,9 @@ static void maybe_cancel(void *ctx, uint64_t done, uint64_t total)
         atomic_store(&a->cancel, 1);
 }
 
-/* The job of the command with small chunks, so that there is something to stop: in.gguf to NAME. */
+/* The job of the command with small chunks, so that there is something to stop: in.gguf to NAME. One
+ * that is to be stopped has one worker: the first reports progress, and a second one could be done
+ * before the first has begun. */
 static bool attempt(const char *name, const char *type, bool resume, struct attempt *a,
                     struct error *err)
 {
@@ -534,7 +536,7 @@ static bool attempt(const char *name, const char *type, bool resume, struct atte
     snprintf(out, sizeof out, "%s", path(name));
     bool ok = quantize_plan_open(&p, &o, path("in.gguf"), type, err) &&
               quantize_plan_announce(&p, &w, err) && quantize_plan_describe(&p, &o, &text, err) &&
-              pool_open(&pool, 2, err);
+              pool_open(&pool, a->cancel_at ? 1 : 2, err);
     if (ok && resume)
         ok = journal_resume(&j, out, text.data, &found, err);
     if (ok && !found)
