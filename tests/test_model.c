@@ -474,7 +474,20 @@ static void test_load(void)
         CHECK(m.layers[1].router.type == TYPE_F32);
         model_close(&m);
     }
+    char path[256], command[600];
     struct error err = { 0 };
+    check_case("what is worth it is copied without being asked");
+    tiny_path(path, "large");
+    if (tiny_write(path, "--arch llama --vocab 300000") &&
+        CHECK(model_open(&m, path, NUMERICS_OFFICIAL, &err))) {
+        CHECK_MSG(model_load(&m, LOAD_AUTO, false, NULL, NULL, &err), "%s", err.text);
+        CHECK(m.weight_bytes > 64 << 20 && m.copy != NULL);
+        const struct tensor *t = gguf_tensor(&m.gguf, "token_embd.weight");
+        CHECK(m.token_embd.data != t->data && !memcmp(m.token_embd.data, t->data, t->bytes));
+        model_close(&m);
+    }
+    unlink(path);
+
     struct progress_log log = { .stop_at = 1 };
     check_case("loading can be interrupted");
     CHECK(model_open(&m, base_path(), NUMERICS_OFFICIAL, &err));
@@ -483,7 +496,6 @@ static void test_load(void)
     model_close(&m);
 
     check_case("a file that shrinks is noticed");
-    char path[256], command[600];
     tiny_path(path, "shrunk");
     snprintf(command, sizeof command, "cp %s %s", base_path(), path);
     CHECK_INT(system(command), 0);
