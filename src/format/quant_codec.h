@@ -19,4 +19,14 @@ quantize_fn quantize_f32, quantize_f16, quantize_bf16, quantize_q4_0, quantize_q
     quantize_iq3_s, quantize_iq1_s, quantize_iq1_m, quantize_tq1_0, quantize_tq2_0, quantize_q1_0,
     quantize_q2_0;
 
+/* quantize_TYPE for a super-block type, from a static function TYPE(x, block, importance) that
+ * encodes one block of 256. */
+#define QUANTIZE_BLOCKS(type)                                                                      \
+    void quantize_##type(const float *in, void *blocks, int64_t n, const float *importance)        \
+    {                                                                                              \
+        struct block_##type *b = blocks;                                                           \
+        for (int64_t i = 0; i < n; i += 256)                                                       \
+            type(in + i, b++, importance ? importance + i : NULL);                                 \
+    }
+
 #endif

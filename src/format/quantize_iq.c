@@ -187,14 +187,6 @@ static void encode(const struct iq_type *t, const float *x, const float *importa
     }
 }
 
-#define QUANTIZE(type)                                                                             \
-    void quantize_##type(const float *in, void *blocks, int64_t n, const float *importance)        \
-    {                                                                                              \
-        struct block_##type *b = blocks;                                                           \
-        for (int64_t i = 0; i < n; i += 256)                                                       \
-            type(in + i, b++, importance ? importance + i : NULL);                                 \
-    }
-
 static void iq2_xxs(const float *x, struct block_iq2_xxs *b, const float *importance)
 {
     static const struct iq_type type = { GRID_IQ2XXS, 32, true, 6, 0.1f, 1 };
@@ -209,7 +201,7 @@ static void iq2_xxs(const float *x, struct block_iq2_xxs *b, const float *import
         block_put_u32(b->groups[g].signs_scale, word);
     }
 }
-QUANTIZE(iq2_xxs)
+QUANTIZE_BLOCKS(iq2_xxs)
 
 static void iq2_xs(const float *x, struct block_iq2_xs *b, const float *importance)
 {
@@ -221,7 +213,7 @@ static void iq2_xs(const float *x, struct block_iq2_xs *b, const float *importan
     for (int k = 0; k < 8; k++)
         b->scales[k] = (uint8_t)(q.n[2 * k] | q.n[2 * k + 1] << 4);
 }
-QUANTIZE(iq2_xs)
+QUANTIZE_BLOCKS(iq2_xs)
 
 static void iq2_s(const float *x, struct block_iq2_s *b, const float *importance)
 {
@@ -237,7 +229,7 @@ static void iq2_s(const float *x, struct block_iq2_s *b, const float *importance
     for (int k = 0; k < 8; k++)
         b->scales[k] = (uint8_t)(q.n[2 * k] | q.n[2 * k + 1] << 4);
 }
-QUANTIZE(iq2_s)
+QUANTIZE_BLOCKS(iq2_s)
 
 static void iq3_xxs(const float *x, struct block_iq3_xxs *b, const float *importance)
 {
@@ -253,7 +245,7 @@ static void iq3_xxs(const float *x, struct block_iq3_xxs *b, const float *import
         block_put_u32(b->signs_scale[g], word);
     }
 }
-QUANTIZE(iq3_xxs)
+QUANTIZE_BLOCKS(iq3_xxs)
 
 static void iq3_s(const float *x, struct block_iq3_s *b, const float *importance)
 {
@@ -269,4 +261,4 @@ static void iq3_s(const float *x, struct block_iq3_s *b, const float *importance
     for (int k = 0; k < 4; k++)
         b->scales[k] = (uint8_t)(q.n[2 * k] | q.n[2 * k + 1] << 4);
 }
-QUANTIZE(iq3_s)
+QUANTIZE_BLOCKS(iq3_s)

@@ -267,12 +267,5 @@ static void iq1_m(const float *x, struct block_iq1_m *b, const float *importance
     }
 }
 
-#define QUANTIZE(type)                                                                             \
-    void quantize_##type(const float *in, void *blocks, int64_t n, const float *importance)        \
-    {                                                                                              \
-        struct block_##type *b = blocks;                                                           \
-        for (int64_t i = 0; i < n; i += 256)                                                       \
-            type(in + i, b++, importance ? importance + i : NULL);                                 \
-    }
-QUANTIZE(iq1_s)
-QUANTIZE(iq1_m)
+QUANTIZE_BLOCKS(iq1_s)
+QUANTIZE_BLOCKS(iq1_m)

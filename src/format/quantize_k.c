@@ -9,14 +9,6 @@
 #include "src/format/quant_codec.h"
 #include "src/format/quantize_fit.h"
 
-#define QUANTIZE(type)                                                                             \
-    void quantize_##type(const float *in, void *blocks, int64_t n, const float *importance)        \
-    {                                                                                              \
-        struct block_##type *b = blocks;                                                           \
-        for (int64_t i = 0; i < n; i += 256)                                                       \
-            type(in + i, b++, importance ? importance + i : NULL);                                 \
-    }
-
 /* Two bits of each element, as "crumbs" in quant_blocks.h. */
 static void pack_crumbs(const uint8_t *q, uint8_t *qs)
 {
@@ -94,7 +86,7 @@ static void q2_k(const float *x, struct block_q2_k *b, const float *importance)
         b->scales[r] = (uint8_t)(a.scale[r] | a.min[r] << 4);
     pack_crumbs(a.q, b->qs);
 }
-QUANTIZE(q2_k)
+QUANTIZE_BLOCKS(q2_k)
 
 /* The inverse of block_scale_min_k4. */
 static void pack_scale_min_k4(const struct affine *a, uint8_t *packed)
@@ -121,7 +113,7 @@ static void q4_k(const float *x, struct block_q4_k *b, const float *importance)
     pack_scale_min_k4(&a, b->scales);
     pack_run_nibbles(a.q, b->qs);
 }
-QUANTIZE(q4_k)
+QUANTIZE_BLOCKS(q4_k)
 
 static void q5_k(const float *x, struct block_q5_k *b, const float *importance)
 {
@@ -133,7 +125,7 @@ static void q5_k(const float *x, struct block_q5_k *b, const float *importance)
     for (int i = 0; i < 256; i++)
         b->qh[i % 32] |= (uint8_t)(a.q[i] >> 4 << i / 32);
 }
-QUANTIZE(q5_k)
+QUANTIZE_BLOCKS(q5_k)
 
 /* ---- symmetric: Q3_K, Q6_K ---- */
 
@@ -169,7 +161,7 @@ static void q3_k(const float *x, struct block_q3_k *b, const float *importance)
     }
     pack_crumbs(q, b->qs);
 }
-QUANTIZE(q3_k)
+QUANTIZE_BLOCKS(q3_k)
 
 static void q6_k(const float *x, struct block_q6_k *b, const float *importance)
 {
@@ -199,4 +191,4 @@ static void q6_k(const float *x, struct block_q6_k *b, const float *importance)
         }
     }
 }
-QUANTIZE(q6_k)
+QUANTIZE_BLOCKS(q6_k)
