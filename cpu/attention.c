@@ -189,17 +189,13 @@ static int n_tiles(const struct attention *a, int rows)
     return (a->n_tokens * a->heads_per_set + rows - 1) / rows;
 }
 
-/* Unit: one piece of the cache, one set, up to SPLIT_ROWS of its queries (token by token). */
-static void split_unit(const struct attention *a, int worker, int64_t unit)
+/* A tile of up to `rows` queries of a set, from its row0 on: scaled, with where each may look. */
+static struct tile load_tile(const struct attention *a, const struct worker_scratch *s, int set,
+                             int row0, int rows)
 {
-    const struct worker_scratch *s = &a->d->scratch[worker];
-    int n_rows = a->n_tokens * a->heads_per_set, tiles = n_tiles(a, SPLIT_ROWS);
-    int split = (int)(unit / (a->n_sets * tiles)), set = (int)(unit / tiles % a->n_sets);
-    int row0 = (int)(unit % tiles) * SPLIT_ROWS;
-
-    struct tile t = { .n = min_of(n_rows - row0, SPLIT_ROWS), .queries = s->queries,
-                      .max = s->states, .sum = s->states + SPLIT_ROWS, .out = s->outputs,
-                      .out_stride = a->value_width };
+    struct tile t = { .n = min_of(a->n_tokens * a->heads_per_set - row0, rows),
+                      .queries = s->queries, .max = s->states, .sum = s->states + rows,
+                      .out = s->outputs, .out_stride = a->value_width };
     for (int i = 0; i < t.n; i++) {
         int token = (row0 + i) / a->heads_per_set;
         int head = set * a->heads_per_set + (row0 + i) % a->heads_per_set;
@@ -208,6 +204,18 @@ static void split_unit(const struct attention *a, int worker, int64_t unit)
                     a->scale);
     }
     tile_clear(&t, a->value_width);
+    return t;
+}
+
+/* Unit: one piece of the cache, one set, up to SPLIT_ROWS of its queries (token by token). */
+static void split_unit(const struct attention *a, int worker, int64_t unit)
+{
+    const struct worker_scratch *s = &a->d->scratch[worker];
+    int tiles = n_tiles(a, SPLIT_ROWS);
+    int split = (int)(unit / (a->n_sets * tiles)), set = (int)(unit / tiles % a->n_sets);
+    int row0 = (int)(unit % tiles) * SPLIT_ROWS;
+
+    struct tile t = load_tile(a, s, set, row0, SPLIT_ROWS);
     int64_t first = split * a->split;
     attend(a, worker, &t, set, first, min_of(first + a->split, a->n_positions));
     for (int i = 0; i < t.n; i++) {
@@ -354,20 +362,10 @@ static void run_many_gqa(void *ctx, int64_t begin, int64_t end, int worker)
 {
     const struct attention *a = ctx;
     const struct worker_scratch *s = &a->d->scratch[worker];
-    int n_rows = a->n_tokens * a->heads_per_set, tiles = n_tiles(a, QUERY_TILE);
+    int tiles = n_tiles(a, QUERY_TILE);
     for (int64_t unit = begin; unit < end; unit++) {
         int set = (int)(unit / tiles), row0 = (int)(unit % tiles) * QUERY_TILE;
-        struct tile t = { .n = min_of(n_rows - row0, QUERY_TILE), .queries = s->queries,
-                          .max = s->states, .sum = s->states + QUERY_TILE, .out = s->outputs,
-                          .out_stride = a->value_width };
-        for (int i = 0; i < t.n; i++) {
-            int token = (row0 + i) / a->heads_per_set;
-            int head = set * a->heads_per_set + (row0 + i) % a->heads_per_set;
-            t.end[i] = a->n_past + token + 1;
-            copy_scaled(s->queries + i * a->key_width, query_of(a, token, head), a->key_width,
-                        a->scale);
-        }
-        tile_clear(&t, a->value_width);
+        struct tile t = load_tile(a, s, set, row0, QUERY_TILE);
         attend(a, worker, &t, set, 0, t.end[t.n - 1]);
         tile_finish(&t, a->value_width);
         for (int i = 0; i < t.n; i++) {
