@@ -94,23 +94,6 @@ static const char *fill_name(char *out, size_t size, const char *pattern, int la
 
 /* ---- which tensors ---- */
 
-static bool is_moe(const struct params *p, int layer)
-{
-    return p->n_routed > 0 && (layer >= p->n_layers || layer >= p->n_dense_lead);
-}
-
-static bool stands_in(const struct tensor_spec *s, const struct params *p, int layer)
-{
-    switch (s->when) {
-    case ONCE:        return layer < 0;
-    case EVERY_LAYER: return layer >= 0;
-    case DENSE_LAYER: return layer >= 0 && !is_moe(p, layer);
-    case MOE_LAYER:   return layer >= 0 && is_moe(p, layer);
-    case MTP_LAYER:   return layer >= p->n_layers;
-    }
-    return false;
-}
-
 /* Shape by the table; false: this model has no such tensor. */
 static bool solve_shape(struct plan_tensor *t, const struct tensor_spec *s, const struct params *p)
 {
@@ -400,7 +383,7 @@ bool plan_make(struct plan *p, struct checkpoint *c, struct hf_config *config, i
     const struct params *q = &config->params;
     for (int layer = -1; layer < q->n_layers + q->n_mtp; layer++)
         for (int i = 0; i < config->arch->n_tensors; i++)
-            if (stands_in(&config->arch->tensors[i], q, layer) &&
+            if (tensor_stands_in(&config->arch->tensors[i], q, layer) &&
                 !plan_one(p, &config->arch->tensors[i], layer, type, err))
                 return false;
     for (size_t i = 0; i < c->n_tensors; i++)

@@ -219,23 +219,6 @@ static bool ends_with(const char *text, const char *end)
     return a >= b && strcmp(text + a - b, end) == 0;
 }
 
-static bool is_moe(const struct params *p, int layer)
-{
-    return p->n_routed > 0 && (layer >= p->n_dense_lead || layer >= p->n_layers);
-}
-
-static bool stands_in(const struct params *p, enum when when, int layer)
-{
-    switch (when) {
-    case ONCE:        return layer < 0;
-    case EVERY_LAYER: return layer >= 0;
-    case DENSE_LAYER: return layer >= 0 && !is_moe(p, layer);
-    case MOE_LAYER:   return layer >= 0 && is_moe(p, layer);
-    case MTP_LAYER:   return layer >= p->n_layers;
-    }
-    return false;
-}
-
 /* Alternatives and optional tensors, by the options. */
 static bool wanted(const struct plan *plan, const struct tensor_spec *s)
 {
@@ -304,7 +287,7 @@ static bool make_item(const struct plan *plan, const struct tensor_spec *s, int 
                       struct item *it)
 {
     *it = (struct item){ .spec = s, .layer = layer };
-    if (!stands_in(&plan->params, s->when, layer) || !wanted(plan, s))
+    if (!tensor_stands_in(s, &plan->params, layer) || !wanted(plan, s))
         return false;
     for (int i = 0; i < 4; i++) {
         it->ne[i] = s->shape[i] ? (uint64_t)params_dim(&plan->params, s->shape[i]) : 1;

@@ -58,6 +58,11 @@ struct tensor_spec {
  * same time share memory. */
 enum { ALIVE_ATTENTION = 1, ALIVE_FFN = 2, ALIVE_ALWAYS = 3 };
 
+/* Layers behind the dense lead are mixtures, and so is every multi-token-prediction block. */
+bool layer_is_moe(const struct params *p, int layer);
+/* Has this layer (-1: the model as a whole) a place for the tensor? Its shape may still say no. */
+bool tensor_stands_in(const struct tensor_spec *s, const struct params *p, int layer);
+
 /* One activation buffer: [tokens of a step, the widest of `widths`] floats. The same rows size the
  * memory, carve it, and print the report. */
 struct buffer_spec {

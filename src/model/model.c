@@ -198,14 +198,19 @@ static bool bind(struct model *m, const struct tensor_spec *s, const struct tens
     return true;
 }
 
-static bool stands_in(const struct model *m, const struct tensor_spec *s, int layer)
+bool layer_is_moe(const struct params *p, int layer)
+{
+    return p->n_routed > 0 && (layer >= p->n_dense_lead || layer >= p->n_layers);
+}
+
+bool tensor_stands_in(const struct tensor_spec *s, const struct params *p, int layer)
 {
     switch (s->when) {
     case ONCE:        return layer < 0;
     case EVERY_LAYER: return layer >= 0;
-    case DENSE_LAYER: return layer >= 0 && !m->layers[layer].is_moe;
-    case MOE_LAYER:   return layer >= 0 && m->layers[layer].is_moe;
-    case MTP_LAYER:   return layer >= m->params.n_layers;
+    case DENSE_LAYER: return layer >= 0 && !layer_is_moe(p, layer);
+    case MOE_LAYER:   return layer >= 0 && layer_is_moe(p, layer);
+    case MTP_LAYER:   return layer >= p->n_layers;
     }
     return false;
 }
@@ -217,7 +222,7 @@ static bool bind_layer(struct model *m, int layer, struct error *err)
         const struct tensor_spec *s = &m->arch->tensors[i];
         uint64_t ne[4];
         int n_dims;
-        if (!stands_in(m, s, layer) || !wanted_shape(s, &m->params, ne, &n_dims) ||
+        if (!tensor_stands_in(s, &m->params, layer) || !wanted_shape(s, &m->params, ne, &n_dims) ||
             find_tensor(m, s->instead, layer))
             continue;
         const struct tensor *t = find_tensor(m, s->name, layer);
@@ -255,7 +260,7 @@ static void set_layer_kinds(struct model *m)
 {
     const struct params *p = &m->params;
     for (int i = 0; i < p->n_layers + p->n_mtp; i++)
-        m->layers[i].is_moe = p->n_routed > 0 && (i >= p->n_dense_lead || i >= p->n_layers);
+        m->layers[i].is_moe = layer_is_moe(p, i);
 }
 
 static bool bind_tensors(struct model *m, struct error *err)
