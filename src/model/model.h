@@ -60,7 +60,7 @@ struct model {
     uint64_t bytes_per_token; /* read once per decoded token: trunk + top_k of n_routed experts + one row of the embedding */
     uint64_t n_elements, n_elements_active; /* parameters: all, and used per token */
     uint64_t derived_bytes;  /* memory for weights rebuilt at load (k_b of old files) */
-    void *copy;              /* LOAD_COPY: anonymous memory that holds the weights */
+    void *copy;              /* our own memory that holds the weights; NULL: mapped */
     size_t copy_bytes;
 };
 
