@@ -548,7 +548,7 @@ static bool attempt(const char *name, const char *type, bool resume, struct atte
         ok = journal_create(&j, out, text.data, err);
     }
     struct transcode t = { .writer = &w, .pool = pool, .tensors = p.tensors,
-                           .n_tensors = (size_t)p.gguf.n_tensors, .journal = &j,
+                           .n_tensors = p.types.n, .journal = &j,
                            .sync_s = a->sync_s,
                            .chunk_elements = 512, .progress = maybe_cancel, .progress_ctx = a,
                            .cancel = &a->cancel };

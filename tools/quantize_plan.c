@@ -2,224 +2,130 @@
 
 #include <stdio.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #include "src/base/log.h"
 #include "src/base/mem.h"
-#include "src/cli/buf.h"
-#include "src/cli/term.h"
 #include "src/format/quant.h"
-
-#define ENCODERS_VERSION 1 /* of the bytes that the same plan gives; part of the journal */
-#define QUANTIZATION_VERSION 2
-#define MAX_NAMED 4 /* tensors listed in a message */
+#include "tools/mixture.h"
 
 typedef unsigned long long ull;
 
-static const char *type_name(enum tensor_type type)
+/* ---- older files: attn_kv_b becomes attn_k_b and attn_v_b ---- */
+
+#define KV_B "attn_kv_b.weight"
+
+/* Another tensor of the same layer, or NULL. */
+static const struct tensor *neighbour(const struct gguf *g, const struct tensor *t,
+                                      const char *rest)
 {
-    const char *name = quant_traits(type)->name;
-    return name ? name : "?";
+    char name[128];
+    snprintf(name, sizeof name, "blk.%d.%s", tensor_layer(t->name), rest);
+    return gguf_tensor(g, name);
 }
 
-static bool is_quantized(enum tensor_type type)
+/* Its dimensions from the shapes around it: keys mean different things in files of different age.
+ * False when this is no kv_b that can be split. */
+static bool kv_b_shape(const struct gguf *g, const struct recipe_model *m, const struct tensor *t,
+                       struct kv_b_shape *shape)
 {
-    return quant_traits(type)->block_elements > 1;
-}
-
-/* ---- types ---- */
-
-static bool read_recipe(struct quantize_plan *p, const struct options *o, const char *type,
-                        struct error *err)
-{
-    struct recipe *r = &p->recipe;
-    r->strict = o->strict_mixture;
-    r->pure = o->pure;
-    r->has_imatrix = p->has_imatrix;
-    for (int i = 0; i < o->tensor_types.n; i++)
-        if (!recipe_add(r, o->tensor_types.items[i], err))
-            return error_prefix(err, "option --tensor-type");
-    if (o->recipe && !recipe_read(r, o->recipe, err))
+    const struct tensor *q = neighbour(g, t, "attn_q_b.weight");
+    const struct tensor *kv_a = neighbour(g, t, "attn_kv_a_mqa.weight");
+    const struct tensor *out = neighbour(g, t, "attn_output.weight");
+    q = q ? q : neighbour(g, t, "attn_q.weight");
+    if (!q || !kv_a || !out || m->n_heads < 1 || t->n_dims != 2 || kv_a->ne[1] <= t->ne[0])
         return false;
-    if (type && !recipe_set(r, type, err))
+    uint64_t heads = (uint64_t)m->n_heads, rotary = kv_a->ne[1] - t->ne[0];
+    uint64_t key = q->ne[1] / heads, value = out->ne[0] / heads;
+    if (key <= rotary || !value || heads * (key - rotary + value) != t->ne[1])
         return false;
-    return r->mixture || fail(err, ERR_USAGE,
-                              "no type given: tandem quantize IN OUT TYPE, with one "
-                              "of %s", recipe_names());
-}
-
-/* rounding what was rounded adds up. */
-static bool check_requantize(const struct quantize_plan *p, const struct options *o,
-                             struct error *err)
-{
-    uint64_t n = 0;
-    const struct recipe_tensor *first = NULL;
-    for (uint64_t i = 0; i < p->gguf.n_tensors; i++) {
-        const struct recipe_tensor *t = &p->types[i];
-        if (is_quantized(t->source) && t->type != t->source && type_bits(t->source) < 8) {
-            first = first ? first : t;
-            n++;
-        }
-    }
-    if (!n)
-        return true;
-    if (!o->allow_requantize)
-        return fail(err, ERR_USAGE,
-                    "%s is %s already, one of %llu such tensors: rounding it again to "
-                    "%s adds up the losses; start from F16, BF16 or Q8_0, or say "
-                    "--allow-requantize",
-                    first->name, type_name(first->source), (ull)n, type_name(first->type));
-    log_warning("%llu tensors are rounded a second time: expect more loss than from F16, BF16 or "
-                "Q8_0",
-                (ull)n);
+    *shape = (struct kv_b_shape){ (int64_t)heads, (int64_t)(key - rotary), (int64_t)value,
+                                  (int64_t)t->ne[0] };
     return true;
 }
 
-static bool choose_types(struct quantize_plan *p, struct error *err)
+static bool wants_split(const struct quantize_plan *p, const struct options *o,
+                        const struct tensor *t, struct kv_b_shape *shape)
+{
+    size_t n = strlen(t->name), k = strlen(KV_B);
+    return !o->keep_kv_b && !recipe_copies(&p->types.recipe) && n > k &&
+           strcmp(t->name + n - k, KV_B) == 0 && !neighbour(&p->gguf, t, "attn_k_b.weight") &&
+           kv_b_shape(&p->gguf, &p->types.model, t, shape);
+}
+
+/* ---- the tensors of the new file ---- */
+
+static void add_item(struct quantize_plan *p, const struct tensor *t, enum made_from how,
+                     const struct kv_b_shape *shape)
+{
+    struct quantize_item *item = &p->items[p->types.n];
+    struct recipe_tensor *r = &p->types.tensors[p->types.n++];
+    *item = (struct quantize_item){ .from = t, .how = how };
+    *r = (struct recipe_tensor){ .name = t->name, .n_dims = t->n_dims, .source = t->type,
+                                 .source_bytes = t->bytes };
+    memcpy(r->ne, t->ne, sizeof r->ne);
+    if (how == MADE_WHOLE)
+        return;
+    uint64_t heads = (uint64_t)shape->heads, part = how == MADE_KEYS ? (uint64_t)shape->nope
+                                                                     : (uint64_t)shape->value;
+    uint64_t rank = (uint64_t)shape->rank;
+    item->shape = *shape;
+    r->name = item->split_name;
+    snprintf(item->split_name, sizeof item->split_name, "blk.%d.attn_%c_b.weight",
+             tensor_layer(t->name), how == MADE_KEYS ? 'k' : 'v');
+    r->n_dims = 3;
+    r->ne[0] = how == MADE_KEYS ? part : rank;
+    r->ne[1] = how == MADE_KEYS ? rank : part;
+    r->ne[2] = heads;
+    r->source_bytes = heads * part * quant_row_bytes(t->type, (int64_t)rank);
+}
+
+static bool list_items(struct quantize_plan *p, const struct options *o, struct error *err)
 {
     const struct gguf *g = &p->gguf;
+    struct kv_b_shape shape;
+    size_t n = (size_t)g->n_tensors;
+    for (uint64_t i = 0; i < g->n_tensors; i++)
+        n += wants_split(p, o, &g->tensors[i], &shape);
+    p->items = mem_alloc(n, sizeof *p->items, "tensors", err);
+    p->tensors = mem_alloc(n, sizeof *p->tensors, "tensors", err);
+    if (!p->items || !p->tensors || !type_plan_reserve(&p->types, n, err))
+        return false;
+    p->types.n = 0;
     for (uint64_t i = 0; i < g->n_tensors; i++) {
         const struct tensor *t = &g->tensors[i];
-        struct recipe_tensor *r = &p->types[i];
-        *r = (struct recipe_tensor){ .name = t->name, .n_dims = t->n_dims, .source = t->type };
-        memcpy(r->ne, t->ne, sizeof r->ne);
-        p->bytes_before += t->bytes;
-        p->weights += (double)t->ne[0] * (double)tensor_rows(t);
-    }
-    if (!recipe_apply(&p->recipe, &p->model, p->types, (size_t)g->n_tensors, err))
-        return false;
-    for (uint64_t i = 0; i < g->n_tensors; i++)
-        p->bytes_after += tensor_rows(&g->tensors[i]) *
-                          quant_row_bytes(p->types[i].type, (int64_t)p->types[i].ne[0]);
-    return true;
-}
-
-/* ---- importance ---- */
-
-/* Names for a message: the first few, then how many more. */
-struct names {
-    char text[400];
-    uint64_t n;
-};
-
-static void add_name(struct names *list, const char *name)
-{
-    size_t used = strlen(list->text);
-    if (list->n++ < MAX_NAMED)
-        snprintf(list->text + used, sizeof list->text - used, "%s%s", used ? ", " : "", name);
-}
-
-static const char *and_more(const struct names *list, char *text, size_t size)
-{
-    text[0] = 0;
-    if (list->n > MAX_NAMED)
-        snprintf(text, size, " and %llu more", (ull)(list->n - MAX_NAMED));
-    return text;
-}
-
-/* Heads of a projection that older files hold folded into one matrix; the importance is per
- * head. */
-static uint64_t matrices_of(const struct tensor *t, const struct imatrix_entry *e)
-{
-    uint64_t n = t->ne[2] * t->ne[3], vectors = e->n_values / t->ne[0];
-    bool head = strstr(t->name, "attn_k_b.") || strstr(t->name, "attn_v_b.");
-    return head && n == 1 && vectors && t->ne[1] % vectors == 0 ? vectors : n;
-}
-
-static bool uses_importance(enum tensor_type type)
-{
-    return is_quantized(type) && type != TYPE_Q8_0 && type != TYPE_MXFP4 && type != TYPE_NVFP4;
-}
-
-static bool find_importance(struct quantize_plan *p, uint64_t i, struct names *missing,
-                            struct names *shared, struct error *err)
-{
-    const struct tensor *t = &p->gguf.tensors[i];
-    struct error why = { 0 };
-    bool exact;
-    const struct imatrix_entry *e = imatrix_find(&p->imatrix, t->name, &exact);
-    if (!e) {
-        add_name(missing, t->name);
-        return true;
-    }
-    uint64_t n = matrices_of(t, e);
-    if (!imatrix_fit(e, t->name, t->ne[0], n, &p->importance[i], &why)) {
-        p->importance[i] = (struct imatrix_entry){ .n_values = 0 };
-        if (exact && strcmp(t->name, "token_embd.weight") != 0)
-            return fail(err, why.code, "%s", why.text);
-        add_name(missing, t->name);
-        return true;
-    }
-    if (p->importance[i].n_matrices < n)
-        add_name(shared, t->name);
-    if (p->importance[i].n_unseen)
-        log_detail("%s: %llu of %llu matrices never used in the calibration", t->name,
-                   (ull)p->importance[i].n_unseen, (ull)e->n_counts);
-    return true;
-}
-
-static bool find_all_importance(struct quantize_plan *p, struct error *err)
-{
-    struct names missing = { .n = 0 }, shared = { .n = 0 };
-    uint64_t with_unseen = 0, most = 0, used = 0;
-    char more[32];
-    for (uint64_t i = 0; i < p->gguf.n_tensors; i++) {
-        if (p->types[i].type == p->types[i].source || !uses_importance(p->types[i].type))
+        if (!wants_split(p, o, t, &shape)) {
+            add_item(p, t, MADE_WHOLE, NULL);
             continue;
-        if (!find_importance(p, i, &missing, &shared, err))
-            return false;
-        used += p->importance[i].n_values > 0;
-        with_unseen += p->importance[i].n_unseen > 0;
-        most = max_of(most, p->importance[i].n_unseen);
+        }
+        add_item(p, t, MADE_KEYS, &shape);
+        add_item(p, t, MADE_VALUES, &shape);
+        p->n_split++;
     }
-    if (!used && missing.n)
-        return fail(err, ERR_FILE, "the importance matrix has none of the tensors of this model");
-    if (missing.n)
-        log_warning("no importance for %s%s: rounded without", missing.text,
-                    and_more(&missing, more, sizeof more));
-    if (shared.n)
-        log_warning("one importance for all experts of %s%s", shared.text,
-                    and_more(&shared, more, sizeof more));
-    if (with_unseen)
-        log_warning("%llu tensors have experts that the calibration never used, at most %llu in "
-                    "one (-v lists them)", (ull)with_unseen, (ull)most);
+    if (p->n_split) { /* as the absorbed form sees it: one latent for all heads */
+        p->types.model.n_kv_heads = 1;
+        log_note("%d tensors attn_kv_b become attn_k_b and attn_v_b (--keep-kv-b leaves them)",
+                 p->n_split);
+    }
     return true;
 }
-
-/* */
-static bool check_importance(const struct quantize_plan *p, struct error *err)
-{
-    struct names wanting = { .n = 0 };
-    char more[32];
-    enum tensor_type type = TYPE_F32;
-    for (uint64_t i = 0; i < p->gguf.n_tensors; i++)
-        if (recipe_wants_imatrix(&p->recipe, &p->types[i]) && !p->importance[i].n_values) {
-            type = p->types[i].type;
-            add_name(&wanting, p->types[i].name);
-        }
-    if (!wanting.n)
-        return true;
-    return fail(err, ERR_USAGE, "%s needs importance for %s%s: %s", type_name(type), wanting.text,
-                and_more(&wanting, more, sizeof more),
-                p->has_imatrix ? "the matrix has none; give them another type with --tensor-type"
-                               : "give --imatrix FILE, or a larger type");
-}
-
-/* ---- the plan ---- */
 
 static void describe_tensors(struct quantize_plan *p)
 {
-    for (uint64_t i = 0; i < p->gguf.n_tensors; i++) {
-        const struct tensor *t = &p->gguf.tensors[i];
-        const struct imatrix_entry *e = p->importance[i].n_values ? &p->importance[i] : NULL;
-        int64_t rows = (int64_t)tensor_rows(t);
+    for (size_t i = 0; i < p->types.n; i++) {
+        struct quantize_item *item = &p->items[i];
+        const struct recipe_tensor *r = &p->types.tensors[i];
+        struct transcode_source source = transcode_gguf_source(&item->source, &p->gguf, item->from);
+        bool copy = r->type == item->from->type && item->how != MADE_KEYS;
+        if (item->how == MADE_KEYS)
+            source = kv_b_keys(&item->view, &source, &item->shape);
+        else if (item->how == MADE_VALUES)
+            source = kv_b_values(&item->view, &source, &item->shape,
+                                 quant_row_bytes(r->source, item->shape.rank));
         p->tensors[i] = (struct transcode_tensor){
-            .name = t->name, .index = (size_t)i, .type = p->types[i].type,
-            .cols = (int64_t)t->ne[0], .rows = rows,
-            .matrix_rows = e && e->n_matrices > 1 ? rows / (int64_t)e->n_matrices
-                                                  : (int64_t)t->ne[1],
-            .copy = p->types[i].type == t->type, .importance = e,
-            .source = transcode_gguf_source(&p->sources[i], &p->gguf, t),
+            .name = r->name, .index = i, .type = r->type, .cols = (int64_t)r->ne[0],
+            .rows = (int64_t)(r->ne[1] * r->ne[2] * r->ne[3]),
+            .matrix_rows = type_plan_matrix_rows(&p->types, i), .copy = copy,
+            .importance = type_plan_importance(&p->types, i), .source = source,
         };
     }
 }
@@ -227,24 +133,13 @@ static void describe_tensors(struct quantize_plan *p)
 bool quantize_plan_open(struct quantize_plan *p, const struct options *o, const char *in,
                         const char *type, struct error *err)
 {
-    *p = (struct quantize_plan){ .has_imatrix = o->imatrix != NULL, .imatrix.fd = -1 };
-    if (!read_recipe(p, o, type, err) || !gguf_open(&p->gguf, in, err) ||
-        !recipe_model_read(&p->model, &p->gguf, err))
+    *p = (struct quantize_plan){ .n_split = 0 };
+    if (!type_plan_begin(&p->types, o, type, err) || !gguf_open(&p->gguf, in, err) ||
+        !recipe_model_read(&p->types.model, &p->gguf, err))
         return false;
-    size_t n = (size_t)p->gguf.n_tensors;
-    if (!n)
+    if (!p->gguf.n_tensors)
         return fail(err, ERR_FILE, "%s: has no tensors", in);
-    p->types = mem_alloc(n, sizeof *p->types, "types", err);
-    p->importance = mem_alloc(n, sizeof *p->importance, "importance", err);
-    p->sources = mem_alloc(n, sizeof *p->sources, "sources", err);
-    p->tensors = mem_alloc(n, sizeof *p->tensors, "tensors", err);
-    if (!p->types || !p->importance || !p->sources || !p->tensors || !choose_types(p, err) ||
-        !check_requantize(p, o, err))
-        return false;
-    if (p->has_imatrix &&
-        (!imatrix_open(&p->imatrix, o->imatrix, err) || !find_all_importance(p, err)))
-        return false;
-    if (!check_importance(p, err))
+    if (!list_items(p, o, err) || !type_plan_choose(&p->types, o, err))
         return false;
     describe_tensors(p);
     return true;
@@ -253,34 +148,47 @@ bool quantize_plan_open(struct quantize_plan *p, const struct options *o, const 
 void quantize_plan_close(struct quantize_plan *p)
 {
     gguf_close(&p->gguf);
-    imatrix_close(&p->imatrix);
-    recipe_release(&p->recipe);
-    mem_free(p->types);
-    mem_free(p->importance);
-    mem_free(p->sources);
+    type_plan_close(&p->types);
+    mem_free(p->items);
     mem_free(p->tensors);
-    *p = (struct quantize_plan){ .bytes_before = 0 };
+    *p = (struct quantize_plan){ .n_split = 0 };
+}
+
+/* ---- the new file ---- */
+
+/* The keys that speak of attention, as files with split tensors have them. */
+static bool announce_split(const struct quantize_plan *p, struct gguf_writer *w, struct error *err)
+{
+    const struct kv_b_shape *s = NULL;
+    const struct str arch = p->types.model.arch;
+    const struct tensor *kv_a = NULL;
+    for (size_t i = 0; i < p->types.n && !s; i++)
+        if (p->items[i].how == MADE_KEYS) {
+            s = &p->items[i].shape;
+            kv_a = neighbour(&p->gguf, p->items[i].from, "attn_kv_a_mqa.weight");
+        }
+    int64_t rotary = (int64_t)kv_a->ne[1] - s->rank;
+    const struct { const char *key; int64_t value; } keys[] = {
+        { "head_count_kv", 1 }, { "key_length", s->rank + rotary }, { "value_length", s->rank },
+        { "key_length_mla", s->nope + rotary }, { "value_length_mla", s->value },
+    };
+    for (size_t i = 0; i < ARRAY_LEN(keys); i++) {
+        char name[128];
+        snprintf(name, sizeof name, "%.*s.attention.%s", (int)min_of(arch.len, (size_t)64),
+                 arch.data, keys[i].key);
+        if (!gguf_writer_add_u32(w, name, (uint32_t)keys[i].value, err))
+            return false;
+    }
+    return true;
 }
 
 bool quantize_plan_announce(const struct quantize_plan *p, struct gguf_writer *w, struct error *err)
 {
-    bool quantized = false, ok = gguf_writer_copy_all_kv(w, &p->gguf, err);
-    for (uint64_t i = 0; i < p->gguf.n_tensors; i++)
-        quantized = quantized || is_quantized(p->types[i].type);
-    if (!recipe_copies(&p->recipe)) {
-        ok = ok && gguf_writer_add_u32(w, "general.file_type", recipe_file_type(&p->recipe), err);
-        if (p->has_imatrix)
-            ok = ok && gguf_writer_add_u32(w, "quantize.imatrix.entries_count",
-                                           (uint32_t)p->imatrix.n_entries, err) &&
-                 gguf_writer_add_u32(w, "quantize.imatrix.chunks_count",
-                                     (uint32_t)p->imatrix.n_chunks, err);
-    }
-    if (quantized)
-        ok = ok && gguf_writer_add_u32(w, "general.quantization_version", QUANTIZATION_VERSION,
-                                       err);
-    for (uint64_t i = 0; ok && i < p->gguf.n_tensors; i++) {
-        const struct tensor *t = &p->gguf.tensors[i];
-        ok = gguf_writer_add_tensor(w, t->name, p->types[i].type, t->n_dims, t->ne, err);
+    bool ok = gguf_writer_copy_all_kv(w, &p->gguf, err) &&
+              (!p->n_split || announce_split(p, w, err)) && type_plan_write(&p->types, w, err);
+    for (size_t i = 0; ok && i < p->types.n; i++) {
+        const struct recipe_tensor *t = &p->types.tensors[i];
+        ok = gguf_writer_add_tensor(w, t->name, t->type, t->n_dims, t->ne, err);
     }
     return ok;
 }
@@ -289,104 +197,11 @@ bool quantize_plan_describe(const struct quantize_plan *p, const struct options 
                             struct buf *text,
                             struct error *err)
 {
-    buf_printf(text, "encoders %d\n", ENCODERS_VERSION);
     for (int i = 0; i < p->gguf.n_shards; i++) {
         const struct gguf_shard *s = &p->gguf.shards[i];
         buf_printf(text, "input %s of %llu bytes, file %llu:%llu changed at %lld\n", s->path,
                    (ull)s->size, (ull)s->device, (ull)s->inode, (long long)s->changed_ns);
     }
-    if (p->has_imatrix)
-        buf_printf(text, "importance of %zu tensors, checksum %08x\n", p->imatrix.n_entries,
-                   (unsigned)p->imatrix.crc);
-    else
-        buf_puts(text, "no importance\n");
-    buf_printf(text, "values that are not finite are %s\n",
-               o->replace_nonfinite ? "replaced" : "refused");
-    buf_printf(text, "parts of %lld bytes\nmixture %s\n", (long long)o->split_max_bytes,
-               recipe_name(&p->recipe));
-    for (uint64_t i = 0; i < p->gguf.n_tensors; i++)
-        buf_printf(text, "%s as %s\n", p->types[i].name, type_name(p->types[i].type));
+    type_plan_describe(&p->types, o, text);
     return buf_ok(text, err);
-}
-
-/* ---- the table ---- */
-
-enum part { PART_EMBED, PART_OUTPUT, PART_ATTENTION, PART_DENSE, PART_SHARED, PART_GATE_UP,
-            PART_DOWN,
-            PART_REST, N_PARTS };
-
-static const char *const part_names[N_PARTS] = {
-    "token embedding", "output", "attention", "dense layers", "shared experts",
-    "experts, gate and up", "experts, down", "norms, routers, others",
-};
-
-static enum part part_of(const char *name)
-{
-    if (strcmp(name, "token_embd.weight") == 0)
-        return PART_EMBED;
-    if (strcmp(name, "output.weight") == 0)
-        return PART_OUTPUT;
-    if (strstr(name, "norm") || strstr(name, "_inp") || strstr(name, ".bias"))
-        return PART_REST;
-    if (strstr(name, "_shexp"))
-        return PART_SHARED;
-    if (strstr(name, "_exps"))
-        return strstr(name, "down") ? PART_DOWN : PART_GATE_UP;
-    if (strstr(name, ".ffn_"))
-        return PART_DENSE;
-    return strstr(name, ".attn_") || strstr(name, ".indexer") ? PART_ATTENTION : PART_REST;
-}
-
-struct part_sum {
-    uint64_t n, before, after;
-    uint64_t n_of[N_TENSOR_TYPES];
-};
-
-static void add_size_row(struct buf *out, const char *name, uint64_t n, uint64_t before,
-                         uint64_t after)
-{
-    char a[32], b[32];
-    buf_printf(out, "%-24s %7llu %12s %12s", name, (ull)n, human_bytes((double)before, a, sizeof a),
-               human_bytes((double)after, b, sizeof b));
-}
-
-static void add_tensor_rows(const struct quantize_plan *p, struct buf *out)
-{
-    static const char *const reasons[] = { "", "kept", "as asked", "protected", "rows do not fit" };
-    for (uint64_t i = 0; i < p->gguf.n_tensors; i++) {
-        const struct recipe_tensor *t = &p->types[i];
-        buf_printf(out, "%-40s %-8s %-8s %s\n", t->name, type_name(t->source), type_name(t->type),
-                   reasons[t->reason]);
-    }
-    buf_puts(out, "\n");
-}
-
-void quantize_plan_table(const struct quantize_plan *p, bool all, struct buf *out)
-{
-    struct part_sum sums[N_PARTS] = { 0 };
-    if (all)
-        add_tensor_rows(p, out);
-    for (uint64_t i = 0; i < p->gguf.n_tensors; i++) {
-        struct part_sum *s = &sums[part_of(p->types[i].name)];
-        s->n++;
-        s->before += p->gguf.tensors[i].bytes;
-        s->after += tensor_rows(&p->gguf.tensors[i]) *
-                    quant_row_bytes(p->types[i].type, (int64_t)p->types[i].ne[0]);
-        s->n_of[p->types[i].type]++;
-    }
-    buf_printf(out, "%-24s %7s %12s %12s  %s\n", "part", "tensors", "before", "after", "types");
-    for (int part = 0; part < N_PARTS; part++) {
-        const char *separator = "  ";
-        if (!sums[part].n)
-            continue;
-        add_size_row(out, part_names[part], sums[part].n, sums[part].before, sums[part].after);
-        for (int type = 0; type < N_TENSOR_TYPES; type++)
-            if (sums[part].n_of[type]) {
-                buf_printf(out, "%s%s", separator, type_name((enum tensor_type)type));
-                separator = ", ";
-            }
-        buf_puts(out, "\n");
-    }
-    add_size_row(out, "all", p->gguf.n_tensors, p->bytes_before, p->bytes_after);
-    buf_printf(out, "  %.2f bits per weight\n", 8.0 * (double)p->bytes_after / p->weights);
 }

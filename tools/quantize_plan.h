@@ -3,23 +3,33 @@
 #ifndef TANDEM_TOOLS_QUANTIZE_PLAN_H
 #define TANDEM_TOOLS_QUANTIZE_PLAN_H
 
-#include "src/cli/options.h"
-#include "tools/recipe.h"
-#include "tools/transcode.h"
+#include "tools/kv_b.h"
+#include "tools/type_plan.h"
 
-/* Zeroed is closed. The arrays have gguf.n_tensors elements, in the order of the file. */
+/* How a tensor of the new file is made from one of the old. */
+enum made_from {
+    MADE_WHOLE,
+    MADE_KEYS,   /* attn_k_b from attn_kv_b */
+    MADE_VALUES, /* attn_v_b from attn_kv_b */
+};
+
+struct quantize_item {
+    char split_name[64]; /* of one half of kv_b */
+    const struct tensor *from;
+    enum made_from how;
+    struct kv_b_shape shape; /* of kv_b */
+    struct gguf_source source;
+    struct kv_b_view view;
+};
+
+/* Zeroed is closed. `items`, `types` and `tensors` have types.n elements, in the order of the new
+ * file: that of the old one, with attn_k_b and attn_v_b in place of attn_kv_b where it is split. */
 struct quantize_plan {
     struct gguf gguf;
-    struct recipe recipe;
-    struct recipe_model model;
-    struct imatrix imatrix;
-    bool has_imatrix;
-    struct recipe_tensor *types;
-    struct imatrix_entry *importance; /* n_values 0: none */
-    struct gguf_source *sources;
+    struct type_plan types;
+    struct quantize_item *items;
     struct transcode_tensor *tensors;
-    uint64_t bytes_before, bytes_after;
-    double weights; /* elements of all tensors */
+    int n_split; /* tensors attn_kv_b that become two */
 };
 
 /* type: NULL when the recipe file names it. */
@@ -35,8 +45,5 @@ bool quantize_plan_announce(const struct quantize_plan *p, struct gguf_writer *w
 bool quantize_plan_describe(const struct quantize_plan *p, const struct options *o,
                             struct buf *text,
                             struct error *err);
-
-/* The table of --dry-run: sizes and types by part of the model; every tensor when `all`. */
-void quantize_plan_table(const struct quantize_plan *p, bool all, struct buf *out);
 
 #endif

@@ -78,6 +78,7 @@ struct recipe_tensor {
     int n_dims;
     uint64_t ne[TENSOR_MAX_DIMS];
     enum tensor_type source; /* for convert: what it would be unquantized (F32, BF16, …) */
+    uint64_t source_bytes;   /* for reports */
     enum tensor_type type;   /* out */
     enum recipe_reason reason; /* out */
 };

@@ -58,8 +58,10 @@ static bool gguf_rows(const void *ctx, int64_t row, int64_t n, float *out, void 
     return true;
 }
 
-static bool gguf_bytes(const void *ctx, uint64_t at, size_t n, void *out, struct error *err)
+static bool gguf_bytes(const void *ctx, uint64_t at, size_t n, void *out, void *scratch,
+                       struct error *err)
 {
+    (void)scratch;
     return read_source(ctx, at, n, out, err);
 }
 
@@ -236,11 +238,12 @@ static bool do_chunk(struct run *r, struct worker *w, uint64_t number, struct er
             return true;
         }
     }
-    bool ok = t->copy ? t->source.bytes(t->source.ctx, c.at, c.bytes, w->out, err)
-                      : encode(r, w, &c, err);
+    bool ok = t->copy
+                  ? t->source.bytes(t->source.ctx, c.at, c.bytes, w->out, w->scratch, err)
+                  : encode(r, w, &c, err);
     if (!ok || !gguf_writer_write_at(writer, t->index, c.at, w->out, c.bytes, err))
         return false;
-    if (r->t->journal)
+    if (r->t->journal || r->t->verify)
         r->crc[number] = crc32c(0, w->out, c.bytes);
     atomic_store(&r->state[number], DONE);
     return true;
@@ -306,6 +309,33 @@ static void work(void *ctx, int64_t begin, int64_t end, int number)
     }
 }
 
+/* One more pass over the output, after everything was flushed: does the disk hold what was made? */
+static void verify(void *ctx, int64_t begin, int64_t end, int number)
+{
+    struct run *r = ctx;
+    struct transcode *t = r->t;
+    struct worker *w = &r->workers[number];
+    (void)begin, (void)end;
+    while (!atomic_load(&r->stop)) {
+        uint64_t i = atomic_fetch_add(&r->next, 1);
+        if (i >= t->n_chunks)
+            break;
+        struct chunk c = chunk_at(r, i);
+        bool ok = t->cancel && atomic_load(t->cancel)
+                      ? fail(&w->err, ERR_INTERRUPTED, "stopped")
+                      : gguf_writer_read_at(t->writer, c.tensor->index, c.at, w->out, c.bytes,
+                                            &w->err);
+        if (ok && crc32c(0, w->out, c.bytes) != r->crc[i])
+            ok = fail(&w->err, ERR_RUN, "%s: the disk gives back other bytes than were written, "
+                      "from byte %llu on", c.tensor->name, (ull)c.at);
+        atomic_fetch_add(&r->done_bytes, c.bytes);
+        if (number == 0 && t->progress)
+            t->progress(t->progress_ctx, atomic_load(&r->done_bytes), r->total_bytes);
+        if (!ok)
+            atomic_store(&r->stop, true);
+    }
+}
+
 static bool check_tensor(const struct transcode_tensor *t, struct error *err)
 {
     const struct quant_traits *traits = quant_traits(t->type);
@@ -328,7 +358,7 @@ static void sizes(const struct transcode *t, size_t *elements, size_t *scratch, 
         const struct transcode_tensor *x = &t->tensors[i];
         size_t n = (size_t)(max_of((int64_t)1, chunk / x->cols) * x->cols);
         *elements = max_of(*elements, n);
-        *scratch = max_of(*scratch, n * x->source.scratch_per_element);
+        *scratch = max_of(*scratch, n * x->source.scratch_per_element + x->source.scratch_bytes);
         *cols = max_of(*cols, (size_t)x->cols);
     }
 }
@@ -400,6 +430,30 @@ static void close_run(struct run *r)
     mem_free(r->batch);
 }
 
+/* The first error of the workers, if any. */
+static bool worker_errors(const struct run *r, struct error *err)
+{
+    for (int i = 0; i < r->n_workers; i++) {
+        const struct error *e = &r->workers[i].err;
+        if (e->code)
+            return error_set(err, e->code, e->file, e->line, "%s", e->text);
+    }
+    return true;
+}
+
+static bool verify_all(struct run *r, struct error *err)
+{
+    struct transcode *t = r->t;
+    if (!gguf_writer_sync(t->writer, err))
+        return false;
+    gguf_writer_forget(t->writer);
+    atomic_store(&r->next, 0);
+    atomic_store(&r->done_bytes, 0);
+    pool_run_team(t->pool, verify, r);
+    t->n_verified = t->n_chunks;
+    return worker_errors(r, err);
+}
+
 bool transcode_run(struct transcode *t, struct error *err)
 {
     struct run r = { 0 };
@@ -410,13 +464,12 @@ bool transcode_run(struct transcode *t, struct error *err)
         r.synced_s = now_s();
         pool_run_team(t->pool, work, &r);
         for (int i = 0; i < r.n_workers; i++) {
-            const struct worker *w = &r.workers[i];
-            t->n_replaced += w->n_replaced;
-            t->n_taken_up += w->n_taken_up;
-            if (w->err.code && ok)
-                ok = error_set(err, w->err.code, w->err.file, w->err.line, "%s", w->err.text);
+            t->n_replaced += r.workers[i].n_replaced;
+            t->n_taken_up += r.workers[i].n_taken_up;
         }
+        ok = worker_errors(&r, err);
         ok = record(&r, ok ? err : NULL) && ok;
+        ok = ok && (!t->verify || verify_all(&r, err));
     }
     close_run(&r);
     return ok;

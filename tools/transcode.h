@@ -34,10 +34,13 @@ struct transcode_source {
     /* Rows [row, row + n) over all matrices, as n * cols floats. */
     bool (*rows)(const void *ctx, int64_t row, int64_t n, float *out, void *scratch,
                  struct error *err);
-    /* n finished bytes of the tensor from byte `at`; only for tensors that are copied. */
-    bool (*bytes)(const void *ctx, uint64_t at, size_t n, void *out, struct error *err);
+    /* n finished bytes of the tensor from byte `at`, whole rows; only for tensors that are
+     * copied. */
+    bool (*bytes)(const void *ctx, uint64_t at, size_t n, void *out, void *scratch,
+                  struct error *err);
     const void *ctx;
-    size_t scratch_per_element; /* bytes of scratch wanted for each element asked for */
+    size_t scratch_per_element; /* bytes of scratch wanted for each element asked for … */
+    size_t scratch_bytes;       /* … and beside them, however few are asked for */
 };
 
 struct transcode_tensor {
@@ -59,6 +62,7 @@ struct transcode {
     bool replace_nonfinite;     /* NaN becomes 0, an infinity the row's largest finite value */
     struct journal *journal;    /* open; NULL: cannot be resumed */
     double sync_s;              /* between flushes of the journal; 0: two seconds */
+    bool verify;                /* read all of it back from the disk at the end and compare */
     int64_t chunk_elements;     /* 0: TRANSCODE_CHUNK */
 
     /* Called by the calling thread about once per chunk of its own; may be NULL. */
@@ -69,6 +73,7 @@ struct transcode {
     /* Results. */
     uint64_t n_replaced;        /* values that were not finite */
     uint64_t n_chunks, n_taken_up; /* all, and those that an earlier run had finished */
+    uint64_t n_verified;           /* chunks read back */
 };
 
 /* A tensor of an open GGUF file as a source. Reads with pread, so that the file does not count as

@@ -239,8 +239,11 @@ const struct option option_rows[] = {
       .help = "such rules, one per line; a line without = is the type of the rest" },
     { "dry-run", NULL, NULL, NULL, WRITES, GROUP_TASK, FLAG(dry_run), .common = true,
       .help = "show types and sizes, write nothing; -v: every tensor" },
-    { "resume", NULL, NULL, NULL, CMD_QUANTIZE, GROUP_TASK, FLAG(resume), .common = true,
+    { "resume", NULL, NULL, NULL, WRITES, GROUP_TASK, FLAG(resume), .common = true,
       .help = "go on with what an interrupted run has finished" },
+    { "verify", NULL, NULL, NULL, WRITES, GROUP_TASK, FLAG(verify), .common = true,
+      .help = "read what was written back from the disk and compare, before the file gets its "
+              "name" },
     { "force", NULL, NULL, NULL, WRITES, GROUP_TASK, FLAG(force), .common = true,
       .help = "replace the output when it exists, once the new one is complete" },
     { "split-max-size", NULL, NULL, "SIZE", WRITES, GROUP_TASK, CUSTOM(read_split),
@@ -253,6 +256,8 @@ const struct option option_rows[] = {
               "matter most" },
     { "allow-requantize", NULL, NULL, NULL, CMD_QUANTIZE, GROUP_TASK, FLAG(allow_requantize),
       .help = "also from types below 8 bits, which adds up the losses" },
+    { "keep-kv-b", NULL, NULL, NULL, CMD_QUANTIZE, GROUP_TASK, FLAG(keep_kv_b),
+      .help = "leave attn_kv_b of older files as it is instead of writing attn_k_b and attn_v_b" },
     { "replace-nonfinite", NULL, NULL, NULL, CMD_QUANTIZE, GROUP_TASK, FLAG(replace_nonfinite),
       .help = "NaN becomes 0, an infinity the largest value of its row" },
 

@@ -119,7 +119,7 @@ struct options {
     struct text_list tensor_types; /* RE=TYPE */
     const char *recipe, *imatrix;
     bool pure, strict_mixture, allow_requantize, replace_nonfinite;
-    bool force, resume, dry_run;
+    bool force, resume, dry_run, verify, keep_kv_b;
     int64_t split_max_bytes; /* 0: one file */
 
     /* convert */

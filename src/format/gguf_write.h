@@ -107,6 +107,8 @@ bool gguf_writer_read_at(struct gguf_writer *w, size_t tensor, uint64_t at, void
 void gguf_writer_trust(struct gguf_writer *w, uint64_t n);
 /* Everything written so far is on the disk when this returns. Thread-safe. */
 bool gguf_writer_sync(struct gguf_writer *w, struct error *err);
+/* Drop what was written from the system's cache, so that reading it back asks the disk. */
+void gguf_writer_forget(struct gguf_writer *w);
 /* From now on gguf_writer_release leaves unfinished files for a later gguf_writer_resume. */
 void gguf_writer_keep(struct gguf_writer *w);
 

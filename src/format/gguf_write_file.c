@@ -233,6 +233,12 @@ bool gguf_writer_sync(struct gguf_writer *w, struct error *err)
     return true;
 }
 
+void gguf_writer_forget(struct gguf_writer *w)
+{
+    for (int i = 0; i < w->n_shards; i++)
+        posix_fadvise(w->shards[i].fd, 0, 0, POSIX_FADV_DONTNEED);
+}
+
 void gguf_writer_keep(struct gguf_writer *w)
 {
     w->keep_parts = true;
