@@ -60,7 +60,15 @@ struct kernels {
     void (*swiglu)(const float *gate, const float *up, float *out, int64_t n);
     /* out = a + b; in place ok */
     void (*add)(const float *a, const float *b, float *out, int64_t n);
+
+    /* For the probe (cpu/probe.h), which wants the limits that the rest is measured against. */
+    /* Sum of the 64-bit words in `bytes` bytes, a multiple of READ_STEP; one stream. */
+    uint64_t (*read_words)(const void *at, size_t bytes);
+    /* Multiply int8 ones with int8 ones in registers and add up the products, `rounds` (at most 1e7)
+     * times over; returns the sum, which is the number of multiply-adds done. */
+    int64_t (*count_int8)(int64_t rounds);
 };
+#define READ_STEP 512
 
 /* Fill the table for these ISA bits (cpu/features.h). */
 void kernels_init(struct kernels *k, unsigned isa);

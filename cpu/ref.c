@@ -136,6 +136,37 @@ static void add_ref(const float *a, const float *b, float *out, int64_t n)
         out[i] = a[i] + b[i];
 }
 
+static uint64_t read_words_ref(const void *at, size_t bytes)
+{
+    const uint8_t *p = at;
+    uint64_t sum[8] = { 0 }, word;
+    for (size_t i = 0; i < bytes; i += sizeof sum) {
+        for (size_t j = 0; j < ARRAY_LEN(sum); j++) {
+            memcpy(&word, p + i + 8 * j, sizeof word);
+            sum[j] += word;
+        }
+    }
+    for (size_t j = 1; j < ARRAY_LEN(sum); j++)
+        sum[0] += sum[j];
+    return sum[0];
+}
+
+static int64_t count_int8_ref(int64_t rounds)
+{
+    int8_t a[16], b[16];
+    int64_t total = 0;
+    memset(a, 1, sizeof a);
+    memset(b, 1, sizeof b);
+    for (int64_t i = 0; i < rounds; i++) {
+        __asm__ volatile("" : : "r"(a), "r"(b) : "memory"); /* multiply again, do not remember */
+        int32_t sum = 0;
+        for (int j = 0; j < 16; j++)
+            sum += a[j] * b[j];
+        total += sum;
+    }
+    return total;
+}
+
 void kernels_use_ref(struct kernels *k)
 {
     memset(k, 0, sizeof *k);
@@ -155,4 +186,6 @@ void kernels_use_ref(struct kernels *k)
     k->softmax_exp = softmax_exp;
     k->swiglu = swiglu_ref;
     k->add = add_ref;
+    k->read_words = read_words_ref;
+    k->count_int8 = count_int8_ref;
 }

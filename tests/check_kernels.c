@@ -606,6 +606,32 @@ static void check_add(const struct kernels *new, int64_t n, enum pattern p)
     release(out);
 }
 
+/* Words that add up to what plain arithmetic says, from an odd address and up to the forbidden page. */
+static void check_read_words(const struct kernels *new)
+{
+    for (size_t steps = 0; steps < 5; steps++) {
+        struct guarded g = guarded(steps * READ_STEP);
+        uint64_t sum = 0, word;
+        for (size_t i = 0; i < g.size; i++)
+            g.data[i] = (uint8_t)check_random();
+        for (size_t i = 0; i < g.size; i += sizeof word) {
+            memcpy(&word, g.data + i, sizeof word);
+            sum += word;
+        }
+        CHECK_INT(new->read_words(g.data, g.size), sum);
+        release(g);
+    }
+}
+
+/* The sum counts what was multiplied: a whole number per round, the same in every round. */
+static void check_count_int8(const struct kernels *new)
+{
+    int64_t one = new->count_int8(1);
+    CHECK_INT(new->count_int8(0), 0);
+    CHECK_MSG(one >= 16 && one % 16 == 0, "one round is %lld", (long long)one);
+    CHECK_INT(new->count_int8(1000), 1000 * one);
+}
+
 static const struct float_case {
     const char *name;
     size_t at; /* of the pointer in struct kernels */
@@ -658,6 +684,14 @@ static void check_table(const char *isa, const struct kernels *new, const struct
             check_case("%s gemm_wide %s", isa, name);
             check_tiles(new, new->gemm_wide[type], (enum tensor_type)type);
         }
+    }
+    if (new->read_words != before->read_words) {
+        check_case("%s read_words", isa);
+        check_read_words(new);
+    }
+    if (new->count_int8 != before->count_int8) {
+        check_case("%s count_int8", isa);
+        check_count_int8(new);
     }
     for (size_t i = 0; i < ARRAY_LEN(float_cases); i++) {
         const struct float_case *c = &float_cases[i];

@@ -22,7 +22,7 @@ allow src/format
 allow src/text src/format
 allow src/model src/format src/device.h
 allow src/arch src/model src/device.h src/format
-allow src/engine src/arch src/model src/device.h src/format cpu/device_cpu.h cpu/features.h
+allow src/engine src/arch src/model src/device.h src/format cpu/device_cpu.h cpu/features.h cpu/probe.h
 allow src/cli src/engine src/model src/arch src/text src/format src/device.h cpu src/gpu_load.h tools
 allow cpu src/device.h src/format
 allow cpu/avx2 cpu src/format src/device.h

@@ -4,4 +4,5 @@
 void kernels_use_amx(struct kernels *k)
 {
     use_gemm_amx(k);
+    use_limits_amx(k);
 }

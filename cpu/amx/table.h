@@ -4,6 +4,7 @@
 
 #include "cpu/kernels.h"
 
-void use_gemm_amx(struct kernels *k); /* wide tiles of quantized rows times int8 activations */
+void use_gemm_amx(struct kernels *k);   /* wide tiles of quantized rows times int8 activations */
+void use_limits_amx(struct kernels *k); /* the fastest multiplying, for the probe */
 
 #endif

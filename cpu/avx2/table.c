@@ -7,4 +7,5 @@ void kernels_use_avx2(struct kernels *k)
     use_decode_avx2(k);
     use_quantize_avx2(k);
     use_float_avx2(k);
+    use_limits_avx2(k);
 }

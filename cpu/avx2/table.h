@@ -8,5 +8,6 @@ void use_dot_avx2(struct kernels *k);       /* quantized rows times int8 activat
 void use_decode_avx2(struct kernels *k);    /* blocks to floats */
 void use_quantize_avx2(struct kernels *k);  /* floats to activation blocks */
 void use_float_avx2(struct kernels *k);     /* everything on F32, F16 and BF16 */
+void use_limits_avx2(struct kernels *k);    /* the fastest reading and multiplying, for the probe */
 
 #endif

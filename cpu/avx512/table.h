@@ -7,5 +7,6 @@
 void use_dot_avx512(struct kernels *k);   /* quantized rows times int8 activations */
 void use_gemm_avx512(struct kernels *k);  /* tiles of them */
 void use_float_avx512(struct kernels *k); /* everything on F32, F16 and BF16 */
+void use_limits_avx512(struct kernels *k);    /* the fastest reading and multiplying, for the probe */
 
 #endif

@@ -7,4 +7,5 @@ void kernels_use_neon(struct kernels *k)
     use_decode_neon(k);
     use_quantize_neon(k);
     use_float_neon(k);
+    use_limits_neon(k);
 }

@@ -8,5 +8,6 @@ void use_dot_neon(struct kernels *k);      /* quantized rows times int8 activati
 void use_decode_neon(struct kernels *k);   /* blocks to floats */
 void use_quantize_neon(struct kernels *k); /* floats to activation blocks */
 void use_float_neon(struct kernels *k);    /* everything on F32, F16 and BF16 */
+void use_limits_neon(struct kernels *k);    /* the fastest reading and multiplying, for the probe */
 
 #endif

@@ -10,9 +10,10 @@
 #include "src/cli/json.h"
 #include "src/cli/load.h"
 #include "src/cli/paths.h"
-#include "src/cli/probe.h"
+#include "src/cli/signals.h"
 #include "src/cli/term.h"
 #include "src/cli/version.h"
+#include "src/engine/machine.h"
 
 #define MAX_REPETITIONS 1000
 
@@ -89,7 +90,7 @@ static bool run_test(struct loaded *m, const struct options *o, struct test *t, 
 struct context {
     const struct options *o;
     struct loaded m;
-    struct probe probe;
+    struct machine probe;
     struct json *json; /* array, or NULL */
     struct buf out;
 };
@@ -109,7 +110,7 @@ static bool report(struct context *c, const struct test *t, struct error *err)
 {
     double rate = median(t), low = t->tok_s[0], high = t->tok_s[0];
     double gb_s = t->n_generate ? rate * (double)c->m.model->bytes_per_token / 1e9 : NAN;
-    double of_limit = c->probe.best_gb_s > 0 ? gb_s / c->probe.best_gb_s : NAN;
+    double of_limit = c->probe.dram_gb_s > 0 ? gb_s / c->probe.dram_gb_s : NAN;
     char hash[24], gb_text[16] = "-", limit_text[16] = "-";
     for (int i = 1; i < t->n; i++) {
         low = min_of(low, t->tok_s[i]);
@@ -128,7 +129,7 @@ static bool report(struct context *c, const struct test *t, struct error *err)
         js_set(j, "tok_s_median", js_real(rate));
         js_set(j, "dram_gb_s", js_real(gb_s));
         js_set(j, "of_limit", js_real(of_limit));
-        js_set(j, "dram_read_gb_s", js_real(c->probe.best_gb_s));
+        js_set(j, "dram_read_gb_s", js_real(c->probe.dram_gb_s));
         js_set(j, "bytes_per_token", js_int((int64_t)c->m.model->bytes_per_token));
         js_set(j, "threads", js_int(engine_threads(c->m.engine)));
         js_set(j, "cpu_isa", js_text(str_of(cpu_isa_name(engine_isa(c->m.engine)))));
@@ -155,7 +156,7 @@ static bool print_heading(struct context *c, struct error *err)
                "tandem %s\n\n", c->m.description, engine_threads(c->m.engine),
                cpu_isa_name(engine_isa(c->m.engine)),
                human_bytes((double)c->m.model->bytes_per_token, bytes, sizeof bytes),
-               c->probe.best_gb_s, version_commit());
+               c->probe.dram_gb_s, version_commit());
     long cache = sysconf(_SC_LEVEL3_CACHE_SIZE);
     if (cache > 0 && c->m.model->weight_bytes < (uint64_t)cache)
         buf_puts(&c->out, "The weights fit into this CPU's cache: no measure of a model that does "
@@ -199,6 +200,14 @@ static int64_t largest(const struct size_list *list)
     return n;
 }
 
+static bool probe_limits(struct context *c, struct error *err)
+{
+    struct machine_options mo = { .detail = MACHINE_LIMITS, .isa = engine_isa(c->m.engine),
+                                  .n_threads = engine_threads(c->m.engine),
+                                  .cancel = signals_cancel_flag() };
+    return machine_probe(&c->probe, &mo, err);
+}
+
 static bool bench_model(struct options *o, struct error *err)
 {
     char path[PATH_SIZE];
@@ -207,7 +216,7 @@ static bool bench_model(struct options *o, struct error *err)
     int32_t *ids = NULL;
     bool ok = resolve_model(o, false, path, sizeof path, err) &&
               loaded_open(&c.m, o, path, WANT_SESSION, max_of(n, o->ctx_size), err) &&
-              probe_run(&c.probe, engine_threads(c.m.engine), true, err) &&
+              probe_limits(&c, err) &&
               (ids = mem_alloc((size_t)n, sizeof *ids, "tokens", err)) != NULL;
     if (ok) {
         fill_tokens(ids, n, c.m.model->params.n_vocab);
@@ -229,7 +238,7 @@ static bool bench_model(struct options *o, struct error *err)
 
 /* ---- --probe --------------------------------------------------------------------------------- */
 
-static bool print_probe(const struct options *o, const struct probe *p, struct error *err)
+static bool print_probe(const struct options *o, const struct machine *p, struct error *err)
 {
     char size[32];
     struct buf out = { 0 };
@@ -241,11 +250,11 @@ static bool print_probe(const struct options *o, const struct probe *p, struct e
             js_set(point, "gb_s", js_real(p->curve[i].gb_s));
             js_push(curve, point);
         }
-        js_set(j, "dram_read_gb_s", js_real(p->best_gb_s));
+        js_set(j, "dram_read_gb_s", js_real(p->dram_gb_s));
         js_set(j, "threads", js_int(p->best_threads));
         js_set(j, "threads_95", js_int(p->enough_threads));
-        js_set(j, "loop", js_text(str_of(p->loop ? p->loop : "")));
-        js_set(j, "region_bytes", js_real(p->region_bytes));
+        js_set(j, "loop", js_text(str_of(p->reader)));
+        js_set(j, "region_bytes", js_real(1e9 * p->region_gb));
         js_set(j, "curve", curve);
         return js_print(j, 1, err);
     }
@@ -253,8 +262,8 @@ static bool print_probe(const struct options *o, const struct probe *p, struct e
     for (int i = 0; i < p->n_points; i++)
         buf_printf(&out, "| %7d | %16.1f |\n", p->curve[i].threads, p->curve[i].gb_s);
     buf_printf(&out, "\nbest %.1f GB/s with %d thread%s (%s over %s); 95 %% of it with %d\n",
-               p->best_gb_s, p->best_threads, p->best_threads == 1 ? "" : "s", p->loop,
-               human_bytes(p->region_bytes, size, sizeof size), p->enough_threads);
+               p->dram_gb_s, p->best_threads, p->best_threads == 1 ? "" : "s", p->reader,
+               human_bytes(1e9 * p->region_gb, size, sizeof size), p->enough_threads);
     bool ok = buf_ok(&out, err) && out_write(out.data, out.len, err);
     buf_release(&out);
     return ok;
@@ -262,11 +271,13 @@ static bool print_probe(const struct options *o, const struct probe *p, struct e
 
 bool cmd_bench(struct options *o, struct error *err)
 {
-    struct probe probe;
+    struct machine probe;
+    struct machine_options mo = { .detail = MACHINE_FULL, .n_threads = (int)o->threads,
+                                  .cancel = signals_cancel_flag() };
     o->json = o->json || o->format == TABLE_JSON;
     if (o->json && !js_available(err))
         return false;
     if (!o->probe)
         return bench_model(o, err);
-    return probe_run(&probe, (int)o->threads, false, err) && print_probe(o, &probe, err);
+    return machine_probe(&probe, &mo, err) && print_probe(o, &probe, err);
 }

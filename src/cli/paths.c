@@ -56,6 +56,12 @@ bool path_state(char *path, size_t size, const char *name)
            append(path, size, name);
 }
 
+bool path_machine(char *path, size_t size)
+{
+    return xdg(path, size, "XDG_CACHE_HOME", ".cache") && make_folders(path) &&
+           append(path, size, "machine");
+}
+
 static bool exists(const char *path)
 {
     return access(path, F_OK) == 0;

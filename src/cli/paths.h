@@ -13,6 +13,10 @@ bool path_config(char *path, size_t size);
  * False when there is no home or the folder cannot be made. */
 bool path_state(char *path, size_t size, const char *name);
 
+/* The machine's profile (src/engine/machine.h): $XDG_CACHE_HOME/tandem/machine, else
+ * ~/.cache/tandem/machine; likewise. */
+bool path_machine(char *path, size_t size);
+
 /* Can this first word of a command line only be a model: an existing file, or spelled like one? */
 bool is_model_word(const char *word);
 

@@ -1,0 +1,207 @@
+#include "src/engine/machine.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "cpu/features.h"
+#include "cpu/probe.h"
+#include "src/base/log.h"
+#include "src/base/pool.h"
+#include "src/base/util.h"
+#include "src/model/memory.h"
+
+#define MIB ((size_t)1 << 20)
+
+/* Experts of the size of V2-Lite's and V3's at about 4.5 bits, as many as a token picks. */
+#define SMALL_EXPERT 4.9e6
+#define SMALL_PICKS 6
+#define LARGE_EXPERT 24.8e6
+#define LARGE_PICKS 8
+
+/* ---- who are we ---- */
+
+void machine_cpu_name(char *name, size_t size)
+{
+    char line[256];
+    snprintf(name, size, "unknown CPU");
+    FILE *f = fopen("/proc/cpuinfo", "re");
+    while (f && fgets(line, sizeof line, f)) {
+        char *colon = strchr(line, ':');
+        if (!colon || strncmp(line, "model name", 10) != 0)
+            continue;
+        colon += 1 + (colon[1] == ' ');
+        colon[strcspn(colon, "\n")] = 0;
+        snprintf(name, size, "%s", colon);
+        break;
+    }
+    if (f)
+        fclose(f);
+}
+
+/* The last cache that one core sees; what the system calls the third level, else the second. */
+static size_t last_cache(void)
+{
+    long l3 = sysconf(_SC_LEVEL3_CACHE_SIZE), l2 = sysconf(_SC_LEVEL2_CACHE_SIZE);
+    return (size_t)max_of(max_of(l3, l2), 0);
+}
+
+static void introduce(struct machine *m, const struct machine_options *o)
+{
+    unsigned isa = o->isa ? o->isa : cpu_isa();
+    memset(m, 0, sizeof *m);
+    machine_cpu_name(m->cpu, sizeof m->cpu);
+    snprintf(m->isa, sizeof m->isa, "%s", cpu_isa_name(isa));
+    m->n_threads = o->n_threads > 0 ? o->n_threads : cpu_usable_cores();
+    m->detail = o->detail;
+    m->l3_gb = (double)last_cache() / 1e9;
+}
+
+/* ---- measuring ---- */
+
+struct run {
+    struct machine *m;
+    const struct machine_options *o;
+    struct probe *probe;
+    unsigned isa;
+    double start_s, expected_s; /* for progress */
+};
+
+static bool stopped(const struct run *r)
+{
+    if (r->o->progress)
+        r->o->progress(r->o->progress_ctx, fmin(1, (now_s() - r->start_s) / r->expected_s));
+    return r->o->cancel && atomic_load_explicit(r->o->cancel, memory_order_relaxed);
+}
+
+/* Together four times the last cache, and no worker less than twice of it where few share it: no
+ * more than a quarter of what is free. */
+static size_t worker_bytes(const struct machine *m, bool quick)
+{
+    size_t cache = last_cache(), n = (size_t)m->n_threads;
+    size_t bytes = quick ? 256 * MIB / n : max_of(4 * cache / min_of(n, 2), 128 * MIB);
+    size_t most = (size_t)min_of(memory_available() / 4, (uint64_t)SIZE_MAX);
+    return max_of(min_of(bytes, most / n), 32 * MIB);
+}
+
+static void add_point(struct run *r, int threads, double seconds)
+{
+    struct machine *m = r->m;
+    const char *reader = "";
+    double gb_s = probe_read(r->probe, threads, seconds, &reader);
+    m->curve[m->n_points++] = (struct machine_point){ threads, gb_s };
+    if (gb_s <= m->dram_gb_s)
+        return;
+    m->dram_gb_s = gb_s;
+    m->best_threads = threads;
+    snprintf(m->reader, sizeof m->reader, "%s", reader);
+}
+
+static bool measure_memory(struct run *r)
+{
+    struct machine *m = r->m;
+    bool quick = m->detail == MACHINE_QUICK;
+    double seconds = quick ? 0.25 : m->detail == MACHINE_FULL ? 1.5 : 0.6;
+    for (int n = quick ? m->n_threads : 1; m->n_points < MACHINE_MAX_POINTS; n *= 2) {
+        add_point(r, min_of(n, m->n_threads), seconds);
+        if (stopped(r))
+            return false;
+        if (n >= m->n_threads)
+            break;
+    }
+    for (int i = m->n_points - 1; i >= 0; i--)
+        if (m->curve[i].gb_s >= 0.95 * m->dram_gb_s)
+            m->enough_threads = m->curve[i].threads;
+    return true;
+}
+
+/* Three matrices of each expert, a share for each worker. */
+static struct probe_order order_of(const struct machine *m, double expert_bytes, int picks)
+{
+    return (struct probe_order){ (size_t)(expert_bytes / 3 / m->n_threads), 3 * picks };
+}
+
+static bool measure_streams(struct run *r)
+{
+    struct machine *m = r->m;
+    double seconds = m->detail == MACHINE_QUICK ? 0.06 : 0.5;
+    m->stream_gb_s = probe_stream(r->probe, order_of(m, SMALL_EXPERT, SMALL_PICKS), seconds);
+    if (stopped(r))
+        return false;
+    if (m->detail != MACHINE_QUICK)
+        m->stream_large_gb_s = probe_stream(r->probe, order_of(m, LARGE_EXPERT, LARGE_PICKS),
+                                            seconds);
+    return !stopped(r);
+}
+
+static bool measure_kernels(struct run *r)
+{
+    struct machine *m = r->m;
+    bool quick = m->detail == MACHINE_QUICK;
+    struct probe_order order = order_of(m, SMALL_EXPERT, SMALL_PICKS), one = order;
+    struct probe_rate rate;
+    one.n_slices = 1;
+    for (int type = 0; type < N_TENSOR_TYPES; type++) {
+        if (probe_kernel(r->probe, r->isa, type, 1, order, quick ? 0.015 : 0.2, &rate))
+            m->dot_gb_s[type] = rate.gb_s;
+        bool common = type == TYPE_Q4_K || type == TYPE_Q8_0;
+        if (quick ? common && probe_kernel(r->probe, r->isa, type, 64, one, 0.03, &rate)
+                  : probe_kernel(r->probe, r->isa, type, PROBE_MAX_TOKENS, one, 0.1, &rate))
+            m->tile_gops[type] = rate.gops;
+        if (stopped(r))
+            return false;
+    }
+    for (int i = 0; !quick && i < MACHINE_TOKENS; i++) {
+        if (probe_kernel(r->probe, r->isa, TYPE_Q4_K, 1 << i, one, 0.15, &rate))
+            m->gemm_gops[i] = rate.gops;
+        if (stopped(r))
+            return false;
+    }
+    return true;
+}
+
+bool machine_probe(struct machine *m, const struct machine_options *o, struct error *err)
+{
+    static const double expected_s[] = { 1, 5, 20 };
+    bool quick = o->detail == MACHINE_QUICK;
+    introduce(m, o);
+    struct run r = { .m = m, .o = o, .isa = o->isa ? o->isa : cpu_isa(), .start_s = now_s(),
+                     .expected_s = expected_s[o->detail] };
+    struct probe_options po = { .n_threads = m->n_threads, .isa = r.isa, .cancel = o->cancel,
+                                .worker_bytes = worker_bytes(m, quick),
+                                .fill_s = quick ? 0.25 : 20 };
+    if (!probe_open(&r.probe, &po, err))
+        return false;
+    m->n_threads = probe_threads(r.probe);
+    m->region_gb = (double)probe_region_bytes(r.probe) / 1e9;
+    m->huge_share = probe_huge_share(r.probe);
+    bool ok = measure_memory(&r) && measure_streams(&r);
+    if (ok)
+        m->int8_gops = probe_int8(r.probe, r.isa, quick ? 0.05 : 0.3);
+    ok = ok && !stopped(&r) && (o->detail == MACHINE_LIMITS || measure_kernels(&r));
+    probe_close(r.probe);
+    return ok || fail(err, ERR_INTERRUPTED, "interrupted");
+}
+
+bool machine_get(struct machine *m, const char *path, int n_threads, unsigned isa,
+                 const atomic_int *cancel, struct error *err)
+{
+    struct machine_options o = { .detail = MACHINE_QUICK, .n_threads = n_threads, .isa = isa,
+                                 .cancel = cancel };
+    struct machine known;
+    struct error why = { 0 };
+    introduce(m, &o);
+    if (path && machine_load(&known, path, &why) && strcmp(known.cpu, m->cpu) == 0 &&
+        strcmp(known.isa, m->isa) == 0 && known.n_threads == m->n_threads &&
+        known.dram_gb_s > 0) {
+        *m = known;
+        return true;
+    }
+    if (!machine_probe(m, &o, err))
+        return false;
+    error_clear(&why);
+    if (path && !machine_save(m, path, &why))
+        log_detail("the machine's profile is not kept: %s", why.text);
+    return true;
+}
