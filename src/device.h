@@ -109,7 +109,8 @@ struct step {
     const atomic_int *cancel; /* non-zero: stop between layers; NULL: never */
 };
 
-enum load_mode { LOAD_AUTO, LOAD_MMAP, LOAD_COPY };
+/* Weights used where the file is mapped, or copied; LOAD_DIRECT copies past the page cache. */
+enum load_mode { LOAD_AUTO, LOAD_MMAP, LOAD_COPY, LOAD_DIRECT };
 
 struct device;
 

@@ -453,24 +453,27 @@ static bool log_progress(void *ctx, uint64_t done, uint64_t total)
     return ++l->calls != l->stop_at;
 }
 
+static const struct load_options mapped = { .mode = LOAD_MMAP, .act_f32 = true };
+
 static void test_load(void)
 {
     struct model m;
-    for (int mode = LOAD_AUTO; mode <= LOAD_COPY; mode++) {
+    for (int mode = LOAD_AUTO; mode <= LOAD_DIRECT; mode++) {
         struct error err = { 0 };
         struct progress_log log = { 0 };
         check_case("load mode %d", mode);
         if (!CHECK(model_open(&m, base_path(), NUMERICS_OFFICIAL, &err)))
             return;
-        CHECK_MSG(model_load(&m, (enum load_mode)mode, true, log_progress, &log, &err), "%s",
-                  err.text);
+        struct load_options o = { .mode = (enum load_mode)mode, .act_f32 = true,
+                                  .progress = log_progress, .ctx = &log };
+        CHECK_MSG(model_load(&m, &o, &err), "%s", err.text);
         CHECK(log.calls >= 2 && !log.backwards);
         CHECK_INT(log.last, log.total);
-        CHECK_INT(m.copy != NULL, mode == LOAD_COPY);
+        CHECK_INT(m.copy != NULL, mode >= LOAD_COPY);
         CHECK_INT(m.derived_bytes, 0);
         const struct tensor *t = gguf_tensor(&m.gguf, "blk.1.ffn_down_exps.weight");
         CHECK(!memcmp(t->data, m.layers[1].experts.down.data, t->bytes));
-        CHECK_INT(m.layers[1].experts.down.data == t->data, mode != LOAD_COPY);
+        CHECK_INT(m.layers[1].experts.down.data == t->data, mode < LOAD_COPY);
         CHECK(m.layers[1].router.type == TYPE_F32);
         model_close(&m);
     }
@@ -480,7 +483,7 @@ static void test_load(void)
     tiny_path(path, "large");
     if (tiny_write(path, "--arch llama --vocab 300000") &&
         CHECK(model_open(&m, path, NUMERICS_OFFICIAL, &err))) {
-        CHECK_MSG(model_load(&m, LOAD_AUTO, false, NULL, NULL, &err), "%s", err.text);
+        CHECK_MSG(model_load(&m, &(struct load_options){ 0 }, &err), "%s", err.text);
         CHECK(m.weight_bytes > 64 << 20 && m.copy != NULL);
         const struct tensor *t = gguf_tensor(&m.gguf, "token_embd.weight");
         CHECK(m.token_embd.data != t->data && !memcmp(m.token_embd.data, t->data, t->bytes));
@@ -489,9 +492,10 @@ static void test_load(void)
     unlink(path);
 
     struct progress_log log = { .stop_at = 1 };
+    struct load_options o = { .mode = LOAD_MMAP, .progress = log_progress, .ctx = &log };
     check_case("loading can be interrupted");
     CHECK(model_open(&m, base_path(), NUMERICS_OFFICIAL, &err));
-    CHECK(!model_load(&m, LOAD_MMAP, true, log_progress, &log, &err));
+    CHECK(!model_load(&m, &o, &err));
     CHECK_INT(err.code, ERR_INTERRUPTED);
     model_close(&m);
 
@@ -502,7 +506,7 @@ static void test_load(void)
     err = (struct error){ 0 };
     if (CHECK(model_open(&m, path, NUMERICS_OFFICIAL, &err))) {
         CHECK_INT(truncate(path, 400000), 0);
-        CHECK(!model_load(&m, LOAD_MMAP, true, NULL, NULL, &err));
+        CHECK(!model_load(&m, &mapped, &err));
         CHECK_INT(err.code, ERR_RUN);
         CHECK_MSG(strstr(err.text, "model file changed or unreadable at offset"), "%s", err.text);
         model_close(&m);
@@ -521,7 +525,7 @@ static void test_allocations(void)
         struct error err = { 0 };
         mem_fail_after(n);
         bool ok = model_open(&m, base_path(), NUMERICS_OFFICIAL, &err) &&
-                  model_load(&m, LOAD_MMAP, true, NULL, NULL, &err);
+                  model_load(&m, &mapped, &err);
         mem_fail_never();
         done = ok;
         if (!ok)

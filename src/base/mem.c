@@ -3,7 +3,12 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
+#include "src/base/util.h"
+
+#define HUGE_PAGE ((size_t)2 << 20)
 #define NEVER UINT64_MAX
 
 /* Relaxed: counters for tests, nothing is ordered by them. */
@@ -58,6 +63,30 @@ char *mem_strndup(const char *text, size_t len, struct error *err)
 void mem_free(void *block)
 {
     free(block);
+}
+
+/* A mapping that starts at the border of a huge page: what stands over is given back. */
+void *mem_map(size_t bytes, const char *what, struct error *err)
+{
+    size_t page = (size_t)sysconf(_SC_PAGESIZE), used = align_up(bytes, page), total;
+    char *all = bytes < SIZE_MAX / 2 && may_allocate(used + HUGE_PAGE, 1, &total)
+                    ? mmap(NULL, total, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
+                    : MAP_FAILED;
+    if (all == MAP_FAILED)
+        return no_memory(bytes, 1, what, err);
+    size_t before = align_up((size_t)all, HUGE_PAGE) - (size_t)all;
+    if (before > 0)
+        munmap(all, before);
+    if (before < HUGE_PAGE)
+        munmap(all + before + used, HUGE_PAGE - before);
+    (void)madvise(all + before, used, MADV_HUGEPAGE); /* only an advice */
+    return all + before;
+}
+
+void mem_unmap(void *pages, size_t bytes)
+{
+    if (pages)
+        munmap(pages, bytes);
 }
 
 uint64_t mem_allocations(void)

@@ -27,6 +27,11 @@ char *mem_strndup(const char *text, size_t len, struct error *err);
 
 void mem_free(void *block);
 
+/* Whole pages, zeroed, in huge ones where the system has them: for what is large and streamed
+ * through. Taken when they are touched. Give back with mem_unmap (NULL is fine) and the same size. */
+void *mem_map(size_t bytes, const char *what, struct error *err);
+void mem_unmap(void *pages, size_t bytes);
+
 /* For tests. */
 uint64_t mem_allocations(void);       /* calls that allocated, since the start */
 void mem_fail_after(uint64_t n);      /* allocation n from now (0 = the next) and all later fail */

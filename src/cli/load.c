@@ -27,6 +27,7 @@ static bool open_engine(struct loaded *m, const struct options *o, const char *p
         .act_f32 = o->act_f32,
         .n_batch = (int)o->batch,
         .load = (enum load_mode)o->load,
+        .lock = o->mlock,
         .progress = on_load,
         .progress_ctx = &progress,
     };

@@ -71,6 +71,7 @@ struct options {
     int64_t ctx_size;  /* UNSET: choose; 0: as trained */
     int64_t threads, batch;
     int load;          /* enum load_mode */
+    bool mlock;
     unsigned isa;
     bool isa_given;
     int numerics;      /* enum numerics */

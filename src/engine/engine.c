@@ -35,9 +35,13 @@ bool engine_open(struct engine **out, const char *path, const struct engine_opti
     e->options = *o;
     e->isa = o->isa_given ? o->isa & cpu_isa() : cpu_isa();
     e->n_batch = o->n_batch ? o->n_batch : DEFAULT_BATCH;
+    struct load_options lo = {
+        .mode = o->load, .act_f32 = o->act_f32, .lock = o->lock,
+        .progress = o->progress, .ctx = o->progress_ctx,
+    };
+    /* The pool comes last: it pins this thread, and threads of the loader would inherit that. */
     bool ok = model_open(&e->model, path, o->numerics, err) &&
-              pool_open(&e->pool, o->n_threads, err) &&
-              model_load(&e->model, o->load, o->act_f32, o->progress, o->progress_ctx, err);
+              model_load(&e->model, &lo, err) && pool_open(&e->pool, o->n_threads, err);
     if (!ok) {
         engine_close(e);
         return false;

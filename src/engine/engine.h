@@ -22,6 +22,7 @@ struct engine_options {
     bool act_f32;           /* reference path: F32 activations and cache */
     int n_batch;            /* most tokens per step, 0: 512 */
     enum load_mode load;
+    bool lock;              /* keep the weights from being paged out, where the system allows it */
     load_progress *progress; /* may be NULL */
     void *progress_ctx;
 };

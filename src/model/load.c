@@ -1,4 +1,4 @@
-/* Making weights ready: read once into the page cache, or copied to huge pages of our own.
+/* Making weights ready: mapped pages brought in once, or a copy in huge pages of our own.
  *
  * Copied weights decode faster, because streaming through 4 KiB pages keeps the hardware from reading
  * ahead: V2-Lite's shape cut to 6 layers, 2 threads, in pairs: 38.9 and 34.5 tok/s mapped, 44.2 and
@@ -6,21 +6,25 @@
  * maps otherwise: the system then keeps what it can. The page cache behind a copy is given back unless
  * there is room for both, which makes the next start quick.
  *
- * MADV_RANDOM is not used on mapped experts: an expert is megabytes in a row, and where a model is
- * larger than memory the read-ahead is what makes fetching one bearable. */
-#include <fcntl.h>
+ * Mapped pages are not only read but mapped, all of them: else decode takes a page fault for every
+ * 64 KiB it meets the first time. MADV_RANDOM is not used on mapped experts: an expert is megabytes
+ * in a row, and where a model is larger than memory the read-ahead is what makes fetching one
+ * bearable. */
+#include <errno.h>
 #include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <sys/mman.h>
-#include <unistd.h>
+#include <sys/resource.h>
 
 #include "src/base/log.h"
+#include "src/base/mem.h"
 #include "src/format/quant.h"
 #include "src/model/arch.h"
 #include "src/model/kvcache.h"
 #include "src/model/memory.h"
+#include "src/model/reader.h"
 
-#define STEP_BYTES ((size_t)1 << 20)    /* between looks at the clock: 10 ms of a slow disk */
-#define WINDOW_BYTES ((size_t)8 << 20)  /* announced ahead of reading, dropped behind copying */
 #define PROGRESS_S 0.05
 #define HUGE_PAGE ((size_t)2 << 20)
 #define MARGIN_BYTES ((uint64_t)256 << 20) /* left to the system when copying was asked for */
@@ -30,81 +34,25 @@
 
 struct loader {
     struct model *m;
-    load_progress *progress;
-    void *ctx;
-    uint64_t done, total;
+    const struct load_options *o;
+    uint64_t done, total; /* bytes of weights */
     double last_s;
-    size_t page;
-    bool drop_cache; /* copying: no room for the page cache too */
+    struct model_tensor **order; /* [n_order] the matrices, in the order to be read */
+    int n_order;
+    struct extent *extents;
+    size_t n_extents;
 };
 
 /* Tell the caller how far we are, at most every PROGRESS_S unless `now`. */
 static bool tick(struct loader *l, bool now, struct error *err)
 {
     double t = now_s();
-    if (!l->progress || (!now && t - l->last_s < PROGRESS_S))
+    if (!l->o->progress || (!now && t - l->last_s < PROGRESS_S))
         return true;
     l->last_s = t;
-    if (l->progress(l->ctx, l->done, l->total))
+    if (l->o->progress(l->o->ctx, l->done, l->total))
         return true;
     return fail(err, ERR_INTERRUPTED, "loading was interrupted");
-}
-
-/* madvise on whole pages; advice that is refused is no error. */
-static void advise(const struct loader *l, const void *data, size_t bytes, int advice)
-{
-    uintptr_t begin = (uintptr_t)data & ~(l->page - 1);
-    uintptr_t end = align_up((uintptr_t)data + bytes, l->page);
-    (void)madvise((void *)begin, end - begin, advice);
-}
-
-/* One byte of every page brings it in; the sum keeps the compiler from leaving it out. */
-static void touch(const char *data, size_t bytes, size_t page)
-{
-    unsigned sum = 0;
-    for (size_t i = 0; i < bytes; i += page)
-        sum += (unsigned char)data[i];
-    __asm__ volatile("" : : "r"(sum));
-}
-
-static bool read_tensor(struct loader *l, const struct tensor *t, struct error *err)
-{
-    const char *data = t->data;
-    for (size_t at = 0; at < t->bytes; at += STEP_BYTES) {
-        if (at % WINDOW_BYTES == 0) {
-            size_t window = min_of(WINDOW_BYTES, t->bytes - at);
-            advise(l, data + at, window, MADV_WILLNEED);
-        }
-        size_t n = min_of(STEP_BYTES, t->bytes - at);
-        touch(data + at, n, l->page);
-        l->done += n;
-        if (!tick(l, false, err))
-            return false;
-    }
-    return true;
-}
-
-/* Copy to `to`, and let go of the mapping's pages window by window. */
-static bool copy_tensor(struct loader *l, const struct tensor *t, char *to, struct error *err)
-{
-    const struct gguf_shard *shard = &l->m->gguf.shards[t->shard];
-    const char *data = t->data;
-    for (size_t at = 0; at < t->bytes; at += WINDOW_BYTES) {
-        size_t window = min_of(WINDOW_BYTES, t->bytes - at);
-        advise(l, data + at, window, MADV_WILLNEED);
-        for (size_t i = 0; i < window; i += STEP_BYTES) {
-            size_t n = min_of(STEP_BYTES, window - i);
-            memcpy(to + at + i, data + at + i, n);
-            l->done += n;
-            if (!tick(l, false, err))
-                return false;
-        }
-        advise(l, data + at, window, MADV_DONTNEED);
-        if (l->drop_cache)
-            (void)posix_fadvise(shard->fd, (off_t)(t->file_offset + at), (off_t)window,
-                                POSIX_FADV_DONTNEED);
-    }
-    return true;
 }
 
 static bool is_matrix(const struct model_tensor *mt)
@@ -112,67 +60,116 @@ static bool is_matrix(const struct model_tensor *mt)
     return !mt->spec->is_f32 && mt->role != ROLE_MTP;
 }
 
-/* The trunk first: it is read for every token. Routed experts that do not fit beside it are left to
- * be fetched when they are chosen. */
-static bool read_all(struct loader *l, struct error *err)
+/* As they lie in the files: a disk likes that best. */
+static int by_place(const void *a, const void *b)
 {
-    uint64_t budget = memory_available();
-    bool left_out = false;
-    for (int routed = 0; routed < 2; routed++) {
-        for (int i = 0; i < l->m->n_tensors; i++) {
-            const struct model_tensor *mt = &l->m->tensors[i];
-            if (!is_matrix(mt) || (mt->role == ROLE_ROUTED) != routed)
-                continue;
-            if (routed && l->done + mt->tensor->bytes > budget)
-                left_out = true;
-            else if (!read_tensor(l, mt->tensor, err))
-                return false;
-        }
+    const struct tensor *x = (*(struct model_tensor *const *)a)->tensor;
+    const struct tensor *y = (*(struct model_tensor *const *)b)->tensor;
+    if (x->shard != y->shard)
+        return x->shard - y->shard;
+    return (x->file_offset > y->file_offset) - (x->file_offset < y->file_offset);
+}
+
+/* The trunk first, then by place: where not all fits, what is read for every token shall be there. */
+static int trunk_first(const void *a, const void *b)
+{
+    int x = (*(struct model_tensor *const *)a)->role == ROLE_ROUTED;
+    int y = (*(struct model_tensor *const *)b)->role == ROLE_ROUTED;
+    return x != y ? x - y : by_place(a, b);
+}
+
+static bool list_matrices(struct loader *l, struct error *err)
+{
+    size_t n = (size_t)l->m->n_tensors;
+    l->order = mem_alloc(n, sizeof *l->order, "list of tensors", err);
+    l->extents = mem_alloc(n, sizeof *l->extents, "list of tensors", err);
+    if (!l->order || !l->extents)
+        return false;
+    for (int i = 0; i < l->m->n_tensors; i++) {
+        if (!is_matrix(&l->m->tensors[i]))
+            continue;
+        l->order[l->n_order++] = &l->m->tensors[i];
+        l->total += l->m->tensors[i].tensor->bytes;
     }
-    if (left_out)
-        log_note("the model is larger than free memory (%" PRIu64 " MiB): experts are read from "
-                 "the file when they are chosen", budget >> 20);
     return true;
 }
 
-static bool copy_all(struct loader *l, struct error *err)
+static void add_extent(struct loader *l, const struct tensor *t, char *to)
+{
+    l->extents[l->n_extents++] = (struct extent){ t->shard, t->file_offset, t->bytes, to };
+}
+
+static bool read_extents(struct loader *l, bool direct, bool drop_cache, struct error *err)
+{
+    struct reading r = {
+        .gguf = &l->m->gguf, .extents = l->extents, .n_extents = l->n_extents,
+        .direct = direct, .drop_cache = drop_cache,
+        .progress = l->o->progress, .ctx = l->o->ctx, .done = l->done, .total = l->total,
+    };
+    bool ok = reading_run(&r, err);
+    l->done = r.done;
+    return ok;
+}
+
+/* Routed experts that do not fit are left to be fetched when they are chosen. */
+static bool map_all(struct loader *l, struct error *err)
+{
+    uint64_t budget = memory_available(), taken = 0;
+    qsort(l->order, (size_t)l->n_order, sizeof *l->order, trunk_first);
+    for (int i = 0; i < l->n_order; i++) {
+        const struct tensor *t = l->order[i]->tensor;
+        if (l->order[i]->role == ROLE_ROUTED && taken + t->bytes > budget)
+            continue;
+        add_extent(l, t, NULL);
+        taken += t->bytes;
+    }
+    if (l->n_extents < (size_t)l->n_order)
+        log_note("the model is larger than free memory (%" PRIu64 " MiB): experts are read from "
+                 "the file when they are chosen", budget >> 20);
+    return read_extents(l, false, false, err);
+}
+
+/* Where in a copy that has `used` bytes a tensor goes: its address and its place in the file agree
+ * modulo DIRECT_ALIGN, as direct reading wants it. */
+static size_t place_of(const struct tensor *t, size_t used)
+{
+    return used + (size_t)(t->file_offset - used) % DIRECT_ALIGN;
+}
+
+static bool copy_all(struct loader *l, bool direct, struct error *err)
 {
     struct model *m = l->m;
     size_t bytes = 0;
-    for (int i = 0; i < m->n_tensors; i++)
-        bytes += is_matrix(&m->tensors[i]) ? align_up(m->tensors[i].tensor->bytes, 64) : 0;
+    qsort(l->order, (size_t)l->n_order, sizeof *l->order, by_place);
+    for (int i = 0; i < l->n_order; i++)
+        bytes = place_of(l->order[i]->tensor, bytes) + l->order[i]->tensor->bytes;
     bytes = align_up(bytes, HUGE_PAGE);
     uint64_t available = memory_available();
     if (available < MARGIN_BYTES || bytes > available - MARGIN_BYTES)
         return fail(err, ERR_FIT, "a copy of the model needs %zu MiB, available are %" PRIu64
                     " MiB; --load mmap needs less", bytes >> 20, available >> 20);
-    void *copy = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (copy == MAP_FAILED)
-        return fail(err, ERR_FIT, "out of memory: copy of the model: %zu bytes", bytes);
-    (void)madvise(copy, bytes, MADV_HUGEPAGE);
-    m->copy = copy;
+    m->copy = mem_map(bytes, "copy of the model", err);
+    if (!m->copy)
+        return false;
     m->copy_bytes = bytes;
-    l->drop_cache = available / 2 < bytes + ROOM_BYTES / 2;
 
-    char *to = copy;
-    for (int i = 0; i < m->n_tensors; i++) {
-        struct model_tensor *mt = &m->tensors[i];
-        if (!is_matrix(mt))
-            continue;
-        if (!copy_tensor(l, mt->tensor, to, err))
-            return false;
-        mt->weight->data = to;
-        to += align_up(mt->tensor->bytes, 64);
+    size_t used = 0;
+    for (int i = 0; i < l->n_order; i++) {
+        const struct tensor *t = l->order[i]->tensor;
+        used = place_of(t, used);
+        l->order[i]->weight->data = (char *)m->copy + used;
+        add_extent(l, t, (char *)m->copy + used);
+        used += t->bytes;
     }
-    return true;
+    return read_extents(l, direct, available / 2 < bytes + ROOM_BYTES / 2, err);
 }
 
 /* What LOAD_AUTO does: see the top. */
-static bool worth_copying(const struct loader *l, bool act_f32)
+static bool worth_copying(const struct loader *l)
 {
     const struct params *p = &l->m->params;
     uint64_t available = memory_available();
-    uint64_t cache = kvcache_bytes(l->m->arch, p, act_f32 ? TYPE_F32 : TYPE_F16,
+    uint64_t cache = kvcache_bytes(l->m->arch, p, l->o->act_f32 ? TYPE_F32 : TYPE_F16,
                                    min_of(p->context_length, USUAL_CONTEXT));
     return l->total >= COPY_BYTES && available > ROOM_BYTES && cache < available - ROOM_BYTES &&
            l->total <= available - ROOM_BYTES - cache;
@@ -200,7 +197,7 @@ static bool decode_small(struct model *m, struct error *err)
 }
 
 /* Views and operation structs on the new addresses; then what this file lacks, and again. */
-static bool assemble_all(struct loader *l, bool act_f32, struct error *err)
+static bool assemble_all(struct loader *l, struct error *err)
 {
     struct model *m = l->m;
     size_t before = m->arena.total_bytes;
@@ -208,7 +205,7 @@ static bool assemble_all(struct loader *l, bool act_f32, struct error *err)
         if (!m->arch->assemble(m, i, err) || !tick(l, false, err))
             return false;
         if (m->arch->derive &&
-            (!m->arch->derive(m, i, act_f32, err) || !m->arch->assemble(m, i, err)))
+            (!m->arch->derive(m, i, l->o->act_f32, err) || !m->arch->assemble(m, i, err)))
             return false;
     }
     m->derived_bytes = m->arena.total_bytes - before;
@@ -227,18 +224,56 @@ static bool file_is_whole(const struct model *m, struct error *err)
                 m->gguf.shards[shard].path, offset);
 }
 
-bool model_load(struct model *m, enum load_mode mode, bool act_f32, load_progress *progress,
-                void *ctx, struct error *err)
+/* The bytes of all extents where they lie now. */
+static uint64_t each_extent(const struct loader *l, int (*act)(const void *data, size_t bytes),
+                            bool *ok)
 {
-    struct loader l = {
-        .m = m, .progress = progress, .ctx = ctx, .last_s = now_s(),
-        .page = (size_t)sysconf(_SC_PAGESIZE),
-    };
-    for (int i = 0; i < m->n_tensors; i++)
-        l.total += is_matrix(&m->tensors[i]) ? m->tensors[i].tensor->bytes : 0;
-    bool copy = mode == LOAD_COPY || (mode == LOAD_AUTO && worth_copying(&l, act_f32));
-    bool ok = tick(&l, true, err) && (copy ? copy_all(&l, err) : read_all(&l, err)) &&
-              decode_small(m, err) && assemble_all(&l, act_f32, err);
+    uint64_t bytes = 0;
+    *ok = true;
+    for (size_t i = 0; i < l->n_extents; i++) {
+        const struct extent *e = &l->extents[i];
+        const char *map = (const char *)l->m->gguf.shards[e->shard].map;
+        *ok = *ok && act(e->to ? e->to : map + e->offset, e->bytes) == 0;
+        bytes += e->bytes;
+    }
+    return bytes;
+}
+
+/* All or nothing, and never a reason not to run. */
+static void lock_weights(const struct loader *l)
+{
+    bool ok, unlocked;
+    uint64_t bytes = each_extent(l, mlock, &ok);
+    if (ok) {
+        log_detail("--mlock: %" PRIu64 " MiB of weights are locked in memory", bytes >> 20);
+        return;
+    }
+    char reason[128];
+    struct rlimit limit = { 0 };
+    snprintf(reason, sizeof reason, "%s", strerror(errno));
+    each_extent(l, munlock, &unlocked);
+    if (getrlimit(RLIMIT_MEMLOCK, &limit) == 0 && limit.rlim_cur < bytes)
+        log_note("--mlock: nothing is locked: this process may lock %" PRIu64 " KiB, the weights "
+                 "take %" PRIu64 " KiB; try after \"ulimit -l unlimited\", or raise memlock in "
+                 "/etc/security/limits.conf", (uint64_t)limit.rlim_cur >> 10, bytes >> 10);
+    else
+        log_note("--mlock: nothing is locked: %s", reason);
+}
+
+bool model_load(struct model *m, const struct load_options *o, struct error *err)
+{
+    struct loader l = { .m = m, .o = o, .last_s = now_s() };
+    bool ok = list_matrices(&l, err) && tick(&l, true, err);
+    if (ok && (o->mode == LOAD_COPY || o->mode == LOAD_DIRECT ||
+               (o->mode == LOAD_AUTO && worth_copying(&l))))
+        ok = copy_all(&l, o->mode == LOAD_DIRECT, err);
+    else
+        ok = ok && map_all(&l, err);
+    ok = ok && decode_small(m, err) && assemble_all(&l, err);
+    if (ok && o->lock)
+        lock_weights(&l);
+    mem_free(l.order);
+    mem_free(l.extents);
     l.done = l.total;
     return file_is_whole(m, err) && ok && tick(&l, true, err);
 }

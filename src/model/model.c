@@ -4,9 +4,9 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/mman.h>
 
 #include "src/base/log.h"
+#include "src/base/mem.h"
 #include "src/format/quant.h"
 #include "src/model/arch.h"
 
@@ -340,8 +340,7 @@ bool model_open(struct model *m, const char *path, enum numerics numerics, struc
 
 void model_close(struct model *m)
 {
-    if (m->copy)
-        munmap(m->copy, m->copy_bytes);
+    mem_unmap(m->copy, m->copy_bytes);
     arena_release(&m->arena);
     gguf_close(&m->gguf);
     *m = (struct model){ 0 };

@@ -72,10 +72,18 @@ bool model_open(struct model *m, const char *path, enum numerics numerics, struc
  * (ERR_INTERRUPTED). */
 typedef bool load_progress(void *ctx, uint64_t done_bytes, uint64_t total_bytes);
 
-/* Derive what old files lack (absorbed key matrices), read all weights once so that the first token
- * is not slow, honour `mode`. act_f32: derived matrices are kept in F32, else F16. */
-bool model_load(struct model *m, enum load_mode mode, bool act_f32, load_progress *progress,
-                void *ctx, struct error *err);
+struct load_options {
+    enum load_mode mode;
+    bool act_f32;  /* derived matrices are kept in F32, else F16 */
+    bool lock;     /* keep the weights from being paged out; a note where the system refuses */
+    load_progress *progress; /* may be NULL */
+    void *ctx;
+};
+
+/* Make the weights ready: read them once so that the first token is not slow, or copy them, and
+ * derive what old files lack (absorbed key matrices). ERR_FIT, ERR_INTERRUPTED, ERR_RUN; the model
+ * is then to be closed. */
+bool model_load(struct model *m, const struct load_options *o, struct error *err);
 
 void model_close(struct model *m);
 
