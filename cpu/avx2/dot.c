@@ -39,60 +39,51 @@ ALWAYS_INLINE void spread_scales(__m256i scale, __m256i spread[8])
     }
 }
 
-ALWAYS_INLINE void dot256(int64_t n, const uint8_t *row, const uint8_t *act, size_t act_stride,
-                          int n_tokens, float *out, const struct format256 f,
-                          unpack256_fn *unpack, scales_fn *scales)
+/* `count` blocks of a row, at most 4, times those of n_tokens activations: added to sum[]. */
+ALWAYS_INLINE void step256(const uint8_t *w4, const uint8_t *a4, size_t act_stride, int n_tokens,
+                           const int count, __m128 sum[], const struct format256 f,
+                           unpack256_fn *unpack, scales_fn *scales)
 {
-    __m128 sum[TILE];
     __m256i isum[TILE][4], msum[TILE][4];
-    for (int t = 0; t < n_tokens; t++)
-        sum[t] = _mm_setzero_ps();
+    for (int j = 0; j < count; j++) {
+        struct block256 w;
+        __m256i scale[8], magnitude[8];
+        prefetch_ahead(w4 + j * f.bytes, f.bytes);
+        unpack(w4 + j * f.bytes, &w);
+        spread_scales(w.scale, scale);
+        __m256i correction = _mm256_mullo_epi16(w.scale, _mm256_set1_epi16((short)-f.offset));
+        for (int k = 0; k < 8; k++)
+            magnitude[k] = f.is_signed ? _mm256_abs_epi8(w.q[k]) : w.q[k];
 
-    for (int64_t b = 0, n_blocks = n / 256; b < n_blocks; b += 4) {
-        int count = n_blocks - b < 4 ? (int)(n_blocks - b) : 4;
-        const uint8_t *w4 = row + b * f.bytes, *a4 = act + b * Q8_K_BYTES;
-        for (int j = 0; j < count; j++) {
-            struct block256 w;
-            __m256i scale[8], magnitude[8];
-            prefetch_ahead(w4 + j * f.bytes, f.bytes);
-            unpack(w4 + j * f.bytes, &w);
-            spread_scales(w.scale, scale);
-            __m256i correction = _mm256_mullo_epi16(w.scale, _mm256_set1_epi16((short)-f.offset));
-            for (int k = 0; k < 8; k++)
-                magnitude[k] = f.is_signed ? _mm256_abs_epi8(w.q[k]) : w.q[k];
-
-            for (int t = 0; t < n_tokens; t++) {
-                const uint8_t *a = a4 + t * act_stride + j * Q8_K_BYTES;
-                __m256i bsums = load256(a + Q8_K_BSUMS), products = _mm256_setzero_si256();
-                if (f.offset)
-                    products = _mm256_madd_epi16(bsums, correction);
-                for (int k = 0; k < 8; k++) {
-                    __m256i q = load256(a + Q8_K_QS + 32 * k);
-                    if (f.is_signed)
-                        q = _mm256_sign_epi8(q, w.q[k]);
-                    __m256i p = _mm256_maddubs_epi16(magnitude[k], q);
-                    products = _mm256_add_epi32(products, _mm256_madd_epi16(p, scale[k]));
-                }
-                isum[t][j] = products;
-                if (f.dmin_at >= 0)
-                    msum[t][j] = _mm256_madd_epi16(bsums, w.min);
-            }
-        }
-        __m128 d = scales(w4, f.bytes, count), dmin = _mm_setzero_ps();
-        if (f.dmin_at >= 0)
-            dmin = f16x4(w4 + f.dmin_at, f.bytes, count);
         for (int t = 0; t < n_tokens; t++) {
-            for (int j = count; j < 4; j++)
-                isum[t][j] = msum[t][j] = _mm256_setzero_si256();
-            __m128 da = f32x4(a4 + t * act_stride, Q8_K_BYTES, count);
-            __m128 s = scaled(d, da, sums4(isum[t]));
+            const uint8_t *a = a4 + t * act_stride + j * Q8_K_BYTES;
+            __m256i bsums = load256(a + Q8_K_BSUMS), products = _mm256_setzero_si256();
+            if (f.offset)
+                products = _mm256_madd_epi16(bsums, correction);
+            for (int k = 0; k < 8; k++) {
+                __m256i q = load256(a + Q8_K_QS + 32 * k);
+                if (f.is_signed)
+                    q = _mm256_sign_epi8(q, w.q[k]);
+                __m256i p = _mm256_maddubs_epi16(magnitude[k], q);
+                products = _mm256_add_epi32(products, _mm256_madd_epi16(p, scale[k]));
+            }
+            isum[t][j] = products;
             if (f.dmin_at >= 0)
-                s = _mm_sub_ps(s, scaled(dmin, da, sums4(msum[t])));
-            sum[t] = _mm_add_ps(sum[t], s);
+                msum[t][j] = _mm256_madd_epi16(bsums, w.min);
         }
     }
-    for (int t = 0; t < n_tokens; t++)
-        out[t] = fold4(sum[t]);
+    __m128 d = scales(w4, f.bytes, count), dmin = _mm_setzero_ps();
+    if (f.dmin_at >= 0)
+        dmin = f16x4(w4 + f.dmin_at, f.bytes, count);
+    for (int t = 0; t < n_tokens; t++) {
+        for (int j = count; j < 4; j++)
+            isum[t][j] = msum[t][j] = _mm256_setzero_si256();
+        __m128 da = f32x4(a4 + t * act_stride, Q8_K_BYTES, count);
+        __m128 s = scaled(d, da, sums4(isum[t]));
+        if (f.dmin_at >= 0)
+            s = _mm_sub_ps(s, scaled(dmin, da, sums4(msum[t])));
+        sum[t] = _mm_add_ps(sum[t], s);
+    }
 }
 
 #include "cpu/avx2/dot_kernels.h"

@@ -43,68 +43,59 @@ ALWAYS_INLINE void spread_scales(__m256i scale, __m512i spread[4])
     }
 }
 
-ALWAYS_INLINE void dot256(int64_t n, const uint8_t *row, const uint8_t *act, size_t act_stride,
-                          int n_tokens, float *out, const struct format256 f,
-                          unpack256_fn *unpack, scales_fn *scales)
+/* `count` blocks of a row, at most 4, times those of n_tokens activations: added to sum[]. */
+ALWAYS_INLINE void step256(const uint8_t *w4, const uint8_t *a4, size_t act_stride, int n_tokens,
+                           const int count, __m128 sum[], const struct format256 f,
+                           unpack256_fn *unpack, scales_fn *scales)
 {
-    __m128 sum[TILE];
     __m512i isum[TILE][4];
     __m256i msum[TILE][4];
-    for (int t = 0; t < n_tokens; t++)
-        sum[t] = _mm_setzero_ps();
-
-    for (int64_t b = 0, n_blocks = n / 256; b < n_blocks; b += 4) {
-        int count = n_blocks - b < 4 ? (int)(n_blocks - b) : 4;
-        const uint8_t *w4 = row + b * f.bytes, *a4 = act + b * Q8_K_BYTES;
-        for (int j = 0; j < count; j++) {
-            struct block256 w;
-            __m512i q[4], scale[4];
-            __mmask64 minus[4];
-            prefetch_ahead(w4 + j * f.bytes, f.bytes);
-            unpack(w4 + j * f.bytes, &w);
-            spread_scales(w.scale, scale);
-            __m256i correction = _mm256_mullo_epi16(w.scale, _mm256_set1_epi16((short)-f.offset));
-            for (int k = 0; k < 4; k++) {
-                q[k] = pair(w.q[2 * k], w.q[2 * k + 1]);
-                minus[k] = _mm512_movepi8_mask(q[k]);
-                if (f.is_signed)
-                    q[k] = _mm512_abs_epi8(q[k]);
-            }
-            for (int t = 0; t < n_tokens; t++) {
-                const uint8_t *a = a4 + t * act_stride + j * Q8_K_BYTES;
-                __m256i bsums = load256(a + Q8_K_BSUMS);
-                __m512i products = _mm512_setzero_si512();
-                if (f.offset)
-                    products = _mm512_zextsi256_si512(_mm256_madd_epi16(bsums, correction));
-                for (int k = 0; k < 4; k++) {
-                    __m512i x = _mm512_loadu_si512(a + Q8_K_QS + 64 * k);
-                    if (f.is_signed)
-                        x = signed_by(x, minus[k]);
-                    products = _mm512_dpwssd_epi32(products, _mm512_maddubs_epi16(q[k], x),
-                                                   scale[k]);
-                }
-                isum[t][j] = products;
-                if (f.dmin_at >= 0)
-                    msum[t][j] = _mm256_madd_epi16(bsums, w.min);
-            }
+    for (int j = 0; j < count; j++) {
+        struct block256 w;
+        __m512i q[4], scale[4];
+        __mmask64 minus[4];
+        prefetch_ahead(w4 + j * f.bytes, f.bytes);
+        unpack(w4 + j * f.bytes, &w);
+        spread_scales(w.scale, scale);
+        __m256i correction = _mm256_mullo_epi16(w.scale, _mm256_set1_epi16((short)-f.offset));
+        for (int k = 0; k < 4; k++) {
+            q[k] = pair(w.q[2 * k], w.q[2 * k + 1]);
+            minus[k] = _mm512_movepi8_mask(q[k]);
+            if (f.is_signed)
+                q[k] = _mm512_abs_epi8(q[k]);
         }
-        __m128 d = scales(w4, f.bytes, count), dmin = _mm_setzero_ps();
-        if (f.dmin_at >= 0)
-            dmin = f16x4(w4 + f.dmin_at, f.bytes, count);
         for (int t = 0; t < n_tokens; t++) {
-            for (int j = count; j < 4; j++) {
-                isum[t][j] = _mm512_setzero_si512();
-                msum[t][j] = _mm256_setzero_si256();
+            const uint8_t *a = a4 + t * act_stride + j * Q8_K_BYTES;
+            __m256i bsums = load256(a + Q8_K_BSUMS);
+            __m512i products = _mm512_setzero_si512();
+            if (f.offset)
+                products = _mm512_zextsi256_si512(_mm256_madd_epi16(bsums, correction));
+            for (int k = 0; k < 4; k++) {
+                __m512i x = _mm512_loadu_si512(a + Q8_K_QS + 64 * k);
+                if (f.is_signed)
+                    x = signed_by(x, minus[k]);
+                products = _mm512_dpwssd_epi32(products, _mm512_maddubs_epi16(q[k], x),
+                                               scale[k]);
             }
-            __m128 da = f32x4(a4 + t * act_stride, Q8_K_BYTES, count);
-            __m128 s = scaled(d, da, sums4_wide(isum[t]));
+            isum[t][j] = products;
             if (f.dmin_at >= 0)
-                s = _mm_sub_ps(s, scaled(dmin, da, sums4(msum[t])));
-            sum[t] = _mm_add_ps(sum[t], s);
+                msum[t][j] = _mm256_madd_epi16(bsums, w.min);
         }
     }
-    for (int t = 0; t < n_tokens; t++)
-        out[t] = fold4(sum[t]);
+    __m128 d = scales(w4, f.bytes, count), dmin = _mm_setzero_ps();
+    if (f.dmin_at >= 0)
+        dmin = f16x4(w4 + f.dmin_at, f.bytes, count);
+    for (int t = 0; t < n_tokens; t++) {
+        for (int j = count; j < 4; j++) {
+            isum[t][j] = _mm512_setzero_si512();
+            msum[t][j] = _mm256_setzero_si256();
+        }
+        __m128 da = f32x4(a4 + t * act_stride, Q8_K_BYTES, count);
+        __m128 s = scaled(d, da, sums4_wide(isum[t]));
+        if (f.dmin_at >= 0)
+            s = _mm_sub_ps(s, scaled(dmin, da, sums4(msum[t])));
+        sum[t] = _mm_add_ps(sum[t], s);
+    }
 }
 
 /* Two blocks of 32 side by side would cost more to bring together than they save, so those types
