@@ -1,71 +1,27 @@
 /* tandem convert: a Hugging Face checkpoint becomes a GGUF file.
  *
  *     folder -> checkpoint (safetensors.c) -> config (hf_config.c) -> plan (convert_plan.c)
- *            -> metadata and vocabulary (hf_vocab.c) -> file (gguf_write.c, convert_fill.c)
+ *            -> metadata and vocabulary (hf_keys.c, hf_vocab.c) -> file (output.c)
  *
  * Everything that can be wrong with names, shapes, keys, vocabulary or the place of the output is
  * found before the output exists. The file holds no path and no time: equal input gives equal
  * bytes. */
 #include "src/cli/command.h"
 
-#include <errno.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/stat.h>
 #include <sys/statvfs.h>
-#include <unistd.h>
 
 #include "src/base/mem.h"
-#include "src/base/pool.h"
-#include "src/cli/signals.h"
 #include "src/cli/term.h"
-#include "tools/convert_fill.h"
+#include "src/format/quant.h"
+#include "tools/convert_plan.h"
 #include "tools/hf_vocab.h"
+#include "tools/mixture.h"
+#include "tools/output.h"
 
-#define PATH_BYTES 4096
-
-/* ---- where the file goes ---- */
-
-static bool is_input(const struct checkpoint *c, const struct stat *st)
-{
-    for (int i = 0; i < c->n_files; i++)
-        if (c->files[i].device == st->st_dev && c->files[i].inode == st->st_ino)
-            return true;
-    return false;
-}
-
-static bool check_target(const struct checkpoint *c, const char *path, bool force,
-                         struct error *err)
-{
-    struct stat st;
-    if (stat(path, &st) != 0)
-        return errno == ENOENT || fail(err, ERR_USAGE, "%s: %s", path, strerror(errno));
-    if (!S_ISREG(st.st_mode))
-        return fail(err, ERR_USAGE, "%s: exists and is not a regular file", path);
-    if (is_input(c, &st))
-        return fail(err, ERR_USAGE, "%s: is part of the checkpoint", path);
-    return force || fail(err, ERR_USAGE, "%s: exists (--force replaces it)", path);
-}
-
-/* Folder of the output: it must be there and writable, before hours of work. */
-static bool check_folder(const char *path, uint64_t bytes, uint64_t *free_bytes, struct error *err)
-{
-    char folder[PATH_BYTES], size[32], room[32];
-    struct statvfs fs;
-    const char *slash = strrchr(path, '/');
-    if (strlen(path) >= sizeof folder)
-        return fail(err, ERR_USAGE, "the name of the output is too long");
-    snprintf(folder, sizeof folder, "%.*s", slash ? (int)max_of(slash - path, 1) : 1,
-             slash ? path : ".");
-    if (access(folder, W_OK | X_OK) != 0 || statvfs(folder, &fs) != 0)
-        return fail(err, ERR_USAGE, "%s: cannot be written: %s", folder, strerror(errno));
-    *free_bytes = (uint64_t)fs.f_bavail * fs.f_frsize;
-    return *free_bytes >= bytes ||
-           fail(err, ERR_RUN, "%s: %s are needed, %s are free", folder,
-                human_bytes((double)bytes, size, sizeof size),
-                human_bytes((double)*free_bytes, room, sizeof room));
-}
+typedef unsigned long long ull;
 
 /* ---- general metadata ---- */
 
@@ -97,16 +53,17 @@ static bool write_size_label(const struct plan *p, struct gguf_writer *w, struct
     return gguf_writer_add_str(w, "general.size_label", label, err);
 }
 
-/* The number that stands for the type of most elements. */
-static uint32_t file_type(const struct plan *p)
+/* The number that stands for the type of most elements, when no mixture was asked for. */
+static uint32_t native_file_type(const struct plan *p)
 {
     static const struct { enum tensor_type type; uint32_t number; } numbers[] = {
-        { TYPE_F32, 0 }, { TYPE_F16, 1 }, { TYPE_Q8_0, 7 }, { TYPE_BF16, 32 },
+        { TYPE_F32, FILE_F32 }, { TYPE_F16, FILE_F16 }, { TYPE_Q8_0, FILE_Q8_0 },
+        { TYPE_BF16, FILE_BF16 }, { TYPE_MXFP4, FILE_MXFP4_MOE },
     };
     uint64_t sums[ARRAY_LEN(numbers)] = { 0 };
     size_t best = 0;
     for (size_t i = 0; i < p->n_tensors; i++) {
-        const struct plan_tensor *t = &p->tensors[i];
+        const struct recipe_tensor *t = &p->types.tensors[i];
         for (size_t k = 0; k < ARRAY_LEN(numbers); k++)
             if (numbers[k].type == t->type)
                 sums[k] += t->ne[0] * t->ne[1] * t->ne[2];
@@ -136,16 +93,19 @@ static bool write_metadata(const struct plan *p, const struct options *o, struct
     return gguf_writer_add_str(w, "general.architecture", c->arch->name, err) &&
            gguf_writer_add_str(w, "general.type", "model", err) &&
            write_name(p->checkpoint->folder, o->name, w, err) && write_size_label(p, w, err) &&
-           gguf_writer_add_u32(w, "general.file_type", file_type(p), err) &&
+           gguf_writer_add_u32(w, "general.file_type", native_file_type(p), err) &&
            gguf_writer_add_u32(w, "general.quantization_version", 2, err) &&
-           hf_config_write(c, w, err) &&
+           type_plan_write(&p->types, w, err) && hf_config_write(c, w, err) &&
            hf_vocab_write(p->checkpoint, c->json, c->params.n_vocab, o->pre, w, err);
 }
 
-static bool announce_tensors(const struct plan *p, struct gguf_writer *w, struct error *err)
+static bool announce(const struct plan *p, const struct options *o, struct gguf_writer *w,
+                     struct error *err)
 {
+    if (!write_metadata(p, o, w, err))
+        return false;
     for (size_t i = 0; i < p->n_tensors; i++) {
-        const struct plan_tensor *t = &p->tensors[i];
+        const struct recipe_tensor *t = &p->types.tensors[i];
         if (!gguf_writer_add_tensor(w, t->name, t->type, t->n_dims, t->ne, err))
             return false;
     }
@@ -154,112 +114,151 @@ static bool announce_tensors(const struct plan *p, struct gguf_writer *w, struct
 
 /* ---- reports ---- */
 
-static bool print_tensor(const struct plan_tensor *t, struct error *err)
+/* Every tensor: type, shape, where it comes from. */
+static void add_tensors(const struct plan *p, struct buf *out)
 {
-    char line[512], shape[96], source[300];
-    size_t n = 0;
-    for (int d = 0; d < t->n_dims; d++)
-        n += (size_t)snprintf(shape + n, sizeof shape - n, d ? "x%llu" : "%llu",
-                              (unsigned long long)t->ne[d]);
-    if (t->how == HOW_FREQS)
-        snprintf(source, sizeof source, "computed");
-    else
-        snprintf(source, sizeof source, "%s %.200s%s", t->sources[0]->dtype_name,
-                 t->sources[0]->name, t->how == HOW_ROWS && t->n_matrices > 1 ? " …" : "");
-    snprintf(line, sizeof line, "%-34s %-5s %-16s  %s\n", t->name, quant_traits(t->type)->name,
-             shape,
-             source);
-    return out_puts(line, err);
+    for (size_t i = 0; i < p->n_tensors; i++) {
+        const struct plan_tensor *t = &p->tensors[i];
+        char shape[96];
+        size_t n = 0;
+        for (int d = 0; d < t->n_dims; d++)
+            n += (size_t)snprintf(shape + n, sizeof shape - n, d ? "x%llu" : "%llu",
+                                  (ull)t->ne[d]);
+        buf_printf(out, "%-34s %-5s %-16s  ", t->name,
+                   quant_traits(p->types.tensors[i].type)->name, shape);
+        if (t->n_sources)
+            buf_printf(out, "%s %s%s\n", t->sources[0]->dtype_name, t->sources[0]->name,
+                       t->n_sources > 1 ? " …" : "");
+        else
+            buf_puts(out, "computed\n");
+    }
+    buf_puts(out, "\n");
 }
 
-static bool print_plan(const struct plan *p, struct error *err)
+static bool print_plan(const struct plan *p, const struct options *o, struct error *err)
 {
-    for (size_t i = 0; i < p->n_tensors; i++)
-        if (!print_tensor(&p->tensors[i], err))
-            return false;
-    return true;
+    struct buf out = { 0 };
+    if (o->verbose > 0)
+        add_tensors(p, &out);
+    type_plan_table(&p->types, false, &out);
+    bool ok = buf_ok(&out, err) && out_write(out.data, out.len, err);
+    buf_release(&out);
+    return ok;
 }
 
-static void note_plan(const struct plan *p, uint64_t free_bytes, int n_threads)
+/* Room where the output will be, " (80 GiB free)", or nothing. */
+static const char *room_text(const char *output, char text[64])
 {
-    char count[32], source[32], size[32], room[32], memory[32];
+    char folder[4096], room[32];
+    struct statvfs fs;
+    const char *slash = output ? strrchr(output, '/') : NULL;
+    text[0] = 0;
+    snprintf(folder, sizeof folder, "%.*s", slash ? (int)max_of(slash - output, 1) : 1,
+             slash ? output : ".");
+    if (output && statvfs(folder, &fs) == 0)
+        snprintf(text, 64, " (%s free)",
+                 human_bytes((double)fs.f_bavail * (double)fs.f_frsize, room, sizeof room));
+    return text;
+}
+
+static void note_plan(const struct plan *p, const struct options *o, int n_threads)
+{
+    char count[32], source[32], size[32], room[64], memory[32];
+    struct transcode t = { .tensors = p->jobs, .n_tensors = p->n_tensors };
     count_text(count, (double)p->n_elements);
-    note("%d file%s, %zu tensors of %s, %s → %s (%s free), %s of working memory",
+    note("%d file%s, %zu tensors of %s, %s → %s%s, %s of working memory",
          p->checkpoint->n_files, p->checkpoint->n_files == 1 ? "" : "s", p->n_tensors, count,
-         human_bytes((double)p->source_bytes, source, sizeof source),
-         human_bytes((double)p->file_bytes, size, sizeof size),
-         human_bytes((double)free_bytes, room, sizeof room),
-         human_bytes((double)convert_memory(p, n_threads), memory, sizeof memory));
-    if (p->n_fallbacks)
-        note("%d tensors have rows that do not divide into blocks of the type: they become F16",
-             p->n_fallbacks);
+         human_bytes((double)p->types.bytes_before, source, sizeof source),
+         human_bytes((double)p->types.bytes_after, size, sizeof size), room_text(o->output, room),
+         human_bytes((double)transcode_memory(&t, n_threads), memory, sizeof memory));
+    if (p->n_unfit)
+        note("%d tensors have rows that do not divide into blocks of 8 bits: F16 where no other "
+             "type was asked for", p->n_unfit);
 }
 
 /* ---- the command ---- */
 
-struct ticker {
-    struct progress progress;
-    uint64_t total_bytes;
-};
-
-static bool on_tick(void *ctx, uint64_t done_bytes)
+static bool is_input(const void *ctx, dev_t device, ino_t inode)
 {
-    struct ticker *t = ctx;
-    progress_update(&t->progress, (double)done_bytes, (double)t->total_bytes);
-    return !signals_cancelled();
+    const struct checkpoint *c = ctx;
+    for (int i = 0; i < c->n_files; i++)
+        if (c->files[i].device == device && c->files[i].inode == inode)
+            return true;
+    return false;
 }
 
-/* With several files the names are known once their number is. */
-static bool check_shards(const struct checkpoint *c, const struct gguf_writer *w, bool force,
-                         struct error *err)
+static bool unchanged(const void *ctx, struct error *err)
 {
-    for (int i = 0; i < w->n_shards; i++)
-        if (!check_target(c, gguf_writer_path(w, i), force, err))
+    return checkpoint_unchanged(ctx, err);
+}
+
+/* The small files that shape the metadata. */
+static bool describe_texts(const struct checkpoint *c, struct buf *text, struct error *err)
+{
+    static const char *const names[] = {
+        "config.json", "tokenizer.json", "tokenizer_config.json", "tiktoken.model",
+        "chat_template.jinja", "chat_template.json",
+    };
+    for (size_t i = 0; i < ARRAY_LEN(names); i++) {
+        char *bytes;
+        size_t n;
+        if (!checkpoint_text(c, names[i], &bytes, &n, err))
             return false;
+        if (bytes)
+            buf_printf(text, "input %s, checksum %08x\n", names[i], (unsigned)crc32c(0, bytes, n));
+        mem_free(bytes);
+    }
     return true;
+}
+
+/* The job in words, for the journal. */
+static bool describe(const struct plan *p, const struct options *o, struct buf *text,
+                     struct error *err)
+{
+    const struct checkpoint *c = p->checkpoint;
+    buf_printf(text, "name %s, pre-tokenizer %s\n", o->name ? o->name : "of the folder",
+               o->pre ? o->pre : "recognised");
+    for (int i = 0; i < c->n_files; i++) {
+        const struct st_file *f = &c->files[i];
+        buf_printf(text, "input %s of %llu bytes, file %llu:%llu changed at %lld\n", f->name,
+                   (ull)f->size, (ull)f->device, (ull)f->inode, (long long)f->changed_ns);
+    }
+    if (!describe_texts(c, text, err))
+        return false;
+    type_plan_describe(&p->types, o, text);
+    return buf_ok(text, err);
 }
 
 static bool write_file(const struct plan *p, struct gguf_writer *w, const struct options *o,
                        int n_threads, struct error *err)
 {
-    struct ticker t = { .total_bytes = p->file_bytes };
-    double start = now_s();
-    char size[32], rate[32];
-    if (!gguf_writer_begin(w, o->output, err) || !check_shards(p->checkpoint, w, o->force, err))
-        return false;
-    progress_begin(&t.progress, "converting", NULL);
-    bool ok = convert_fill(p, w, n_threads, on_tick, &t, err);
-    progress_end(&t.progress);
-    if (!ok || !gguf_writer_finish(w, err))
-        return false;
-    double seconds = max_of(now_s() - start, 1e-3), bytes = (double)p->file_bytes;
-    note("%s in %.1f s (%s/s): %s%s", human_bytes(bytes, size, sizeof size), seconds,
-         human_bytes(bytes / seconds, rate, sizeof rate), gguf_writer_path(w, 0),
-         w->n_shards > 1 ? " and the following" : "");
-    return true;
+    struct buf plan = { 0 };
+    struct output_job out = {
+        .path = o->output, .verb = "converting", .options = o, .threads = n_threads, .writer = w,
+        .tensors = p->jobs, .n_tensors = p->n_tensors, .bytes_before = p->types.bytes_before,
+        .bytes_after = p->types.bytes_after, .weights = p->types.weights, .is_input = is_input,
+        .unchanged = unchanged, .ctx = p->checkpoint,
+    };
+    bool ok = output_check(&out, err) && describe(p, o, &plan, err) &&
+              output_run(&out, buf_str(&plan).data, err);
+    buf_release(&plan);
+    return ok;
 }
 
 static bool convert(struct checkpoint *c, const struct json *config_json, const struct options *o,
                     struct error *err)
 {
-    static const int types[] = { -1, TYPE_F32, TYPE_F16, TYPE_BF16, TYPE_Q8_0 };
     struct hf_config config;
     struct plan plan = { 0 };
     struct gguf_writer writer = { 0 };
-    uint64_t free_bytes = 0;
     int n_threads = o->threads > 0 ? (int)o->threads : cpu_usable_cores();
-    bool ok = hf_config_read(&config, config_json, err) &&
-              plan_make(&plan, c, &config, types[o->convert_type], !o->no_mtp, err) &&
-              write_metadata(&plan, o, &writer, err) && announce_tensors(&plan, &writer, err);
-    if (ok && o->output)
-        ok = check_target(c, o->output, o->force || o->split_max_bytes > 0, err) &&
-             check_folder(o->output, o->dry_run ? 0 : plan.file_bytes, &free_bytes, err);
-    if (ok)
-        note_plan(&plan, free_bytes, n_threads);
-    if (ok && o->split_max_bytes > 0)
-        gguf_writer_split(&writer, 0, (uint64_t)o->split_max_bytes, 0);
-    ok = ok && (o->dry_run ? print_plan(&plan, err)
-                           : write_file(&plan, &writer, o, n_threads, err));
+    bool ok = hf_config_read(&config, config_json, err) && plan_make(&plan, c, &config, o, err) &&
+              announce(&plan, o, &writer, err);
+    if (ok) {
+        note_plan(&plan, o, n_threads);
+        ok = o->dry_run ? print_plan(&plan, o, err)
+                        : write_file(&plan, &writer, o, n_threads, err);
+    }
     gguf_writer_release(&writer);
     plan_release(&plan);
     return ok;

@@ -2,95 +2,13 @@
 
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 
 #include "src/base/log.h"
 #include "src/base/mem.h"
-
-#define CHUNK_ELEMENTS (1 << 20) /* of f32: 4 MB per thread */
+#include "src/format/quant.h"
 
 typedef unsigned long long ull;
-
-/* ---- names ---- */
-
-/* GGUF and Hugging Face names; the first %d is the layer, a second one the expert. Tensors of the
- * architectures' tables that have no row here (fused forms, old spellings) are not produced. */
-static const struct name_row {
-    const char *gguf, *hf;
-    enum how how;
-} names[] = {
-    { "token_embd.weight", "model.embed_tokens.weight", HOW_ROWS },
-    { "output_norm.weight", "model.norm.weight", HOW_ROWS },
-    { "output.weight", "lm_head.weight", HOW_ROWS },
-    { "rope_freqs.weight", NULL, HOW_FREQS },
-#define LAYER "model.layers.%d."
-#define BLOCK(gguf, hf) { "blk.%d." gguf, LAYER hf, HOW_ROWS }
-#define BLOCK_AS(how, gguf, hf) { "blk.%d." gguf, LAYER hf, how }
-    BLOCK("attn_norm.weight", "input_layernorm.weight"),
-    BLOCK("ffn_norm.weight", "post_attention_layernorm.weight"),
-    BLOCK_AS(HOW_ROTARY, "attn_q.weight", "self_attn.q_proj.weight"),
-    BLOCK_AS(HOW_ROTARY, "attn_k.weight", "self_attn.k_proj.weight"),
-    BLOCK("attn_v.weight", "self_attn.v_proj.weight"),
-    BLOCK("attn_output.weight", "self_attn.o_proj.weight"),
-    BLOCK_AS(HOW_ROTARY, "attn_q.bias", "self_attn.q_proj.bias"),
-    BLOCK_AS(HOW_ROTARY, "attn_k.bias", "self_attn.k_proj.bias"),
-    BLOCK("attn_v.bias", "self_attn.v_proj.bias"),
-    BLOCK("attn_output.bias", "self_attn.o_proj.bias"),
-    BLOCK("attn_q_norm.weight", "self_attn.q_norm.weight"),
-    BLOCK("attn_k_norm.weight", "self_attn.k_norm.weight"),
-    BLOCK("attn_q_a.weight", "self_attn.q_a_proj.weight"),
-    BLOCK("attn_q_a_norm.weight", "self_attn.q_a_layernorm.weight"),
-    BLOCK("attn_q_b.weight", "self_attn.q_b_proj.weight"),
-    BLOCK("attn_kv_a_mqa.weight", "self_attn.kv_a_proj_with_mqa.weight"),
-    BLOCK("attn_kv_a_norm.weight", "self_attn.kv_a_layernorm.weight"),
-    BLOCK_AS(HOW_K_B, "attn_k_b.weight", "self_attn.kv_b_proj.weight"),
-    BLOCK_AS(HOW_V_B, "attn_v_b.weight", "self_attn.kv_b_proj.weight"),
-    BLOCK("ffn_gate.weight", "mlp.gate_proj.weight"),
-    BLOCK("ffn_up.weight", "mlp.up_proj.weight"),
-    BLOCK("ffn_down.weight", "mlp.down_proj.weight"),
-    BLOCK("ffn_gate.bias", "mlp.gate_proj.bias"),
-    BLOCK("ffn_up.bias", "mlp.up_proj.bias"),
-    BLOCK("ffn_down.bias", "mlp.down_proj.bias"),
-    BLOCK("ffn_gate_inp.weight", "mlp.gate.weight"),
-    BLOCK("exp_probs_b.bias", "mlp.gate.e_score_correction_bias"),
-    BLOCK("ffn_gate_exps.weight", "mlp.experts.%d.gate_proj.weight"),
-    BLOCK("ffn_up_exps.weight", "mlp.experts.%d.up_proj.weight"),
-    BLOCK("ffn_down_exps.weight", "mlp.experts.%d.down_proj.weight"),
-    BLOCK("ffn_gate_shexp.weight", "mlp.shared_experts.gate_proj.weight"),
-    BLOCK("ffn_up_shexp.weight", "mlp.shared_experts.up_proj.weight"),
-    BLOCK("ffn_down_shexp.weight", "mlp.shared_experts.down_proj.weight"),
-    BLOCK("nextn.eh_proj.weight", "eh_proj.weight"),
-    BLOCK("nextn.enorm.weight", "enorm.weight"),
-    BLOCK("nextn.hnorm.weight", "hnorm.weight"),
-    BLOCK("nextn.shared_head_norm.weight", "shared_head.norm.weight"),
-    BLOCK("nextn.shared_head_head.weight", "shared_head.head.weight"),
-    BLOCK("nextn.embed_tokens.weight", "embed_tokens.weight"),
-};
-
-static const struct name_row *find_names(const char *gguf)
-{
-    for (size_t i = 0; i < ARRAY_LEN(names); i++)
-        if (strcmp(names[i].gguf, gguf) == 0)
-            return &names[i];
-    return NULL;
-}
-
-/* A name of the table with its numbers filled in. */
-static const char *fill_name(char *out, size_t size, const char *pattern, int layer, int64_t expert)
-{
-    size_t n = 0;
-    int64_t numbers[2] = { layer, expert };
-    int used = 0;
-    for (const char *at = pattern; *at && n + 12 < size; at++) {
-        if (at[0] == '%' && at[1] == 'd' && used < 2) {
-            n += (size_t)snprintf(out + n, size - n, "%lld", (long long)numbers[used++]);
-            at++;
-        } else {
-            out[n++] = *at;
-        }
-    }
-    out[n] = 0;
-    return out;
-}
 
 /* ---- which tensors ---- */
 
@@ -160,28 +78,45 @@ static bool check_scale_values(const struct checkpoint *c, const struct st_tenso
     return ok;
 }
 
-/* FP8 weights have X_scale_inv beside X, others must not. */
+/* Scales of FP8 are so few that all of them are looked at now; those of FP4 are when they are
+ * used. */
 static bool find_scale(struct plan *p, const struct st_tensor *t, const struct st_tensor **scale,
                        struct error *err)
 {
     char name[300];
-    snprintf(name, sizeof name, "%s_scale_inv", t->name);
+    bool fp8 = t->dtype == ST_F8_E4M3, fp4 = is_fp4(t);
+    scale_name(p->config->spelling, t->name, name, sizeof name);
     struct st_tensor *s = checkpoint_find(p->checkpoint, name);
     *scale = s;
-    if (t->dtype != ST_F8_E4M3)
+    if (!fp8 && !fp4)
         return !s || fail(err, ERR_FILE, "%s: scales for a weight of type %s", s->name,
                           t->dtype_name);
     if (!p->config->fp8)
-        return fail(err, ERR_FILE, "%s: FP8, but config.json has no quantization_config", t->name);
+        return fail(err, ERR_FILE, "%s: %s, but config.json has no quantization_config", t->name,
+                    fp8 ? "FP8" : "FP4");
     if (!s)
-        return fail(err, ERR_FILE, "%s: FP8 without %s", t->name, name);
-    if (s->dtype != ST_F32 && s->dtype != ST_BF16 && s->dtype != ST_F8_E8M0)
-        return fail(err, ERR_FILE, "%s: type %s, expected F32, BF16 or F8_E8M0", s->name,
-                    s->dtype_name);
+        return fail(err, ERR_FILE, "%s: %s without %s", t->name, fp8 ? "FP8" : "FP4", name);
+    if (s->dtype != ST_F8_E8M0 && (fp4 || (s->dtype != ST_F32 && s->dtype != ST_BF16)))
+        return fail(err, ERR_FILE, "%s: type %s, expected %sF8_E8M0", s->name, s->dtype_name,
+                    fp4 ? "" : "F32, BF16 or ");
     s->used = true;
+    if (fp4)
+        return check_shape(s, t->shape[0], t->shape[1] * 2 / FP4_BLOCK, err);
     uint64_t rows = (t->shape[0] + FP8_BLOCK - 1) / FP8_BLOCK;
     uint64_t cols = (t->shape[1] + FP8_BLOCK - 1) / FP8_BLOCK;
     return check_shape(s, rows, cols, err) && check_scale_values(p->checkpoint, s, err);
+}
+
+/* Can this stored type become such a tensor? FP4 needs whole blocks. */
+static bool check_dtype(const struct plan_tensor *t, const struct st_tensor *s, uint64_t cols,
+                        struct error *err)
+{
+    bool integer = s->dtype == ST_I32 || s->dtype == ST_I64;
+    if (s->dtype == ST_OTHER || s->dtype == ST_F8_E8M0 || integer != (t->how == HOW_INTEGERS))
+        return fail(err, ERR_FILE, "%s: type %s cannot be converted", s->name, s->dtype_name);
+    return !is_fp4(s) || (t->n_dims > 1 && cols % FP4_BLOCK == 0) ||
+           fail(err, ERR_FILE, "%s: FP4 in rows of %llu, expected a multiple of %d", s->name,
+                (ull)cols, FP4_BLOCK);
 }
 
 /* The sources of one planned tensor; *found tells a missing one from other failures. */
@@ -190,75 +125,108 @@ static bool find_sources(struct plan *p, struct plan_tensor *t, const struct nam
 {
     const struct params *q = &p->config->params;
     char name[256];
-    int64_t n = t->how == HOW_ROWS ? t->n_matrices : 1;
     uint64_t rows = t->n_dims == 1 ? 0 : (uint64_t)t->rows, cols = t->ne[0];
     if (t->how == HOW_K_B || t->how == HOW_V_B) {
         rows = (uint64_t)params_dim(q, DIM_KV_B);
         cols = (uint64_t)q->kv_lora_rank;
     }
-    t->sources = arena_alloc(&p->arena, (size_t)n, sizeof *t->sources, err);
-    t->scales = arena_alloc(&p->arena, (size_t)n, sizeof *t->scales, err);
+    t->n_sources = t->how == HOW_ROWS ? (size_t)t->n_matrices : 1;
+    t->sources = arena_alloc(&p->arena, t->n_sources, sizeof *t->sources, err);
+    t->scales = arena_alloc(&p->arena, t->n_sources, sizeof *t->scales, err);
     *found = true;
     if (!t->sources || !t->scales)
         return false;
-    for (int64_t i = 0; i < n; i++) {
-        struct st_tensor *s = checkpoint_find(p->checkpoint,
-                                              fill_name(name, sizeof name, row->hf, layer, i));
+    for (size_t i = 0; i < t->n_sources; i++) {
+        struct st_tensor *s = checkpoint_find(p->checkpoint, fill_name(name, sizeof name, row->hf,
+                                                                       layer, (int64_t)i));
         if (!s) {
             *found = i > 0; /* some experts and not others: never optional */
             return fail(err, ERR_FILE, "%s: %s is missing", p->checkpoint->folder, name);
         }
-        if (s->dtype == ST_OTHER || s->dtype == ST_F8_E8M0)
-            return fail(err, ERR_FILE, "%s: type %s cannot be converted", s->name, s->dtype_name);
-        if (!check_shape(s, rows, cols, err) || !find_scale(p, s, &t->scales[i], err))
+        if (!check_dtype(t, s, cols, err) ||
+            !check_shape(s, rows, is_fp4(s) ? cols / 2 : cols, err) ||
+            !find_scale(p, s, &t->scales[i], err))
             return false;
         if (s->used && t->how != HOW_V_B)
             return fail(err, ERR_INTERNAL, "%s: used twice", s->name);
         s->used = true;
         t->sources[i] = s;
     }
+    t->rows_of = (struct convert_source){
+        .checkpoint = p->checkpoint, .tensors = t->sources, .scales = t->scales,
+        .rows = rows ? (int64_t)rows : t->rows, .cols = rows ? (int64_t)cols : t->cols,
+        .head_rows = t->how == HOW_ROTARY ? q->head_dim : 0, .limit = q->n_routed,
+    };
     return true;
 }
 
-/* ---- types and chunks ---- */
+/* ---- types ---- */
 
-static enum tensor_type native_type(const struct plan_tensor *t)
+static enum tensor_type type_of(enum st_dtype dtype)
 {
-    enum st_dtype dtype = t->sources[0]->dtype;
-    for (int64_t i = 1; i < (t->how == HOW_ROWS ? t->n_matrices : 1); i++)
-        if (t->sources[i]->dtype != dtype) /* experts of different kinds: what holds all */
-            return TYPE_F32;
-    return dtype == ST_F32 ? TYPE_F32 : dtype == ST_F16 ? TYPE_F16
-         : dtype == ST_BF16 ? TYPE_BF16 : TYPE_Q8_0;
-}
-
-static void choose_type(struct plan *p, struct plan_tensor *t, bool is_f32, int wish)
-{
-    t->type = is_f32 || t->how == HOW_FREQS ? TYPE_F32
-            : wish < 0 ? native_type(t) : (enum tensor_type)wish;
-    if (t->ne[0] % (uint64_t)quant_traits(t->type)->block_elements) {
-        t->type = TYPE_F16;
-        p->n_fallbacks++;
+    switch (dtype) {
+    case ST_F32:
+        return TYPE_F32;
+    case ST_F16:
+        return TYPE_F16;
+    case ST_BF16:
+        return TYPE_BF16;
+    case ST_BYTE:
+        return TYPE_MXFP4;
+    case ST_I32:
+    case ST_I64:
+        return TYPE_I32;
+    default:
+        return TYPE_Q8_0; /* the nearest to FP8 that the format has */
     }
 }
 
-/* Rows that one thread converts at a time; whole heads where rows change places within a head. */
-static void choose_chunk(struct plan_tensor *t)
+/* What the tensor is when nobody asks for anything. */
+static enum tensor_type native_type(struct plan *p, const struct plan_tensor *t)
 {
-    int64_t unit = t->how == HOW_ROTARY ? t->head_rows : t->how == HOW_K_B ? t->rows : 1;
-    int64_t fit = CHUNK_ELEMENTS / (t->cols * unit);
-    t->rows_per_chunk = min_of(max_of(fit, 1) * unit, t->rows);
+    if (t->is_f32 || t->how == HOW_FREQS)
+        return TYPE_F32;
+    enum tensor_type type = type_of(t->sources[0]->dtype);
+    for (size_t i = 1; i < t->n_sources; i++)
+        if (type_of(t->sources[i]->dtype) != type) /* experts of different kinds: what holds all */
+            return TYPE_F32;
+    if (t->ne[0] % (uint64_t)quant_traits(type)->block_elements == 0)
+        return type;
+    p->n_unfit++;
+    return TYPE_F16;
 }
 
-void plan_source_rows(const struct plan *p, const struct plan_tensor *t, int64_t matrix,
-                      int64_t first, int64_t n, int64_t *source_first, int64_t *source_n)
+static uint64_t source_bytes(const struct plan_tensor *t)
+{
+    uint64_t bytes = 0;
+    if (t->how == HOW_V_B) /* counted with the keys */
+        return 0;
+    for (size_t i = 0; i < t->n_sources; i++)
+        bytes += t->sources[i]->bytes + (t->scales[i] ? t->scales[i]->bytes : 0);
+    return bytes;
+}
+
+static bool choose_types(struct plan *p, const struct options *o, struct error *err)
 {
     const struct params *q = &p->config->params;
-    int64_t head = matrix * (q->qk_nope_dim + q->value_dim);
-    *source_first = t->how == HOW_V_B   ? head + q->qk_nope_dim + first
-                    : t->how == HOW_K_B ? head
-                                        : first;
-    *source_n = t->how == HOW_K_B ? q->qk_nope_dim : n;
+    if (!type_plan_reserve(&p->types, p->n_tensors, err))
+        return false;
+    p->types.model = (struct recipe_model){
+        .arch = str_of(p->config->arch->name), .n_layers = q->n_layers + q->n_mtp,
+        .n_experts = q->n_routed, .n_heads = q->n_heads,
+        .n_kv_heads = p->config->arch->has_latent_cache ? 1 : q->n_kv_heads };
+    for (size_t i = 0; i < p->n_tensors; i++) {
+        const struct plan_tensor *t = &p->tensors[i];
+        struct recipe_tensor *r = &p->types.tensors[i];
+        *r = (struct recipe_tensor){ .name = t->name, .n_dims = t->n_dims,
+                                     .source = native_type(p, t),
+                                     .source_bytes = source_bytes(t) };
+        memcpy(r->ne, t->ne, sizeof r->ne);
+        uint64_t n = t->ne[0] * t->ne[1] * t->ne[2];
+        p->n_elements += n;
+        p->routed_elements += t->role == ROLE_ROUTED ? n : 0;
+    }
+    return type_plan_choose(&p->types, o, err);
 }
 
 /* ---- one tensor ---- */
@@ -278,14 +246,6 @@ static struct plan_tensor *new_tensor(struct plan *p, struct error *err)
     return t;
 }
 
-static void account(struct plan *p, const struct plan_tensor *t)
-{
-    uint64_t n = t->ne[0] * t->ne[1] * t->ne[2];
-    p->n_elements += n;
-    p->routed_elements += t->role == ROLE_ROUTED ? n : 0;
-    p->file_bytes += quant_row_bytes(t->type, (int64_t)t->ne[0]) * t->ne[1] * t->ne[2];
-}
-
 static bool may_lack(const struct plan *p, const struct tensor_spec *s, const struct plan_tensor *t)
 {
     if (s->when == ONCE && strcmp(s->name, "output.weight") == 0)
@@ -293,36 +253,97 @@ static bool may_lack(const struct plan *p, const struct tensor_spec *s, const st
     return s->need == OPTIONAL && t->how != HOW_K_B && t->how != HOW_V_B;
 }
 
-static bool plan_one(struct plan *p, const struct tensor_spec *s, int layer, int type,
-                     struct error *err)
+static bool plan_one(struct plan *p, const struct tensor_spec *s, int layer, struct error *err)
 {
     const struct params *q = &p->config->params;
-    const struct name_row *row = find_names(s->name);
+    const struct name_row *row = find_names(p->config->spelling, s->name);
     struct error why = { 0 };
     char other[64];
-    bool found;
+    bool found, head = s->when == ONCE && strcmp(s->name, "output.weight") == 0;
     struct plan_tensor *t = row ? new_tensor(p, err) : NULL;
     if (!t)
         return !row;
     if (!solve_shape(t, s, q) || (row->how == HOW_FREQS && !p->config->llama3.present) ||
-        (s->instead && is_planned(p, fill_name(other, sizeof other, s->instead, layer, 0))))
+        (s->instead && is_planned(p, fill_name(other, sizeof other, s->instead, layer, 0))) ||
+        (head && p->config->tied))
         return true;
     fill_name(t->name, sizeof t->name, s->name, layer, 0);
     t->how = row->how == HOW_ROTARY && !p->config->arch->permuted_qk ? HOW_ROWS : row->how;
     t->role = s->role;
+    t->is_f32 = s->is_f32;
     t->cols = t->how == HOW_ROTARY && t->n_dims == 1 ? 1 : (int64_t)t->ne[0];
     t->rows = t->n_dims == 1 ? (int64_t)t->ne[0] / t->cols : (int64_t)t->ne[1];
     t->n_matrices = (int64_t)t->ne[2];
-    t->head_rows = q->head_dim;
-    if (s->when == ONCE && p->config->tied && strcmp(s->name, "output.weight") == 0)
-        return true;
     if (t->how != HOW_FREQS && !find_sources(p, t, row, layer, &found, &why))
         return (!found && may_lack(p, s, t)) || fail(err, why.code, "%s", why.text);
-    choose_type(p, t, s->is_f32, type);
-    choose_chunk(t);
-    account(p, t);
     p->n_tensors++;
     return true;
+}
+
+/* ---- the work ---- */
+
+static bool freqs_rows(const void *ctx, int64_t row, int64_t n, float *out, void *scratch,
+                       struct error *err)
+{
+    const struct plan *p = ctx;
+    (void)row, (void)n, (void)scratch, (void)err;
+    memcpy(out, p->rope_freqs, sizeof *out * (size_t)(p->config->params.head_dim / 2));
+    return true;
+}
+
+static struct transcode_source source_of(struct plan *p, struct plan_tensor *t)
+{
+    const struct params *q = &p->config->params;
+    struct kv_b_shape shape = { q->n_heads, q->qk_nope_dim, q->value_dim, q->kv_lora_rank };
+    if (t->how == HOW_FREQS)
+        return (struct transcode_source){ .rows = freqs_rows, .ctx = p };
+    struct transcode_source rows = convert_rows(&t->rows_of, t->n_sources);
+    return t->how == HOW_K_B   ? kv_b_keys(&t->kv_b, &rows, &shape)
+           : t->how == HOW_V_B ? kv_b_values(&t->kv_b, &rows, &shape, 0)
+                               : rows;
+}
+
+/* Place of a job in the checkpoint: what is computed comes first. */
+static int by_place(const void *a, const void *b, void *ctx)
+{
+    const struct plan *p = ctx;
+    const struct transcode_tensor *x = a, *y = b;
+    const struct plan_tensor *t = &p->tensors[x->index], *u = &p->tensors[y->index];
+    if (!t->n_sources || !u->n_sources)
+        return (t->n_sources > 0) - (u->n_sources > 0);
+    const struct st_tensor *s = t->sources[0], *r = u->sources[0];
+    if (s->file != r->file)
+        return s->file < r->file ? -1 : 1;
+    if (s->offset != r->offset)
+        return s->offset < r->offset ? -1 : 1;
+    return (x->index > y->index) - (x->index < y->index); /* both halves of kv_b */
+}
+
+static bool describe_jobs(struct plan *p, struct error *err)
+{
+    p->jobs = mem_alloc(p->n_tensors, sizeof *p->jobs, "conversion", err);
+    if (p->config->llama3.present) {
+        p->rope_freqs = arena_alloc(&p->arena, (size_t)p->config->params.head_dim / 2,
+                                    sizeof *p->rope_freqs, err);
+        if (!p->rope_freqs)
+            return false;
+        hf_config_rope_freqs(p->config, p->rope_freqs);
+    }
+    for (size_t i = 0; p->jobs && i < p->n_tensors; i++) {
+        struct plan_tensor *t = &p->tensors[i];
+        const struct recipe_tensor *r = &p->types.tensors[i];
+        struct transcode_source source = source_of(p, t);
+        p->jobs[i] = (struct transcode_tensor){
+            .name = t->name, .index = i, .type = r->type, .cols = t->cols,
+            .rows = t->rows * t->n_matrices, .matrix_rows = type_plan_matrix_rows(&p->types, i),
+            .copy = source.bytes && t->how != HOW_V_B &&
+                    (r->type == TYPE_MXFP4 || r->type == TYPE_I32),
+            .importance = type_plan_importance(&p->types, i), .source = source,
+        };
+    }
+    if (p->jobs)
+        qsort_r(p->jobs, p->n_tensors, sizeof *p->jobs, by_place, p);
+    return p->jobs != NULL;
 }
 
 /* ---- the rest of the checkpoint ---- */
@@ -334,18 +355,19 @@ static bool ends_with(const char *name, const char *suffix)
 }
 
 /* Tensors that say nothing to this program: frequencies computed elsewhere, ranges of activations,
- * prediction blocks that were not asked for, a head that repeats the embedding. */
+ * prediction blocks that were not asked for (those of V4 belong into a file of their own), a head
+ * that repeats the embedding. */
 static bool is_useless(const struct plan *p, const struct st_tensor *t)
 {
-    int layer;
+    const struct params *q = &p->config->params;
     if (ends_with(t->name, "rotary_emb.inv_freq") || ends_with(t->name, "_activation_scale") ||
         ends_with(t->name, "input_scale"))
         return true;
     if (p->config->tied && strcmp(t->name, "lm_head.weight") == 0)
         return true;
-    return sscanf(t->name, "model.layers.%d.", &layer) == 1 &&
-           layer >= p->config->params.n_layers + p->config->params.n_mtp &&
-               p->config->params.n_routed;
+    if (p->config->spelling == SPELLING_V4)
+        return strncmp(t->name, "mtp.", 4) == 0;
+    return q->n_routed && hf_layer(SPELLING_HF, t->name) >= q->n_layers + q->n_mtp;
 }
 
 static bool check_all_used(const struct plan *p, struct error *err)
@@ -365,7 +387,7 @@ static void settle_mtp(struct hf_config *config, const struct checkpoint *c, boo
     char name[64];
     int announced = config->params.n_mtp;
     for (int i = 0; i < announced; i++) {
-        snprintf(name, sizeof name, LAYER "eh_proj.weight", config->params.n_layers + i);
+        snprintf(name, sizeof name, "model.layers.%d.eh_proj.weight", config->params.n_layers + i);
         if (keep && checkpoint_find(c, name))
             continue;
         if (keep)
@@ -375,25 +397,36 @@ static void settle_mtp(struct hf_config *config, const struct checkpoint *c, boo
     }
 }
 
-bool plan_make(struct plan *p, struct checkpoint *c, struct hf_config *config, int type,
-               bool keep_mtp, struct error *err)
+/* The base by name: "native" is what the checkpoint has. */
+static const char *base_type(const struct options *o)
+{
+    if (!o->convert_type)
+        return o->recipe ? NULL : "copy";
+    return strcasecmp(o->convert_type, "native") == 0 ? "copy" : o->convert_type;
+}
+
+bool plan_make(struct plan *p, struct checkpoint *c, struct hf_config *config,
+               const struct options *o, struct error *err)
 {
     *p = (struct plan){ .checkpoint = c, .config = config };
-    settle_mtp(config, c, keep_mtp);
+    convert_source_init();
+    settle_mtp(config, c, !o->no_mtp);
     const struct params *q = &config->params;
+    if (!type_plan_begin(&p->types, o, base_type(o), err))
+        return false;
     for (int layer = -1; layer < q->n_layers + q->n_mtp; layer++)
         for (int i = 0; i < config->arch->n_tensors; i++)
             if (tensor_stands_in(&config->arch->tensors[i], q, layer) &&
-                !plan_one(p, &config->arch->tensors[i], layer, type, err))
+                !plan_one(p, &config->arch->tensors[i], layer, err))
                 return false;
-    for (size_t i = 0; i < c->n_tensors; i++)
-        p->source_bytes += c->tensors[i].used ? c->tensors[i].bytes : 0;
-    return check_all_used(p, err);
+    return check_all_used(p, err) && choose_types(p, o, err) && describe_jobs(p, err);
 }
 
 void plan_release(struct plan *p)
 {
     mem_free(p->tensors);
+    mem_free(p->jobs);
+    type_plan_close(&p->types);
     arena_release(&p->arena);
     *p = (struct plan){ 0 };
 }

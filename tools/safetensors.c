@@ -14,6 +14,7 @@
 #define MAX_FILES 9999
 #define MAX_TENSORS (1u << 20)
 #define MAX_DIM ((uint64_t)1 << 40)
+#define BIG_BYTES (4ull << 30) /* checkpoints above this do not stay in the page cache */
 
 #define INDEX_NAME "model.safetensors.index.json"
 #define SINGLE_NAME "model.safetensors"
@@ -101,7 +102,18 @@ struct json *checkpoint_json(const struct checkpoint *c, const char *name, struc
 
 size_t st_dtype_bytes(enum st_dtype dtype)
 {
-    return dtype == ST_F32 ? 4 : dtype == ST_F16 || dtype == ST_BF16 ? 2 : 1;
+    switch (dtype) {
+    case ST_I64:
+        return 8;
+    case ST_F32:
+    case ST_I32:
+        return 4;
+    case ST_F16:
+    case ST_BF16:
+        return 2;
+    default:
+        return 1;
+    }
 }
 
 static const struct {
@@ -111,10 +123,10 @@ static const struct {
 } dtypes[] = {
     { "F32", ST_F32, 4 },          { "F16", ST_F16, 2 },   { "BF16", ST_BF16, 2 },
     { "F8_E4M3", ST_F8_E4M3, 1 },  { "F8_E8M0", ST_F8_E8M0, 1 },
-    { "F8_E5M2", ST_OTHER, 1 },    { "F64", ST_OTHER, 8 }, { "I64", ST_OTHER, 8 },
-    { "I32", ST_OTHER, 4 },        { "I16", ST_OTHER, 2 }, { "I8", ST_OTHER, 1 },
+    { "F8_E5M2", ST_OTHER, 1 },    { "F64", ST_OTHER, 8 }, { "I64", ST_I64, 8 },
+    { "I32", ST_I32, 4 },          { "I16", ST_OTHER, 2 }, { "I8", ST_BYTE, 1 },
     { "U64", ST_OTHER, 8 },        { "U32", ST_OTHER, 4 }, { "U16", ST_OTHER, 2 },
-    { "U8", ST_OTHER, 1 },         { "BOOL", ST_OTHER, 1 },
+    { "U8", ST_BYTE, 1 },          { "BOOL", ST_OTHER, 1 },
 };
 
 /* "dtype" and "shape"; *elements_bytes is what they need. */
@@ -261,6 +273,11 @@ static bool read_header(struct checkpoint *c, int file, struct error *err)
 
 /* ---- the set ---- */
 
+static int64_t changed_ns(const struct stat *st)
+{
+    return st->st_mtim.tv_sec * 1000000000ll + st->st_mtim.tv_nsec;
+}
+
 static bool add_file(struct checkpoint *c, const char *name, struct error *err)
 {
     struct stat st;
@@ -269,7 +286,8 @@ static bool add_file(struct checkpoint *c, const char *name, struct error *err)
     if (fd < 0)
         return false;
     struct st_file *f = &c->files[c->n_files++];
-    *f = (struct st_file){ name, fd, (uint64_t)st.st_size, st.st_dev, st.st_ino };
+    *f = (struct st_file){ name, fd, (uint64_t)st.st_size, st.st_dev, st.st_ino, changed_ns(&st) };
+    c->bytes += f->size;
     for (struct st_file *other = c->files; other < f; other++)
         if (other->device == f->device && other->inode == f->inode)
             return fail(err, ERR_FILE, "%s/%s and %s are the same file", c->folder, other->name,
@@ -440,18 +458,28 @@ struct st_tensor *checkpoint_find(const struct checkpoint *c, const char *name)
 }
 
 bool checkpoint_read(const struct checkpoint *c, const struct st_tensor *t, uint64_t at,
-                     void *bytes,
-                     size_t n, struct error *err)
+                     void *bytes, size_t n, struct error *err)
 {
     if (at > t->bytes || n > t->bytes - at)
         return fail(err, ERR_INTERNAL, "%s: bytes %llu to %llu of %llu", t->name, (ull)at,
                     (ull)at + n, (ull)t->bytes);
     const struct st_file *f = &c->files[t->file];
-    return read_at(f->fd, f->name, t->offset + at, bytes, n, err) ||
-           error_prefix(err, "%s", t->name);
+    if (!read_at(f->fd, f->name, t->offset + at, bytes, n, err))
+        return error_prefix(err, "%s", t->name);
+    if (c->bytes > BIG_BYTES)
+        posix_fadvise(f->fd, (off_t)(t->offset + at), (off_t)n, POSIX_FADV_DONTNEED);
+    return true;
 }
 
-void checkpoint_forget(const struct checkpoint *c, const struct st_tensor *t, uint64_t at, size_t n)
+bool checkpoint_unchanged(const struct checkpoint *c, struct error *err)
 {
-    posix_fadvise(c->files[t->file].fd, (off_t)(t->offset + at), (off_t)n, POSIX_FADV_DONTNEED);
+    for (int i = 0; i < c->n_files; i++) {
+        const struct st_file *f = &c->files[i];
+        struct stat st;
+        if (fstat(f->fd, &st) != 0 || (uint64_t)st.st_size != f->size ||
+            changed_ns(&st) != f->changed_ns)
+            return fail(err, ERR_RUN, "%s/%s: changed while it was being read", c->folder,
+                        f->name);
+    }
+    return true;
 }

@@ -26,7 +26,9 @@
 
 enum st_dtype {
     ST_F32, ST_F16, ST_BF16, ST_F8_E4M3, ST_F8_E8M0,
-    ST_OTHER, /* integers, booleans, F64, F8_E5M2: may lie in a file, is never converted */
+    ST_BYTE,  /* I8 or U8: here two FP4 numbers */
+    ST_I32, ST_I64,
+    ST_OTHER, /* other integers, booleans, F64, F8_E5M2: may lie in a file, is never converted */
 };
 
 struct st_tensor {
@@ -46,6 +48,7 @@ struct st_file {
     uint64_t size;
     dev_t device;
     ino_t inode;
+    int64_t changed_ns;
 };
 
 struct checkpoint {
@@ -54,6 +57,7 @@ struct checkpoint {
     int folder_fd;
     struct st_file *files;
     int n_files;
+    uint64_t bytes; /* of all files */
     struct st_tensor *tensors; /* sorted by name */
     size_t n_tensors;
 };
@@ -68,13 +72,14 @@ struct st_tensor *checkpoint_find(const struct checkpoint *c, const char *name);
 /* Bytes of one element. */
 size_t st_dtype_bytes(enum st_dtype dtype);
 
-/* n bytes from byte `at` of a tensor. Thread-safe. */
+/* n bytes from byte `at` of a tensor. Thread-safe. What is read of a large checkpoint does not stay
+ * in the page cache: 700 GB should not evict everybody else's files. */
 bool checkpoint_read(const struct checkpoint *c, const struct st_tensor *t, uint64_t at,
-                     void *bytes,
-                     size_t n, struct error *err);
-/* The page cache need not keep these bytes: reading 700 GB should not evict everybody else's. */
-void checkpoint_forget(const struct checkpoint *c, const struct st_tensor *t, uint64_t at,
-                       size_t n);
+                     void *bytes, size_t n, struct error *err);
+
+/* Are the files still those that were opened: same size, same time of change? ERR_RUN naming the
+ * first that is not. */
+bool checkpoint_unchanged(const struct checkpoint *c, struct error *err);
 
 /* A JSON file of the folder (at most 64 MiB). NULL without error when it does not exist; the caller
  * frees. */

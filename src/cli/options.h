@@ -51,7 +51,6 @@ enum show_thinking {
     THINKING_AUTO, THINKING_FULL, THINKING_FOLD, THINKING_HIDDEN, THINKING_STDOUT
 };
 enum table_format { TABLE_MD, TABLE_JSON };
-enum convert_type { CONVERT_NATIVE, CONVERT_F32, CONVERT_F16, CONVERT_BF16, CONVERT_Q8_0 };
 
 struct options {
     struct arena arena;
@@ -125,7 +124,7 @@ struct options {
 
     /* convert */
     const char *output, *pre, *name;
-    int convert_type; /* enum convert_type */
+    const char *convert_type; /* NULL: native */
     bool no_mtp;
 };
 
