@@ -3,13 +3,14 @@
 #   make chat       build and talk to the demo     make bench   speed of this machine
 #   make install    PREFIX=/usr/local DESTDIR=     make clean
 # Switches: SAN=1 (AddressSanitizer and UBSan), LIBS=none (libc, libm and pthread only),
-#           CUDA=0 (ignore an installed CUDA), V=1 (show commands), B=dir (where objects go).
+#           CUDA=1 or 0 (build the GPU library or not; without it: where nvcc and a card are),
+#           V=1 (show commands), B=dir (where objects go).
 
 CC     ?= cc
 PREFIX ?= /usr/local
 SAN    ?= 0
 LIBS   ?= all
-CUDA   ?= 1
+CUDA   ?= $(if $(and $(NVCC),$(GPU_CARDS)),1,0)
 V      ?= 0
 MACHINE := $(shell $(CC) -dumpmachine | cut -d- -f1)
 
@@ -55,13 +56,29 @@ else ifeq ($(MACHINE),aarch64)
   FLAGS_neon := -march=armv8.2-a+dotprod+fp16
 endif
 
+# The GPU library: .cu files by nvcc; for the tests by the C++ compiler, against tests/cuda_host.h.
+# GPU_ARCH: compute capabilities, those of the cards here or 80 (newer cards translate its PTX).
+NVCC      ?= $(firstword $(shell command -v nvcc 2>/dev/null) $(wildcard /usr/local/cuda/bin/nvcc))
+GPU_CARDS := $(sort $(subst .,,$(shell nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null)))
+GPU_ARCH  ?= $(or $(GPU_CARDS),80)
+GPU_SRC   := $(wildcard gpu/*.cu)
+CXX_OK    := $(shell command -v $(CXX) 2>/dev/null)
+CXX_FLAGS  = -std=c++17 -I. -Wall -Wextra -ffp-contract=off -fno-math-errno -fPIC \
+             -fvisibility=hidden -pthread $(CFLAGS)
+EMULATED  := $(if $(CXX_OK),$(B)/tests/tandem-gpu-emulated.so)
+gencode    = $(foreach a,$(1),-gencode arch=compute_$(a),code=sm_$(a)) \
+             -gencode arch=compute_$(lastword $(1)),code=compute_$(lastword $(1))
+NVCC_FLAGS = -std=c++17 -O3 -I. -Werror all-warnings \
+             -Xcompiler -fPIC,-fvisibility=hidden,-Wall,-Wextra,-ffp-contract=off
+
 OBJ   := $(SRC:%.c=$(B)/%.o)
 TESTS := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/test_*.c tests/check_*.c))
+TESTS += $(if $(CXX_OK),$(patsubst tests/%.cc,$(B)/tests/%,$(wildcard tests/test_*.cc)))
 TOOLS := $(OWN:%=$(B)/%)
 ALSO  := tandem-quantize tandem-convert
 MODEL := models/demo.gguf
 
-all: $(B)/tandem tandem $(TOOLS) $(ALSO:%=$(B)/%)
+all: $(B)/tandem tandem $(TOOLS) $(ALSO:%=$(B)/%) $(if $(filter 1,$(CUDA)),gpu)
 
 # ./tandem is the latest build, whatever its switches were.
 tandem: $(B)/tandem
@@ -84,12 +101,50 @@ $(B)/tests/%: $(B)/tests/%.o $(B)/tests/check.o $(B)/libtandem.a
 $(TOOLS): $(B)/%: $(B)/tools/%.o $(B)/libtandem.a
 	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 
+gpu: $(B)/tandem-gpu.so
+
+$(B)/tandem-gpu.so: $(GPU_SRC:%.cu=$(B)/%.o)
+	@echo "link  $@"
+	$(Q)$(NVCC) -shared -cudart static -o $@ $^
+
+$(B)/gpu/%.o: gpu/%.cu
+	@mkdir -p $(@D)
+	@echo "nvcc  $<"
+	$(Q)$(or $(NVCC),$(error no nvcc found: install the CUDA toolkit or say NVCC=path)) $(NVCC_FLAGS) \
+	  $(call gencode,$(GPU_ARCH)) -MMD -MP -MF $(@:.o=.d) -c -o $@ $<
+
+# Every card this version serves, as a release is built.
+cuda-all:
+	$(Q)$(MAKE) --no-print-directory B=build-cuda-all GPU_ARCH="75 80 86 89 90 100 120" gpu
+
+emulated: $(EMULATED)
+
+$(B)/tests/tandem-gpu-emulated.so: $(GPU_SRC:gpu/%.cu=$(B)/tests/gpu/%.o) \
+                                   $(B)/tests/cuda_host.o $(B)/tests/cuda_host_api.o
+	@echo "link  $@"
+	$(Q)$(CXX) -shared $(LDFLAGS) -o $@ $^ -pthread
+
+$(B)/tests/gpu/%.o: gpu/%.cu
+	@mkdir -p $(@D)
+	@echo "c++   $<"
+	$(Q)$(CXX) $(CXX_FLAGS) -include tests/cuda_host.h -MMD -MP -x c++ -c -o $@ $<
+
+$(B)/%.o: %.cc
+	@mkdir -p $(@D)
+	@echo "c++   $<"
+	$(Q)$(CXX) $(CXX_FLAGS) -MMD -MP -c -o $@ $<
+
+$(B)/tests/test_cuda_host: $(B)/tests/test_cuda_host.o $(B)/tests/cuda_host.o \
+                           $(B)/tests/cuda_host_api.o $(B)/tests/check.o $(B)/libtandem.a
+	$(Q)$(CXX) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+
 # A new commit or prefix rebuilds the one file that tells them.
 $(B)/stamp: FORCE
 	@mkdir -p $(@D)
 	@echo '$(VERSION) $(COMMIT) $(PREFIX)' | cmp -s - $@ || echo '$(VERSION) $(COMMIT) $(PREFIX)' >$@
 
-$(B)/src/cli/version.o: $(B)/stamp
+$(B)/src/cli/version.o $(B)/src/gpu_load.o: $(B)/stamp
+$(B)/src/gpu_load.o: ALL_CFLAGS += -DTANDEM_PREFIX='"$(PREFIX)"'
 $(B)/src/cli/version.o: ALL_CFLAGS += -DTANDEM_VERSION='"$(VERSION)"' -DTANDEM_COMMIT='"$(COMMIT)"' \
                                       -DTANDEM_PREFIX='"$(PREFIX)"'
 # The commit is part of the program: what --version says is what was built.
@@ -106,13 +161,17 @@ $(B)/%.o: %.c
 
 -include $(shell find $(B) -name '*.d' 2>/dev/null)
 
-tests: $(TESTS)
+tests: $(TESTS) $(EMULATED)
 
 test: all tests
 	$(Q)B=$(B) sh tests/run.sh
 
 test-long: all tests
 	$(Q)B=$(B) TANDEM_TEST_LONG=1 sh tests/run.sh
+
+# The GPU's tests on a real card.
+test-gpu: gpu tests
+	$(Q)B=$(B) TANDEM_GPU=$(B)/tandem-gpu.so TANDEM_TEST_ONLY=gpu sh tests/run.sh
 
 # The ARM kernels on any machine: cross-built, run by an emulator.
 check-neon:
@@ -149,5 +208,5 @@ install: all
 clean:
 	rm -rf build build-* tandem
 
-.PHONY: FORCE all tandem tests test test-long check-neon bench chat fuzz install clean
+.PHONY: FORCE all tandem gpu cuda-all emulated tests test test-long test-gpu check-neon bench chat fuzz install clean
 .SECONDARY:

@@ -16,7 +16,12 @@
 #ifndef TANDEM_DEVICE_H
 #define TANDEM_DEVICE_H
 
+#ifdef __cplusplus /* gpu/ reads this file as C++ */
+#include <atomic>
+using std::atomic_int;
+#else
 #include <stdatomic.h>
+#endif
 #include <stdint.h>
 
 #include "src/base/error.h"

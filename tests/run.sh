@@ -10,7 +10,8 @@ for t in "$B"/tests/test_* "$B"/tests/check_* tests/test_*.sh; do
     case $name in *"${TANDEM_TEST_ONLY:-}"*) ;; *) continue ;; esac
     start=$(date +%s)
     log="$B/tests/$name.log"
-    B=$B timeout "${TANDEM_TEST_TIMEOUT:-900}" "$t" >"$log" 2>&1
+    rm -f "$B/tests/$name.launches" # what it launched on the emulated GPU
+    B=$B TANDEM_GPU_COUNTS="$B/tests/$name.launches" timeout "${TANDEM_TEST_TIMEOUT:-900}" "$t" >"$log" 2>&1
     code=$?
     last=$(grep -E '^[0-9]+ passed, [0-9]+ failed' "$log" | tail -n 1)
     if [ -z "$last" ]; then

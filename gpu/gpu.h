@@ -1,0 +1,244 @@
+/* The GPU library seen from C: one exported symbol, one table, one launcher per operation.
+ *
+ * tandem-gpu.so is opened at run time (src/gpu_load.c). It exports `tandem_gpu`, which takes the
+ * calls it needs from the program (struct gpu_host: it never links upward) and gives back
+ * struct gpu_library. tests/check_gpu*.c call the launchers through the same table, on a card or on
+ * the emulation of tests/cuda_host.h.
+ *
+ * Launchers share these rules:
+ *
+ *   - They queue kernels on a stream and return at once. Nothing is returned and nothing fails: what
+ *     goes wrong is latched in the stream, later launches do nothing, gpu_finish reports it.
+ *   - Sizes, types and strides are checked by the caller; launchers assert.
+ *   - All data pointers are device memory unless said; floats and encoded blocks alike need no more
+ *     alignment than their type (struct rows: 4 bytes, F16: 2, blocks: 1), allocations have 256.
+ *   - Position, cache length, token ids and expert picks are read from device memory (struct
+ *     gpu_step), so a recorded launch can be replayed. n_tokens, shapes, strides and kv_bound are
+ *     launch dimensions.
+ *   - s->limits.act_f32: F32 operands and sums, within rounding of cpu/ref.c. Else the fast profile:
+ *     operands of products may be rounded to F16 (or BF16, or Q8 blocks), sums stay F32.
+ *   - A launcher may use all of the stream's scratch; nothing in it survives the launcher.
+ *   - Sums run in an order that depends on shapes only: same input, same bits. */
+#ifndef TANDEM_GPU_GPU_H
+#define TANDEM_GPU_GPU_H
+
+#include "src/device.h"
+#include "src/format/quant.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define GPU_ABI 1 /* of everything in this file; the library refuses another one */
+
+/* An in-order queue of one card, with an error latch and scratch memory. Opaque to C. */
+struct gpu_stream;
+
+/* The largest of anything a step will ask for, to size the scratch memory. */
+struct gpu_limits {
+    bool act_f32;             /* which numeric profile */
+    int max_tokens;           /* per step */
+    int64_t max_cols;         /* widest input of a matmul */
+    int64_t max_rows;         /* most rows of a weight matrix, the output head left out */
+    int64_t n_ctx;            /* positions in the cache */
+    int n_heads, head_width;  /* widest attention, per head max(head_dim, rank + rope, nope + rope + value) */
+    int64_t mla_rank;         /* kv_lora_rank; 0: no latent attention */
+    int n_routed, top_k;      /* 0: no experts */
+    int64_t expert_size;
+};
+
+/* State of the running step, in device memory. */
+struct gpu_step {
+    int64_t n_past;    /* position of the step's first token */
+    int32_t n_tokens;
+    uint32_t epoch;    /* counts steps, for flags that are never reset */
+};
+
+/* ---- memory and order ---- */
+
+/* Uninitialised; NULL and ERR_FIT on failure. Accepts 0 bytes. */
+void *gpu_alloc(struct gpu_stream *s, size_t bytes, const char *what, struct error *err);
+void gpu_release(struct gpu_stream *s, void *block);
+/* Queued copies. Host memory must stay valid until gpu_finish. */
+void gpu_write(struct gpu_stream *s, void *dst, const void *host_src, size_t bytes);
+void gpu_read(struct gpu_stream *s, void *host_dst, const void *src, size_t bytes);
+void gpu_fill(struct gpu_stream *s, void *dst, int byte, size_t bytes);
+/* Wait until the queue is empty. ERR_DEVICE naming the launch or call that failed first. The latch
+ * stays: a card in this state is not used again. */
+bool gpu_finish(struct gpu_stream *s, struct error *err);
+
+/* ---- element by element: gpu/elementwise.cu ---- */
+
+/* dst = a + b (+ c); each [n_tokens, dst.width]. dst may be a, b or c. */
+void gpu_add(struct gpu_stream *s, struct rows dst, struct rows a, struct rows b, int n_tokens);
+void gpu_add3(struct gpu_stream *s, struct rows dst, struct rows a, struct rows b, struct rows c,
+              int n_tokens);
+/* dst = src. Must not overlap unless equal. */
+void gpu_copy(struct gpu_stream *s, struct rows dst, struct rows src, int n_tokens);
+/* dst = gate / (1 + e^-gate) * up; in place ok. */
+void gpu_swiglu(struct gpu_stream *s, struct rows dst, struct rows gate, struct rows up,
+                int n_tokens);
+
+/* ---- gpu/norm.cu ---- */
+
+/* Each row is n_groups pieces of n elements, normalised one by one:
+ * dst = src / sqrt(mean(src^2) + eps) * weight[n]. In place ok. Sums in F32 or better. */
+void gpu_rmsnorm(struct gpu_stream *s, struct rows dst, struct rows src, const float *weight,
+                 int64_t n, int n_groups, float eps, int n_tokens);
+
+/* ---- weights: gpu/dequantize.cu, gpu/gemv.cu, gpu/gemm.cu, gpu/embed.cu ----
+ * Every type with a dequantizer (quant_traits(type)->dequantize: all block types, F32, F16, BF16)
+ * is accepted everywhere; decoding gives the bits of quant_traits(type)->dequantize. */
+
+/* dst[i] of dst_type (F32, F16 or BF16, rounded to nearest even) = element i of the n elements
+ * (whole blocks) of `type` at src. */
+void gpu_dequantize(struct gpu_stream *s, void *dst, enum tensor_type dst_type, const void *src,
+                    enum tensor_type type, int64_t n);
+
+/* dst[t] = row tokens[t] of w as floats; tokens [n_tokens] below w->rows. */
+void gpu_embed(struct gpu_stream *s, struct rows dst, const struct weight *w,
+               const int32_t *tokens, int n_tokens);
+
+#define GPU_GEMV_TOKENS 8 /* most tokens of gpu_gemv */
+
+/* dst[t, r] = sum_c w[r, c] src[t, c] (+ bias[r]) for 1 .. GPU_GEMV_TOKENS tokens; reads every weight
+ * once. w has one matrix; bias [w->rows] or NULL. The bits of a token do not depend on how many
+ * others there are. */
+void gpu_gemv(struct gpu_stream *s, struct rows dst, const struct weight *w, struct rows src,
+              const float *bias, int n_tokens);
+
+/* The same for any number of tokens: weights decoded tile by tile, products by tensor cores (fast
+ * profile) or in plain F32. dst and src must not overlap. */
+void gpu_gemm(struct gpu_stream *s, struct rows dst, const struct weight *w, struct rows src,
+              const float *bias, int n_tokens);
+
+/* The better of the two. */
+void gpu_matmul(struct gpu_stream *s, struct rows dst, const struct weight *w, struct rows src,
+                const float *bias, int n_tokens);
+
+/* Routed experts whose matrices lie in device memory: for each token
+ *     dst = sum over picks k with slots[ids[k]] >= 0 of weights[k] * expert(src)
+ * where expert e's matrices are number slots[e] of e->gate, up (or gate_up) and down; 0 where no pick
+ * is resident. Picks that are not resident cost nothing.
+ *   slots [n_routed] i32, or NULL: every expert e is matrix e
+ *   ids, weights [n_tokens, top_k] of gpu_router_topk
+ * Grouped GEMV for few tokens, tokens grouped by expert for many. dst must not overlap src. */
+void gpu_experts(struct gpu_stream *s, struct rows dst, struct rows src, const struct experts *e,
+                 const int32_t *slots, const int32_t *ids, const float *weights, int n_tokens);
+
+/* ---- rotation: gpu/rope.cu ---- */
+
+/* cosine, sine [n_tokens, n_pairs]: of position * frequency[i] for position n_past + t, times
+ * magnitude. The angle is computed and reduced to one turn in double: exact at any position.
+ *   frequency [n_pairs] f64 */
+void gpu_rope_angles(struct gpu_stream *s, float *cosine, float *sine, const double *frequency,
+                     int n_pairs, float magnitude, const struct gpu_step *step, int n_tokens);
+
+/* Rotate n_heads vectors per row in place: head h starts at column h * head_stride + offset; pairs
+ * (2i, 2i+1) or (i, i + n_pairs) as `pairing` says: (a, b) -> (a cos - b sin, a sin + b cos). */
+void gpu_rope(struct gpu_stream *s, struct rows x, const float *cosine, const float *sine,
+              int n_pairs, enum rope_pairing pairing, int n_heads, int64_t head_stride,
+              int64_t offset, int n_tokens);
+
+/* ---- the cache: gpu/cache.cu ---- */
+
+/* cache[n_past + t] = src[t], converted to `type` (F16 or F32); cache rows are src.width elements,
+ * contiguous. Serves keys, values and latents. */
+void gpu_cache_store(struct gpu_stream *s, void *cache, enum tensor_type type, struct rows src,
+                     const struct gpu_step *step, int n_tokens);
+
+/* ---- attention: gpu/attention_gqa.cu, gpu/mla_decode.cu, gpu/mla_prefill.cu ----
+ * Causal: the query of token t sees positions 0 .. n_past + t, which are all in the cache.
+ * kv_bound: n_past + n_tokens <= kv_bound <= limits.n_ctx; sizes the grid (split of the positions),
+ * so callers pass the same bound for many steps (a power of two). Results do not depend on how many
+ * other queries a call holds, and on kv_bound by rounding only. */
+
+/* Head h reads kv head h / (n_heads / n_kv_heads). q, dst [n_tokens, n_heads * head_dim];
+ * k, v [n_ctx, n_kv_heads * head_dim] of cache_type (F16 or F32). */
+void gpu_attention_gqa(struct gpu_stream *s, struct rows dst, struct rows q, const void *k,
+                       const void *v, enum tensor_type cache_type, int n_heads, int n_kv_heads,
+                       int head_dim, float scale, const struct gpu_step *step, int64_t kv_bound,
+                       int n_tokens);
+
+/* q [n_tokens, n_heads * (nope + rope)], nope first in each head; dst [n_tokens, n_heads * value];
+ * latents [n_ctx, rank + rope] of cache_type; m->k_b, m->v_b of any type, in device memory.
+ *   absorbed     queries move to the latent space (k_b q_nope), the sum comes back (v_b): few tokens
+ *   decompressed keys and values are expanded from the latents, chunk by chunk of positions that
+ *                fits the scratch memory, then ordinary attention: many tokens */
+void gpu_mla_absorbed(struct gpu_stream *s, struct rows dst, struct rows q, const void *latents,
+                      enum tensor_type cache_type, const struct mla *m, const struct gpu_step *step,
+                      int64_t kv_bound, int n_tokens);
+void gpu_mla_decompressed(struct gpu_stream *s, struct rows dst, struct rows q, const void *latents,
+                          enum tensor_type cache_type, const struct mla *m,
+                          const struct gpu_step *step, int64_t kv_bound, int n_tokens);
+
+/* ---- the router: gpu/router.cu ---- */
+
+/* As router_topk of src/device.h and router_choose of cpu/router.h: scores [n_tokens, n_routed] raw,
+ * may be overwritten; ids, weights [n_tokens, top_k], best first, equal scores favour the lower id.
+ * r is host memory, r->bias.data device memory. At most GPU_ROUTER_EXPERTS experts. */
+#define GPU_ROUTER_EXPERTS 1024
+void gpu_router_topk(struct gpu_stream *s, const struct router *r, struct rows scores, int32_t *ids,
+                     float *weights, int n_tokens);
+
+/* ---- scratch: bytes each of these needs for the limits; a stream allocates the largest ---- */
+
+size_t gpu_gemv_scratch(const struct gpu_limits *l);
+size_t gpu_gemm_scratch(const struct gpu_limits *l);
+size_t gpu_experts_scratch(const struct gpu_limits *l);
+size_t gpu_attention_scratch(const struct gpu_limits *l);
+size_t gpu_mla_absorbed_scratch(const struct gpu_limits *l);
+size_t gpu_mla_decompressed_scratch(const struct gpu_limits *l);
+
+/* ---- the library ---- */
+
+/* Every launcher, for the table: X(name) with the function gpu_name. */
+#define GPU_LAUNCHERS(X)                                                                          \
+    X(alloc) X(release) X(write) X(read) X(fill) X(finish)                                        \
+    X(add) X(add3) X(copy) X(swiglu) X(rmsnorm)
+
+struct gpu_launchers {
+#define GPU_ROW(name) __typeof__(gpu_##name) *name;
+    GPU_LAUNCHERS(GPU_ROW)
+#undef GPU_ROW
+};
+
+/* What the library borrows from the program; valid until it is closed. */
+struct gpu_host {
+    __typeof__(error_set) *error_set;
+    void *(*mem_alloc)(size_t count, size_t size, const char *what, struct error *err);
+    void (*mem_free)(void *block);
+    const struct quant_traits *(*quant_traits)(uint32_t type);
+};
+
+/* One card as people see it. */
+struct gpu_info {
+    char name[128];
+    uint64_t total_bytes, free_bytes;
+    int major, minor; /* compute capability */
+    int n_sms;
+    bool emulated;
+};
+
+struct gpu_library {
+    uint32_t abi;
+    /* Cards that can be used; 0 with a reason in err (no driver, too old, none visible). */
+    int (*count)(struct error *err);
+    bool (*info)(int index, struct gpu_info *info, struct error *err);
+
+    /* A stream of card `index` with scratch for these limits. ERR_DEVICE, ERR_FIT. */
+    bool (*stream_open)(struct gpu_stream **out, int index, const struct gpu_limits *l,
+                        struct error *err);
+    void (*stream_close)(struct gpu_stream *s); /* accepts NULL */
+    struct gpu_launchers launch;
+};
+
+/* The exported symbol: NULL when abi differs from the library's. */
+const struct gpu_library *tandem_gpu(uint32_t abi, const struct gpu_host *host);
+#define GPU_SYMBOL "tandem_gpu"
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

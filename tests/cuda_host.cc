@@ -1,0 +1,636 @@
+/* Fibres, blocks and warps; the numbers of the warp verbs. The runtime is in cuda_host_api.cc. */
+#include "tests/cuda_host.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "tests/cuda_host_block.h"
+
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#include <sanitizer/common_interface_defs.h>
+#define STACK_BYTES ((size_t)512 << 10) /* frames are several times larger with red zones */
+#else
+#define __sanitizer_start_switch_fiber(save, bottom, size) ((void)(save), (void)(bottom), (void)(size))
+#define __sanitizer_finish_switch_fiber(fake, bottom, size) ((void)(fake))
+#define ASAN_UNPOISON_MEMORY_REGION(at, size)
+#define STACK_BYTES ((size_t)128 << 10)
+#endif
+
+#define GUARD_BYTES ((size_t)4096)
+
+__thread struct cuda_host_thread *cuda_host_self;
+
+/* ---- the context switch ----
+ * Save what a callee must keep, on the stack; store the stack pointer; load the other one; restore.
+ * About 2 ns, where swapcontext takes 500 (it changes the signal mask by a system call). */
+
+#if defined(__x86_64__)
+asm(R"(
+.text
+.type cuda_host_switch, @function
+cuda_host_switch:
+    pushq %rbp
+    pushq %rbx
+    pushq %r12
+    pushq %r13
+    pushq %r14
+    pushq %r15
+    movq %rsp, (%rdi)
+    movq %rsi, %rsp
+    popq %r15
+    popq %r14
+    popq %r13
+    popq %r12
+    popq %rbx
+    popq %rbp
+    ret
+.size cuda_host_switch, . - cuda_host_switch
+)");
+extern "C" void cuda_host_switch(void **save, void *load) asm("cuda_host_switch");
+
+/* A stack that looks as if it had switched away just before entering `entry`. */
+static void *fresh_stack(char *top, void (*entry)())
+{
+    void **sp = (void **)top;
+    *--sp = NULL; /* where entry would return to; keeps the stack aligned as after a call */
+    *--sp = (void *)entry;
+    for (int i = 0; i < 6; i++)
+        *--sp = NULL;
+    return sp;
+}
+#elif defined(__aarch64__)
+asm(R"(
+.text
+.type cuda_host_switch, %function
+cuda_host_switch:
+    sub sp, sp, #160
+    stp x19, x20, [sp, #0]
+    stp x21, x22, [sp, #16]
+    stp x23, x24, [sp, #32]
+    stp x25, x26, [sp, #48]
+    stp x27, x28, [sp, #64]
+    stp x29, x30, [sp, #80]
+    stp d8, d9, [sp, #96]
+    stp d10, d11, [sp, #112]
+    stp d12, d13, [sp, #128]
+    stp d14, d15, [sp, #144]
+    mov x9, sp
+    str x9, [x0]
+    mov sp, x1
+    ldp x19, x20, [sp, #0]
+    ldp x21, x22, [sp, #16]
+    ldp x23, x24, [sp, #32]
+    ldp x25, x26, [sp, #48]
+    ldp x27, x28, [sp, #64]
+    ldp x29, x30, [sp, #80]
+    ldp d8, d9, [sp, #96]
+    ldp d10, d11, [sp, #112]
+    ldp d12, d13, [sp, #128]
+    ldp d14, d15, [sp, #144]
+    add sp, sp, #160
+    ret
+.size cuda_host_switch, . - cuda_host_switch
+)");
+extern "C" void cuda_host_switch(void **save, void *load) asm("cuda_host_switch");
+
+static void *fresh_stack(char *top, void (*entry)())
+{
+    void **sp = (void **)(top - 160);
+    memset(sp, 0, 160);
+    sp[11] = (void *)entry; /* x30 */
+    return sp;
+}
+#else
+#error "cuda_host: write the context switch for this machine"
+#endif
+
+/* ---- one block ---- */
+
+namespace {
+
+enum state { RUNS, AT_WARP, AT_BLOCK, ENDED };
+
+struct copy16 { /* of async_copy16, until its wait */
+    void *to;
+    const void *from;
+    int group;
+};
+
+struct warp {
+    cuda_host_slots slots[2]; /* in turn, so that nobody overwrites what another still reads */
+    int n_arrived;
+    const char *what;
+};
+
+struct fibre {
+    struct cuda_host_thread self; /* first: cuda_host_self is the fibre */
+    int index;
+    enum state state;
+    const char *what; /* where it waits */
+    const struct cuda_host_place *place;
+    unsigned n_meetings;
+    void *sp, *fake_stack;
+    char *stack;
+    std::vector<copy16> copies;
+    int copy_group;
+};
+
+/* What one host thread needs to run blocks. */
+struct worker {
+    std::vector<std::unique_ptr<fibre>> fibres;
+    std::vector<warp> warps;
+    std::vector<int> order;
+    void *sp, *fake_stack;
+    const void *stack;
+    size_t stack_bytes;
+    const std::function<void()> *body;
+    const char *kernel;
+    int n_threads, n_at_block;
+    const struct cuda_host_place *block_place;
+    bool stopped;
+    uint64_t random;
+
+    ~worker()
+    {
+        for (auto &f : fibres)
+            munmap(f->stack - GUARD_BYTES, STACK_BYTES + GUARD_BYTES);
+    }
+};
+
+thread_local worker this_worker;
+__thread worker *w; /* = &this_worker, without the guard of a thread_local object */
+
+fibre *me()
+{
+    return (fibre *)(void *)cuda_host_self;
+}
+
+/* Give way to the scheduler. */
+void leave(bool for_good)
+{
+    fibre *f = me();
+    __sanitizer_start_switch_fiber(for_good ? NULL : &f->fake_stack, w->stack, w->stack_bytes);
+    cuda_host_switch(&f->sp, w->sp);
+    __sanitizer_finish_switch_fiber(f->fake_stack, NULL, NULL);
+}
+
+std::string describe(const fibre *f)
+{
+    char text[256];
+    if (f->state == ENDED)
+        snprintf(text, sizeof text, "thread %d has ended", f->index);
+    else if (f->state == AT_BLOCK)
+        snprintf(text, sizeof text, "thread %d waits at %s (%s:%d)", f->index, f->place->what,
+                 f->place->file, f->place->line);
+    else
+        snprintf(text, sizeof text, "thread %d waits at %s", f->index,
+                 f->what ? f->what : "nothing");
+    return text;
+}
+
+/* Stop the launch; the first reason is kept. */
+void stop(const fibre *a, const fibre *b)
+{
+    const dim3 &at = a->self.block;
+    char head[256];
+    snprintf(head, sizeof head, "kernel %s, block (%u, %u, %u): ", w->kernel, at.x, at.y, at.z);
+    if (!w->stopped)
+        cuda_host_stopped((head + describe(a) + ", " + describe(b)).c_str());
+    w->stopped = true;
+}
+
+void fibre_main()
+{
+    __sanitizer_finish_switch_fiber(NULL, &w->stack, &w->stack_bytes);
+    (*w->body)();
+    fibre *f = me();
+    f->state = ENDED;
+    if (!f->copies.empty()) {
+        f->what = "the end with copies nobody waited for";
+        f->state = AT_WARP;
+        stop(f, f);
+    }
+    leave(true);
+}
+
+void make_fibres(int n)
+{
+    while ((int)w->fibres.size() < n) {
+        std::unique_ptr<fibre> f(new fibre());
+        f->index = (int)w->fibres.size();
+        char *block = (char *)mmap(NULL, STACK_BYTES + GUARD_BYTES, PROT_READ | PROT_WRITE,
+                                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        if (block == MAP_FAILED || mprotect(block, GUARD_BYTES, PROT_NONE)) {
+            perror("cuda_host: stack of a fibre");
+            abort();
+        }
+        f->stack = block + GUARD_BYTES;
+        w->fibres.push_back(std::move(f));
+    }
+    if ((int)w->warps.size() < n / 32)
+        w->warps.resize((size_t)n / 32);
+}
+
+void begin_block(dim3 block, dim3 blocks, int n_threads, void *shared)
+{
+    w->n_at_block = 0;
+    for (int i = 0; i < n_threads; i++) {
+        fibre *f = w->fibres[(size_t)i].get();
+        f->self = { dim3((unsigned)i), block, dim3((unsigned)n_threads), blocks, shared };
+        f->state = RUNS;
+        f->what = NULL;
+        f->n_meetings = 0;
+        f->copies.clear();
+        f->copy_group = 0;
+        ASAN_UNPOISON_MEMORY_REGION(f->stack, STACK_BYTES);
+        f->sp = fresh_stack(f->stack + STACK_BYTES, fibre_main);
+    }
+    for (int i = 0; i < n_threads / 32; i++)
+        w->warps[(size_t)i].n_arrived = 0;
+}
+
+uint64_t next_random()
+{
+    w->random ^= w->random << 13;
+    w->random ^= w->random >> 7;
+    w->random ^= w->random << 17;
+    return w->random;
+}
+
+/* The order of this round. */
+void choose_order(uint64_t order, int n)
+{
+    if ((int)w->order.size() != n) {
+        w->order.resize((size_t)n);
+        for (int i = 0; i < n; i++)
+            w->order[(size_t)i] = i;
+    }
+    if (order <= 1) {
+        for (int i = 0; i < n; i++)
+            w->order[(size_t)i] = order == 0 ? i : n - 1 - i;
+        return;
+    }
+    for (int i = n - 1; i > 0; i--)
+        std::swap(w->order[(size_t)i], w->order[next_random() % (uint64_t)(i + 1)]);
+}
+
+void resume(fibre *f)
+{
+    cuda_host_self = &f->self;
+    __sanitizer_start_switch_fiber(&w->fake_stack, f->stack, STACK_BYTES);
+    cuda_host_switch(&w->sp, f->sp);
+    __sanitizer_finish_switch_fiber(w->fake_stack, NULL, NULL);
+}
+
+/* Nobody can go on: name two that disagree. */
+void report_deadlock(int n)
+{
+    const fibre *waiting = NULL, *other = NULL;
+    for (int i = 0; i < n && !waiting; i++)
+        if (w->fibres[(size_t)i]->state != ENDED)
+            waiting = w->fibres[(size_t)i].get();
+    for (int i = 0; i < n; i++) {
+        const fibre *f = w->fibres[(size_t)i].get();
+        bool near = waiting->state == AT_BLOCK || f->index / 32 == waiting->index / 32;
+        if (near && f->state != waiting->state)
+            other = f;
+    }
+    stop(waiting, other ? other : waiting);
+}
+
+bool run_block(uint64_t order, int n)
+{
+    for (;;) {
+        bool moved = false;
+        int n_ended = 0;
+        choose_order(order, n);
+        for (int i = 0; i < n; i++) {
+            fibre *f = w->fibres[(size_t)w->order[(size_t)i]].get();
+            if (f->state == RUNS) {
+                resume(f);
+                moved = true;
+                if (w->stopped)
+                    return false;
+            }
+            n_ended += f->state == ENDED;
+        }
+        if (n_ended == n)
+            return true;
+        if (!moved) {
+            report_deadlock(n);
+            return false;
+        }
+    }
+}
+
+} // namespace
+
+bool cuda_host_run(const char *kernel, dim3 blocks, int threads, size_t shared_bytes,
+                   const std::function<void()> &body, uint64_t order)
+{
+    w = &this_worker;
+    w->kernel = kernel;
+    w->body = &body;
+    w->n_threads = threads;
+    w->stopped = false;
+    w->random = order | 1;
+    make_fibres(threads);
+    unsigned char *shared = NULL;
+    if (posix_memalign((void **)&shared, 128, shared_bytes ? shared_bytes : 1))
+        abort();
+    bool ok = true;
+    for (unsigned z = 0; ok && z < blocks.z; z++) {
+        for (unsigned y = 0; ok && y < blocks.y; y++) {
+            for (unsigned x = 0; ok && x < blocks.x; x++) {
+                memset(shared, 0xff, shared_bytes);
+                begin_block(dim3(x, y, z), blocks, threads, shared);
+                ok = run_block(order, threads);
+            }
+        }
+    }
+    free(shared);
+    return ok;
+}
+
+/* ---- meetings ---- */
+
+void cuda_host_block_sync(const struct cuda_host_place *place)
+{
+    fibre *f = me();
+    f->place = place;
+    f->state = AT_BLOCK;
+    if (w->n_at_block > 0 && w->block_place != place) {
+        for (auto &other : w->fibres)
+            if (other->state == AT_BLOCK && other->place == w->block_place)
+                stop(other.get(), f);
+        leave(true);
+    }
+    w->block_place = place;
+    if (++w->n_at_block < w->n_threads) {
+        leave(false);
+        return;
+    }
+    w->n_at_block = 0;
+    for (int i = 0; i < w->n_threads; i++)
+        w->fibres[(size_t)i]->state = RUNS;
+}
+
+unsigned char (*cuda_host_meet(const char *what, const void *mine, size_t bytes,
+                               cuda_host_act *act))[CUDA_HOST_SLOT]
+{
+    fibre *f = me();
+    warp *p = &w->warps[(size_t)f->index / 32];
+    auto &slots = p->slots[f->n_meetings++ & 1];
+    if (bytes)
+        memcpy(slots[f->index % 32], mine, bytes);
+    f->what = what;
+    f->state = AT_WARP;
+    if (p->n_arrived > 0 && strcmp(p->what, what) != 0) {
+        for (int i = f->index / 32 * 32; i < f->index / 32 * 32 + 32; i++) {
+            fibre *other = w->fibres[(size_t)i].get();
+            if (other != f && other->state == AT_WARP)
+                stop(other, f);
+        }
+        leave(true);
+    }
+    p->what = what;
+    if (++p->n_arrived < 32) {
+        leave(false);
+        return slots;
+    }
+    p->n_arrived = 0;
+    if (act)
+        act(slots);
+    for (int i = f->index / 32 * 32; i < f->index / 32 * 32 + 32; i++)
+        w->fibres[(size_t)i]->state = RUNS;
+    return slots;
+}
+
+void spin_pause()
+{
+    usleep(1);
+    if (cuda_host_device_failed()) /* nobody will answer any more */
+        stop(me(), me());
+    leave(w->stopped);
+}
+
+/* ---- background copies ---- */
+
+void async_copy16(void *shared, const void *global)
+{
+    fibre *f = me();
+    if (((uintptr_t)shared | (uintptr_t)global) & 15) {
+        f->what = "async_copy16 with an unaligned address";
+        f->state = AT_WARP;
+        stop(f, f);
+        leave(true);
+    }
+    memset(shared, 0xff, 16);
+    f->copies.push_back({ shared, global, f->copy_group });
+}
+
+void async_commit()
+{
+    me()->copy_group++;
+}
+
+void cuda_host_async_wait(int newest)
+{
+    fibre *f = me();
+    size_t kept = 0;
+    for (size_t i = 0; i < f->copies.size(); i++) {
+        copy16 c = f->copies[i];
+        if (c.group < f->copy_group - newest)
+            memcpy(c.to, c.from, 16);
+        else
+            f->copies[kept++] = c;
+    }
+    f->copies.resize(kept);
+}
+
+/* ---- numbers of the warp verbs ---- */
+
+static float slot_float(cuda_host_slots slots, int lane, size_t at)
+{
+    float x;
+    memcpy(&x, slots[lane] + at, sizeof x);
+    return x;
+}
+
+uint32_t warp_ballot(bool yes)
+{
+    unsigned char (*slots)[CUDA_HOST_SLOT] = cuda_host_meet("warp_ballot", &yes, 1, NULL);
+    uint32_t bits = 0;
+    for (int i = 0; i < 32; i++)
+        bits |= (uint32_t)(slots[i][0] & 1) << i;
+    return bits;
+}
+
+/* The butterfly of verbs.cuh, done by the last lane; every slot gets its lane's result. */
+template <typename F> static void butterfly(cuda_host_slots slots, F combine)
+{
+    float x[32], y[32];
+    for (int i = 0; i < 32; i++)
+        x[i] = slot_float(slots, i, 0);
+    for (int mask = 16; mask > 0; mask >>= 1) {
+        for (int i = 0; i < 32; i++)
+            y[i] = combine(x[i], x[i ^ mask]);
+        memcpy(x, y, sizeof x);
+    }
+    for (int i = 0; i < 32; i++)
+        memcpy(slots[i], &x[i], sizeof x[i]);
+}
+
+float warp_sum(float x)
+{
+    auto slots = cuda_host_meet("warp_sum", &x, sizeof x, [](cuda_host_slots s) {
+        butterfly(s, [](float a, float b) { return a + b; });
+    });
+    return slot_float(slots, lane_id(), 0);
+}
+
+float warp_max(float x)
+{
+    auto slots = cuda_host_meet("warp_max", &x, sizeof x, [](cuda_host_slots s) {
+        butterfly(s, [](float a, float b) { return fmaxf(a, b); });
+    });
+    return slot_float(slots, lane_id(), 0);
+}
+
+/* ---- small floats ---- */
+
+static float decode_f16(uint16_t h)
+{
+    int exponent = h >> 10 & 31, mantissa = h & 1023;
+    float x = exponent == 31 ? (mantissa ? NAN : INFINITY)
+              : exponent     ? ldexpf((float)(mantissa + 1024), exponent - 25)
+                             : ldexpf((float)mantissa, -24);
+    return h & 0x8000 ? -x : x;
+}
+
+static const struct f16_table {
+    float value[65536];
+    f16_table()
+    {
+        for (int i = 0; i < 65536; i++)
+            value[i] = decode_f16((uint16_t)i);
+    }
+} f16_values;
+
+float f16_to_float(uint16_t h)
+{
+    return f16_values.value[h];
+}
+
+uint16_t float_to_f16(float x)
+{
+    uint32_t b = float_to_bits(x), sign = b >> 16 & 0x8000;
+    float a = fabsf(x);
+    if (a != a)
+        return (uint16_t)(sign | 0x7e00);
+    if (a >= 65520)
+        return (uint16_t)(sign | 0x7c00);
+    if (a < 0x1p-14f) /* subnormal: a multiple of 2^-24 */
+        return (uint16_t)(sign | (uint32_t)lrintf(a * 0x1p24f));
+    b &= 0x7fffffff;
+    b += 0xfff + (b >> 13 & 1);
+    return (uint16_t)(sign | (b - 0x38000000) >> 13);
+}
+
+uint16_t float_to_bf16(float x)
+{
+    uint32_t b = float_to_bits(x);
+    if (x != x)
+        return (uint16_t)(b >> 16 | 0x40);
+    return (uint16_t)((b + 0x7fff + (b >> 16 & 1)) >> 16);
+}
+
+/* ---- tensor cores ---- */
+
+/* Slot: a [4] at 0, b [2] at 16, d [4] at 24; d becomes d + A B. */
+template <typename F> static void multiply(cuda_host_slots slots, F decode)
+{
+    float a[16][16], b[16][8];
+    for (int lane = 0; lane < 32; lane++) {
+        uint16_t r[12];
+        memcpy(r, slots[lane], sizeof r);
+        int group = lane / 4, pair = 2 * (lane % 4);
+        for (int i = 0; i < 2; i++) {
+            a[group][pair + i] = decode(r[i]);
+            a[group + 8][pair + i] = decode(r[2 + i]);
+            a[group][pair + 8 + i] = decode(r[4 + i]);
+            a[group + 8][pair + 8 + i] = decode(r[6 + i]);
+            b[pair + i][group] = decode(r[8 + i]);
+            b[pair + 8 + i][group] = decode(r[10 + i]);
+        }
+    }
+    for (int lane = 0; lane < 32; lane++) {
+        for (int i = 0; i < 4; i++) {
+            int row = lane / 4 + (i >= 2 ? 8 : 0), col = 2 * (lane % 4) + (i & 1);
+            float sum = slot_float(slots, lane, 24 + 4 * (size_t)i);
+            for (int k = 0; k < 16; k++)
+                sum += a[row][k] * b[k][col];
+            memcpy(slots[lane] + 24 + 4 * i, &sum, sizeof sum);
+        }
+    }
+}
+
+static void mma(const char *what, float d[4], const uint32_t a[4], const uint32_t b[2],
+                cuda_host_act *act)
+{
+    unsigned char mine[40];
+    memcpy(mine, a, 16);
+    memcpy(mine + 16, b, 8);
+    memcpy(mine + 24, d, 16);
+    memcpy(d, cuda_host_meet(what, mine, sizeof mine, act)[lane_id()] + 24, 16);
+}
+
+void mma_f16(float d[4], const uint32_t a[4], const uint32_t b[2])
+{
+    mma("mma_f16", d, a, b, [](cuda_host_slots s) { multiply(s, f16_to_float); });
+}
+
+void mma_bf16(float d[4], const uint32_t a[4], const uint32_t b[2])
+{
+    mma("mma_bf16", d, a, b, [](cuda_host_slots s) { multiply(s, bf16_to_float); });
+}
+
+/* Slots hold row addresses; each gets its lane's four registers. */
+static void gather(cuda_host_slots slots, bool transposed)
+{
+    uint16_t m[4][8][8];
+    for (int lane = 0; lane < 32; lane++) {
+        const void *row;
+        memcpy(&row, slots[lane], sizeof row);
+        memcpy(m[lane / 8][lane % 8], row, 16);
+    }
+    for (int lane = 0; lane < 32; lane++) {
+        uint16_t r[8];
+        int group = lane / 4, pair = 2 * (lane % 4);
+        for (int i = 0; i < 8; i++)
+            r[i] = transposed ? m[i / 2][pair + i % 2][group] : m[i / 2][group][pair + i % 2];
+        memcpy(slots[lane], r, sizeof r);
+    }
+}
+
+static void load_four(const char *what, uint32_t r[4], const void *row, cuda_host_act *act)
+{
+    memcpy(r, cuda_host_meet(what, &row, sizeof row, act)[lane_id()], 16);
+}
+
+void load_matrices(uint32_t r[4], const void *row)
+{
+    load_four("load_matrices", r, row, [](cuda_host_slots s) { gather(s, false); });
+}
+
+void load_matrices_transposed(uint32_t r[4], const void *row)
+{
+    load_four("load_matrices_transposed", r, row, [](cuda_host_slots s) { gather(s, true); });
+}

@@ -1,0 +1,579 @@
+/* The CUDA runtime on host threads: memory, streams, events, graphs, and failures on demand. */
+#include <stdio.h>
+#include <stdlib.h>
+
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <deque>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "tests/cuda_host_block.h"
+
+#define DEFAULT_MEMORY ((uint64_t)8 << 30)
+#define BLOCK_THREADS 64 /* small blocks: a fibre costs as much as a few hundred operations */
+
+namespace {
+
+typedef std::function<void()> operation;
+
+std::mutex lock; /* protects everything below that is not atomic */
+std::map<std::string, uint64_t> launches;
+std::map<void *, size_t> blocks;
+std::string message;
+uint64_t bytes_in_use;
+std::atomic<uint64_t> total_memory{ 0 };
+std::atomic<uint64_t> thread_order{ 0 };
+std::atomic<int64_t> allocs_left{ -1 }, launches_left{ -1 };
+std::atomic<int> device_error{ cudaSuccess }; /* sticky */
+thread_local cudaError_t last_error = cudaSuccess;
+
+cudaError_t failed(cudaError_t e)
+{
+    last_error = e;
+    return e;
+}
+
+cudaError_t status()
+{
+    cudaError_t e = (cudaError_t)device_error.load();
+    return e == cudaSuccess ? cudaSuccess : failed(e);
+}
+
+/* Counts down to a failure that was asked for. */
+bool is_due(std::atomic<int64_t> &left)
+{
+    int64_t n = left.load();
+    while (n >= 0 && !left.compare_exchange_weak(n, n - 1)) {}
+    return n == 0;
+}
+
+double now_ms()
+{
+    using namespace std::chrono;
+    return duration<double, std::milli>(steady_clock::now().time_since_epoch()).count();
+}
+
+/* What the run launched, for the test that looks for kernels never launched. */
+struct at_exit {
+    ~at_exit()
+    {
+        const char *path = getenv("TANDEM_GPU_COUNTS");
+        FILE *f = path && !launches.empty() ? fopen(path, "a") : NULL;
+        for (auto &l : launches)
+            if (f)
+                fprintf(f, "%s %llu\n", l.first.c_str(), (unsigned long long)l.second);
+        if (f)
+            fclose(f);
+    }
+} report;
+
+} // namespace
+
+struct cuda_host_graph {
+    std::shared_ptr<std::vector<operation>> operations{ new std::vector<operation> };
+    std::vector<cudaStream_t> members; /* streams that are being captured into it */
+};
+
+struct cuda_host_event {
+    std::mutex lock;
+    std::condition_variable changed;
+    uint64_t n_recorded = 0, n_done = 0;
+    double ms = 0;
+    struct cuda_host_graph *capture = NULL; /* recorded while captured: orders nothing but the graph */
+};
+
+struct cuda_host_stream {
+    std::mutex lock;
+    std::condition_variable changed;
+    std::deque<operation> queue;
+    bool busy = false, closing = false;
+    struct cuda_host_graph *capture = NULL;
+    std::thread thread;
+
+    void run()
+    {
+        std::unique_lock<std::mutex> hold(lock);
+        for (;;) {
+            changed.wait(hold, [this] { return closing || !queue.empty(); });
+            if (queue.empty())
+                return;
+            operation next = std::move(queue.front());
+            queue.pop_front();
+            busy = true;
+            hold.unlock();
+            next();
+            next = nullptr;
+            hold.lock();
+            busy = false;
+            changed.notify_all();
+        }
+    }
+    void push(operation o)
+    {
+        if (capture) {
+            capture->operations->push_back(std::move(o));
+            return;
+        }
+        std::lock_guard<std::mutex> hold(lock);
+        queue.push_back(std::move(o));
+        changed.notify_all();
+    }
+};
+
+/* ---- device ---- */
+
+const char *cudaGetErrorString(cudaError_t e)
+{
+    switch (e) {
+    case cudaSuccess: return "no error";
+    case cudaErrorInvalidValue: return "invalid argument";
+    case cudaErrorMemoryAllocation: return "out of memory";
+    case cudaErrorInsufficientDriver: return "CUDA driver version is insufficient";
+    case cudaErrorDevicesUnavailable: return "devices busy or unavailable";
+    case cudaErrorNoDevice: return "no CUDA-capable device is detected";
+    case cudaErrorInvalidDevice: return "invalid device ordinal";
+    case cudaErrorNotReady: return "device not ready";
+    case cudaErrorIllegalAddress: return "an illegal memory access was encountered";
+    case cudaErrorLaunchFailure: return "unspecified launch failure";
+    case cudaErrorStreamCaptureInvalidated: return "capture was invalidated";
+    }
+    return "unknown error";
+}
+
+cudaError_t cudaGetLastError()
+{
+    cudaError_t e = last_error, sticky = (cudaError_t)device_error.load();
+    last_error = cudaSuccess;
+    return sticky != cudaSuccess ? sticky : e;
+}
+
+cudaError_t cudaDriverGetVersion(int *version)
+{
+    *version = CUDART_VERSION;
+    return cudaSuccess;
+}
+
+/* TANDEM_GPU_EMULATE=none|old: machines without a card, or with an old driver. */
+cudaError_t cudaGetDeviceCount(int *n)
+{
+    const char *wish = getenv("TANDEM_GPU_EMULATE");
+    *n = 0;
+    if (wish && strcmp(wish, "none") == 0)
+        return failed(cudaErrorNoDevice);
+    if (wish && strcmp(wish, "old") == 0)
+        return failed(cudaErrorInsufficientDriver);
+    *n = 1;
+    return status();
+}
+
+cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *p, int device)
+{
+    if (device != 0)
+        return failed(cudaErrorInvalidDevice);
+    *p = {};
+    snprintf(p->name, sizeof p->name, "emulated GPU");
+    size_t free_bytes;
+    cudaMemGetInfo(&free_bytes, &p->totalGlobalMem);
+    p->sharedMemPerBlockOptin = 99 << 10;
+    p->multiProcessorCount = 4;
+    p->maxThreadsPerBlock = BLOCK_THREADS;
+    p->major = 8;
+    p->minor = 9;
+    return status();
+}
+
+cudaError_t cudaSetDevice(int device)
+{
+    return device == 0 ? status() : failed(cudaErrorInvalidDevice);
+}
+
+cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total_bytes)
+{
+    uint64_t total = total_memory.load() ? total_memory.load() : DEFAULT_MEMORY;
+    std::lock_guard<std::mutex> hold(lock);
+    *total_bytes = total;
+    *free_bytes = total > bytes_in_use ? total - bytes_in_use : 0;
+    return status();
+}
+
+/* ---- memory ---- */
+
+static cudaError_t allocate(void **block, size_t bytes, bool fill)
+{
+    *block = NULL;
+    size_t free_bytes, total_bytes;
+    if (cudaMemGetInfo(&free_bytes, &total_bytes) != cudaSuccess)
+        return status();
+    if (is_due(allocs_left) || (fill && bytes > free_bytes) ||
+        posix_memalign(block, 256, bytes ? bytes : 1)) {
+        *block = NULL;
+        return failed(cudaErrorMemoryAllocation);
+    }
+    if (fill)
+        memset(*block, 0xff, bytes);
+    std::lock_guard<std::mutex> hold(lock);
+    blocks[*block] = bytes;
+    bytes_in_use += bytes;
+    return cudaSuccess;
+}
+
+cudaError_t cudaMalloc(void **block, size_t bytes)
+{
+    return allocate(block, bytes, true);
+}
+
+cudaError_t cudaHostAlloc(void **block, size_t bytes, unsigned)
+{
+    return allocate(block, bytes, false);
+}
+
+cudaError_t cudaFree(void *block)
+{
+    if (!block)
+        return status();
+    std::lock_guard<std::mutex> hold(lock);
+    auto at = blocks.find(block);
+    if (at == blocks.end())
+        return failed(cudaErrorInvalidValue);
+    bytes_in_use -= at->second;
+    blocks.erase(at);
+    free(block);
+    return status();
+}
+
+cudaError_t cudaFreeHost(void *block)
+{
+    return cudaFree(block);
+}
+
+cudaError_t cudaHostGetDevicePointer(void **device, void *host, unsigned)
+{
+    *device = host;
+    return status();
+}
+
+cudaError_t cudaHostRegister(void *, size_t, unsigned)
+{
+    return status();
+}
+
+cudaError_t cudaHostUnregister(void *)
+{
+    return status();
+}
+
+/* ---- streams ---- */
+
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t *s, unsigned)
+{
+    *s = NULL;
+    if (status() != cudaSuccess)
+        return status();
+    *s = new cuda_host_stream();
+    cudaStream_t created = *s;
+    created->thread = std::thread([created] { created->run(); });
+    return cudaSuccess;
+}
+
+cudaError_t cudaStreamCreateWithPriority(cudaStream_t *s, unsigned flags, int)
+{
+    return cudaStreamCreateWithFlags(s, flags);
+}
+
+cudaError_t cudaDeviceGetStreamPriorityRange(int *least, int *greatest)
+{
+    *least = 0;
+    *greatest = -5;
+    return status();
+}
+
+cudaError_t cudaStreamDestroy(cudaStream_t s)
+{
+    {
+        std::lock_guard<std::mutex> hold(s->lock);
+        s->closing = true;
+        s->changed.notify_all();
+    }
+    s->thread.join();
+    delete s;
+    return status();
+}
+
+cudaError_t cudaStreamSynchronize(cudaStream_t s)
+{
+    if (s->capture)
+        return failed(cudaErrorStreamCaptureInvalidated);
+    std::unique_lock<std::mutex> hold(s->lock);
+    s->changed.wait(hold, [s] { return s->queue.empty() && !s->busy; });
+    return status();
+}
+
+cudaError_t cudaStreamQuery(cudaStream_t s)
+{
+    std::lock_guard<std::mutex> hold(s->lock);
+    if (status() != cudaSuccess)
+        return status();
+    return s->queue.empty() && !s->busy ? cudaSuccess : cudaErrorNotReady;
+}
+
+/* Work is skipped once the device has failed. */
+static cudaError_t push(cudaStream_t s, operation o)
+{
+    if (status() != cudaSuccess)
+        return status();
+    s->push([o] {
+        if (!cuda_host_device_failed())
+            o();
+    });
+    return cudaSuccess;
+}
+
+cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t bytes, cudaMemcpyKind,
+                            cudaStream_t s)
+{
+    return push(s, [=] {
+        if (bytes)
+            memcpy(dst, src, bytes);
+    });
+}
+
+cudaError_t cudaMemsetAsync(void *dst, int byte, size_t bytes, cudaStream_t s)
+{
+    return push(s, [=] {
+        if (bytes)
+            memset(dst, byte, bytes);
+    });
+}
+
+cudaError_t cudaLaunchHostFunc(cudaStream_t s, cudaHostFn_t f, void *ctx)
+{
+    return push(s, [=] { f(ctx); });
+}
+
+cudaError_t cudaFuncSetAttribute(const void *, cudaFuncAttribute, int)
+{
+    return status();
+}
+
+/* "(gemv<TYPE_Q4_K, 4>)" is counted as gemv. */
+static std::string kernel_name(const char *text)
+{
+    std::string name = text;
+    name = name.substr(name.find_first_not_of("( "));
+    return name.substr(0, name.find_first_of("<) "));
+}
+
+void cuda_host_launch(cudaStream_t s, const char *name, dim3 grid, int threads,
+                      size_t shared_bytes, std::function<void()> body)
+{
+    if (is_due(launches_left)) {
+        device_error = cudaErrorLaunchFailure;
+        status();
+        return;
+    }
+    std::string kernel = kernel_name(name);
+    push(s, [=] {
+        {
+            std::lock_guard<std::mutex> hold(lock);
+            launches[kernel]++;
+        }
+        if (!cuda_host_run(kernel.c_str(), grid, threads, shared_bytes, body, thread_order))
+            device_error = cudaErrorLaunchFailure;
+    });
+}
+
+/* ---- events ---- */
+
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t *e, unsigned)
+{
+    *e = NULL;
+    if (status() != cudaSuccess)
+        return status();
+    *e = new cuda_host_event();
+    return cudaSuccess;
+}
+
+cudaError_t cudaEventDestroy(cudaEvent_t e)
+{
+    delete e;
+    return status();
+}
+
+cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t s)
+{
+    e->capture = s->capture;
+    if (s->capture)
+        return status();
+    std::unique_lock<std::mutex> hold(e->lock);
+    uint64_t n = ++e->n_recorded;
+    hold.unlock();
+    s->push([=] { /* also when the device has failed: somebody may wait */
+        std::lock_guard<std::mutex> done(e->lock);
+        e->n_done = n;
+        e->ms = now_ms();
+        e->changed.notify_all();
+    });
+    return status();
+}
+
+cudaError_t cudaStreamWaitEvent(cudaStream_t s, cudaEvent_t e, unsigned)
+{
+    if (e->capture) { /* joins the graph, whose operations run in the order they were recorded */
+        if (!s->capture) {
+            s->capture = e->capture;
+            e->capture->members.push_back(s);
+        }
+        return status();
+    }
+    std::unique_lock<std::mutex> hold(e->lock);
+    uint64_t n = e->n_recorded;
+    hold.unlock();
+    s->push([=] {
+        std::unique_lock<std::mutex> wait(e->lock);
+        e->changed.wait(wait, [=] { return e->n_done >= n; });
+    });
+    return status();
+}
+
+cudaError_t cudaEventSynchronize(cudaEvent_t e)
+{
+    std::unique_lock<std::mutex> hold(e->lock);
+    uint64_t n = e->n_recorded;
+    e->changed.wait(hold, [=] { return e->n_done >= n; });
+    return status();
+}
+
+cudaError_t cudaEventQuery(cudaEvent_t e)
+{
+    std::lock_guard<std::mutex> hold(e->lock);
+    if (status() != cudaSuccess)
+        return status();
+    return e->n_done == e->n_recorded ? cudaSuccess : cudaErrorNotReady;
+}
+
+cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t from, cudaEvent_t to)
+{
+    *ms = (float)(to->ms - from->ms);
+    return status();
+}
+
+/* ---- graphs ---- */
+
+cudaError_t cudaStreamBeginCapture(cudaStream_t s, cudaStreamCaptureMode)
+{
+    if (s->capture)
+        return failed(cudaErrorStreamCaptureInvalidated);
+    s->capture = new cuda_host_graph();
+    s->capture->members.push_back(s);
+    return status();
+}
+
+cudaError_t cudaStreamEndCapture(cudaStream_t s, cudaGraph_t *graph)
+{
+    *graph = s->capture;
+    if (!s->capture)
+        return failed(cudaErrorStreamCaptureInvalidated);
+    for (cudaStream_t member : (*graph)->members)
+        member->capture = NULL;
+    return status();
+}
+
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t *exec, cudaGraph_t graph, unsigned long long)
+{
+    *exec = NULL;
+    if (status() != cudaSuccess)
+        return status();
+    *exec = new cuda_host_graph();
+    (*exec)->operations = graph->operations;
+    return cudaSuccess;
+}
+
+cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t s)
+{
+    auto operations = exec->operations;
+    return push(s, [operations] {
+        for (auto &o : *operations)
+            o();
+    });
+}
+
+cudaError_t cudaGraphDestroy(cudaGraph_t graph)
+{
+    delete graph;
+    return status();
+}
+
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec)
+{
+    delete exec;
+    return status();
+}
+
+/* ---- for tests ---- */
+
+void cuda_host_stopped(const char *text)
+{
+    std::lock_guard<std::mutex> hold(lock);
+    message = text;
+    fprintf(stderr, "emulated GPU: %s\n", text);
+}
+
+bool cuda_host_device_failed()
+{
+    return device_error.load() != cudaSuccess;
+}
+
+#define EXPORT extern "C" __attribute__((visibility("default")))
+
+EXPORT void cuda_host_order(uint64_t order)
+{
+    thread_order = order;
+}
+
+EXPORT void cuda_host_fail_alloc(int64_t n)
+{
+    allocs_left = n;
+}
+
+EXPORT void cuda_host_fail_launch(int64_t n)
+{
+    launches_left = n;
+}
+
+EXPORT void cuda_host_lose(bool lost)
+{
+    device_error = lost ? cudaErrorIllegalAddress : cudaSuccess;
+    last_error = cudaSuccess;
+}
+
+EXPORT uint64_t cuda_host_bytes(void)
+{
+    std::lock_guard<std::mutex> hold(lock);
+    return bytes_in_use;
+}
+
+EXPORT void cuda_host_memory(uint64_t total)
+{
+    total_memory = total;
+}
+
+EXPORT uint64_t cuda_host_launches(const char *kernel)
+{
+    std::lock_guard<std::mutex> hold(lock);
+    uint64_t n = 0;
+    for (auto &l : launches)
+        n += !kernel || l.first == kernel ? l.second : 0;
+    return n;
+}
+
+EXPORT const char *cuda_host_message(void)
+{
+    std::lock_guard<std::mutex> hold(lock);
+    return message.c_str();
+}
