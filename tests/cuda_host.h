@@ -295,8 +295,9 @@ uint64_t cuda_host_bytes(void);
 void cuda_host_memory(uint64_t total);
 /* Launches of a kernel since the start, by the name in the source; NULL: of all. */
 uint64_t cuda_host_launches(const char *kernel);
-/* What stopped the last launch that was stopped; "" when none was. */
+/* What stopped the last launch that was stopped; "" when none was. Printed too, unless quiet. */
 const char *cuda_host_message(void);
+void cuda_host_quiet(bool quiet);
 }
 
 #endif

@@ -27,6 +27,7 @@ std::map<std::string, uint64_t> launches;
 std::map<void *, size_t> blocks;
 std::string message;
 uint64_t bytes_in_use;
+bool quiet;
 std::atomic<uint64_t> total_memory{ 0 };
 std::atomic<uint64_t> thread_order{ 0 };
 std::atomic<int64_t> allocs_left{ -1 }, launches_left{ -1 };
@@ -521,7 +522,8 @@ void cuda_host_stopped(const char *text)
 {
     std::lock_guard<std::mutex> hold(lock);
     message = text;
-    fprintf(stderr, "emulated GPU: %s\n", text);
+    if (!quiet)
+        fprintf(stderr, "emulated GPU: %s\n", text);
 }
 
 bool cuda_host_device_failed()
@@ -570,6 +572,12 @@ EXPORT uint64_t cuda_host_launches(const char *kernel)
     for (auto &l : launches)
         n += !kernel || l.first == kernel ? l.second : 0;
     return n;
+}
+
+EXPORT void cuda_host_quiet(bool on)
+{
+    std::lock_guard<std::mutex> hold(lock);
+    quiet = on;
 }
 
 EXPORT const char *cuda_host_message(void)

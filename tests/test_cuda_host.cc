@@ -373,6 +373,7 @@ static void test_graph()
 int main()
 {
     cudaStreamCreateWithFlags(&queue, cudaStreamNonBlocking);
+    cuda_host_quiet(true);
     test_races();
     test_divergence();
     test_copies();
