@@ -15,6 +15,8 @@
 #include "src/base/util.h"
 
 #define SMALL_FLOATS 16384 /* elementwise work below this is not worth waking anybody */
+#define LINE ((size_t)64)
+#define LARGE_BLOCK ((size_t)4 << 20) /* below this the heap does, and its checks */
 #define COLUMN_GRAIN 1024  /* columns per unit of elementwise work; results never depend on cuts */
 
 static struct device_cpu *cpu(struct device *d)
@@ -22,19 +24,45 @@ static struct device_cpu *cpu(struct device *d)
     return (struct device_cpu *)d;
 }
 
+/* Zeroed memory whose pages are all there, in huge pages where it is large: attention streams through
+ * the cache, and decoding shall take no page fault. The line in front of a block tells its size. */
+static void *take_block(size_t bytes, const char *what, struct error *err)
+{
+    size_t total = bytes < SIZE_MAX - LINE ? bytes + LINE : SIZE_MAX;
+    bool large = total >= LARGE_BLOCK;
+    uint8_t *line = large ? mem_map(total, what, err) : mem_alloc_aligned(total, 1, what, err);
+    if (!line)
+        return NULL;
+    if (large)
+        mem_populate(line, total);
+    else
+        memset(line, 0, total);
+    memcpy(line, &total, sizeof total);
+    return line + LINE;
+}
+
+static void give_block(void *block)
+{
+    size_t total = 0;
+    uint8_t *line = block ? (uint8_t *)block - LINE : NULL;
+    if (line)
+        memcpy(&total, line, sizeof total);
+    if (total >= LARGE_BLOCK)
+        mem_unmap(line, total);
+    else
+        mem_free(line);
+}
+
 static void *cpu_alloc(struct device *d, size_t bytes, const char *what, struct error *err)
 {
     (void)d;
-    void *block = mem_alloc_aligned(bytes, 1, what, err);
-    if (block)
-        memset(block, 0, bytes);
-    return block;
+    return take_block(bytes, what, err);
 }
 
 static void cpu_release(struct device *d, void *block)
 {
     (void)d;
-    mem_free(block);
+    give_block(block);
 }
 
 static bool cpu_transfer(struct device *d, void *dst, const void *src, size_t bytes,
@@ -402,7 +430,7 @@ static void cpu_experts_end(struct device *dev, struct rows dst)
 static void cpu_close(struct device *d)
 {
     if (d)
-        mem_free(cpu(d)->memory);
+        give_block(cpu(d)->memory);
     mem_free(d);
 }
 
@@ -513,7 +541,7 @@ bool device_cpu_open(struct device **out, const struct device_cpu_options *o, st
     d->options = *o;
     d->pool = o->pool;
     d->n_threads = pool_threads(o->pool);
-    d->memory = mem_alloc_aligned(cut_memory(d, NULL), 1, "working memory of the CPU", err);
+    d->memory = take_block(cut_memory(d, NULL), "working memory of the CPU", err);
     if (!d->memory) {
         cpu_close(&d->base);
         return false;

@@ -89,6 +89,15 @@ void mem_unmap(void *pages, size_t bytes)
         munmap(pages, bytes);
 }
 
+void mem_populate(void *pages, size_t bytes)
+{
+#ifdef MADV_POPULATE_WRITE
+    if (madvise(pages, bytes, MADV_POPULATE_WRITE) == 0)
+        return;
+#endif
+    memset(pages, 0, bytes); /* kernels before 5.14 */
+}
+
 uint64_t mem_allocations(void)
 {
     return atomic_load_explicit(&n_allocations, memory_order_relaxed);

@@ -31,6 +31,8 @@ void mem_free(void *block);
  * through. Taken when they are touched. Give back with mem_unmap (NULL is fine) and the same size. */
 void *mem_map(size_t bytes, const char *what, struct error *err);
 void mem_unmap(void *pages, size_t bytes);
+/* Take all pages of a fresh mapping now, so that using them takes no page fault. */
+void mem_populate(void *pages, size_t bytes);
 
 /* For tests. */
 uint64_t mem_allocations(void);       /* calls that allocated, since the start */

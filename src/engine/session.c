@@ -130,6 +130,7 @@ bool session_open(struct session **out, struct engine *e, const struct session_o
         session_close(s);
         return false;
     }
+    memset(s->tokens, 0, (size_t)n_ctx * sizeof *s->tokens); /* take its pages, see engine.h */
     *out = s;
     return true;
 }
