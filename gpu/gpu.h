@@ -195,7 +195,8 @@ size_t gpu_mla_decompressed_scratch(const struct gpu_limits *l);
 /* Every launcher, for the table: X(name) with the function gpu_name. */
 #define GPU_LAUNCHERS(X)                                                                          \
     X(alloc) X(release) X(write) X(read) X(fill) X(finish)                                        \
-    X(add) X(add3) X(copy) X(swiglu) X(rmsnorm)
+    X(add) X(add3) X(copy) X(swiglu) X(rmsnorm)                                                   \
+    X(rope_angles) X(rope) X(cache_store) X(router_topk)
 
 struct gpu_launchers {
 #define GPU_ROW(name) __typeof__(gpu_##name) *name;
