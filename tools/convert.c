@@ -16,10 +16,10 @@
 #include "src/base/mem.h"
 #include "src/cli/term.h"
 #include "src/format/quant.h"
+#include "tools/convert.h"
 #include "tools/convert_plan.h"
 #include "tools/hf_vocab.h"
 #include "tools/mixture.h"
-#include "tools/output.h"
 
 typedef unsigned long long ull;
 
@@ -230,7 +230,7 @@ static bool describe(const struct plan *p, const struct options *o, struct buf *
 }
 
 static bool write_file(const struct plan *p, struct gguf_writer *w, const struct options *o,
-                       int n_threads, struct error *err)
+                       int n_threads, const struct output_pace *pace, struct error *err)
 {
     struct buf plan = { 0 };
     struct output_job out = {
@@ -238,6 +238,7 @@ static bool write_file(const struct plan *p, struct gguf_writer *w, const struct
         .tensors = p->jobs, .n_tensors = p->n_tensors, .bytes_before = p->types.bytes_before,
         .bytes_after = p->types.bytes_after, .weights = p->types.weights, .is_input = is_input,
         .unchanged = unchanged, .ctx = p->checkpoint,
+        .pace = pace ? *pace : (struct output_pace){ 0 },
     };
     bool ok = output_check(&out, err) && describe(p, o, &plan, err) &&
               output_run(&out, buf_str(&plan).data, err);
@@ -246,7 +247,7 @@ static bool write_file(const struct plan *p, struct gguf_writer *w, const struct
 }
 
 static bool convert(struct checkpoint *c, const struct json *config_json, const struct options *o,
-                    struct error *err)
+                    const struct output_pace *pace, struct error *err)
 {
     struct hf_config config;
     struct plan plan = { 0 };
@@ -257,29 +258,35 @@ static bool convert(struct checkpoint *c, const struct json *config_json, const 
     if (ok) {
         note_plan(&plan, o, n_threads);
         ok = o->dry_run ? print_plan(&plan, o, err)
-                        : write_file(&plan, &writer, o, n_threads, err);
+                        : write_file(&plan, &writer, o, n_threads, pace, err);
     }
     gguf_writer_release(&writer);
     plan_release(&plan);
     return ok;
 }
 
-bool cmd_convert(struct options *o, struct error *err)
+bool convert_folder(const char *folder, const struct options *o, const struct output_pace *pace,
+                    struct error *err)
 {
     struct checkpoint c = { 0 };
-    if (o->n_positional != 1)
-        return fail(err, ERR_USAGE, "convert wants one folder: tandem convert DIR -o OUT.gguf");
-    if (!o->output && !o->dry_run)
-        return fail(err, ERR_USAGE, "convert wants -o OUT.gguf (or --dry-run)");
-    if (!js_available(err) || !checkpoint_open(&c, o->positional[0], err))
-        return false;
     struct error why = { 0 };
+    if (!js_available(err) || !checkpoint_open(&c, folder, err))
+        return false;
     struct json *config = checkpoint_json(&c, "config.json", &why);
     bool ok = !why.code || fail(err, why.code, "%s", why.text);
     if (ok && !config)
         ok = fail(err, ERR_FILE, "%s/config.json: missing", c.folder);
-    ok = ok && convert(&c, config, o, err);
+    ok = ok && convert(&c, config, o, pace, err);
     js_free(config);
     checkpoint_close(&c);
     return ok;
+}
+
+bool cmd_convert(struct options *o, struct error *err)
+{
+    if (o->n_positional != 1)
+        return fail(err, ERR_USAGE, "convert wants one folder: tandem convert DIR -o OUT.gguf");
+    if (!o->output && !o->dry_run)
+        return fail(err, ERR_USAGE, "convert wants -o OUT.gguf (or --dry-run)");
+    return convert_folder(o->positional[0], o, NULL, err);
 }

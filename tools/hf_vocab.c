@@ -5,6 +5,8 @@
 #include "src/base/mem.h"
 #include "src/text/presplit.h"
 #include "src/text/tokenizer.h"
+#include "src/text/vocab.h"
+#include "tools/hf_tiktoken.h"
 
 #define MAX_EXPRESSIONS 16
 #define SPACE_IN_MERGE "\xC4\xA0" /* U+0120: how the byte alphabet spells a space */
@@ -15,6 +17,9 @@ struct hf_vocab {
     struct str *texts; /* [n], data NULL: no token has this id */
     int32_t *types;
     int64_t n;
+    struct str *merges; /* "left right" */
+    size_t n_merges;
+    const char *pre;    /* name of the pre-tokenizer; NULL: not recognised */
 };
 
 /* ---- tokens ---- */
@@ -107,20 +112,12 @@ static bool fill_holes(struct hf_vocab *v, struct error *err)
     return true;
 }
 
-/* Byte-level BPE spells the bytes 33-126, 161-172 and 174-255 as themselves, the others as U+0100
- * and following. */
 static bool check_bytes(const struct hf_vocab *v, struct error *err)
 {
     const struct json *vocab = js_get(v->model, "vocab");
-    unsigned next = 256;
     for (unsigned byte = 0; byte < 256; byte++) {
-        bool itself = (byte >= 33 && byte <= 126) || (byte >= 161 && byte != 173);
-        unsigned code = itself ? byte : next++;
-        char text[3] = { 0 };
-        if (code < 0x80)
-            text[0] = (char)code;
-        else
-            text[0] = (char)(0xC0 | code >> 6), text[1] = (char)(0x80 | (code & 0x3F));
+        char text[3] = { 0 }, one = (char)byte;
+        byte_alphabet_encode((struct str){ &one, 1 }, text);
         if (!js_get(vocab, text))
             return fail(err, ERR_FILE, "tokenizer.json: byte 0x%02X has no token: not a byte-level "
                         "vocabulary", byte);
@@ -178,20 +175,17 @@ static bool read_merge(struct hf_vocab *v, const struct json *merge, struct str 
     return true;
 }
 
-static bool write_merges(struct hf_vocab *v, struct gguf_writer *w, struct error *err)
+static bool read_merges(struct hf_vocab *v, struct error *err)
 {
     const struct json *list = js_get(v->model, "merges");
-    size_t n = js_count(list);
-    if (!js_is_array(list) || n == 0)
+    v->n_merges = js_count(list);
+    if (!js_is_array(list) || v->n_merges == 0)
         return fail(err, ERR_FILE, "tokenizer.json: no merges");
-    struct str *merges = mem_alloc(n, sizeof *merges, "merges", err);
-    bool ok = merges != NULL;
-    for (size_t i = 0; ok && i < n; i++)
-        ok = read_merge(v, js_at(list, i), &merges[i], err) ||
-             error_prefix(err, "tokenizer.json: merge %zu", i);
-    ok = ok && gguf_writer_add_strings(w, "tokenizer.ggml.merges", merges, n, err);
-    mem_free(merges);
-    return ok;
+    v->merges = arena_alloc(&v->arena, v->n_merges, sizeof *v->merges, err);
+    for (size_t i = 0; v->merges && i < v->n_merges; i++)
+        if (!read_merge(v, js_at(list, i), &v->merges[i], err))
+            return error_prefix(err, "tokenizer.json: merge %zu", i);
+    return v->merges != NULL;
 }
 
 /* ---- pre-tokenizer ---- */
@@ -236,19 +230,17 @@ static const char *recognise(const struct json *pre_tokenizer)
     return byte_level ? presplit_match(list, n) : NULL;
 }
 
-static bool write_pre(struct hf_vocab *v, const struct json *tokenizer, const char *wish,
-                      struct gguf_writer *w, struct error *err)
+static bool write_pre(struct hf_vocab *v, const char *wish, struct gguf_writer *w,
+                      struct error *err)
 {
     const char *name = wish && presplit_name(str_of(wish)) ? wish : NULL;
     if (wish && !name)
         return fail(err, ERR_USAGE, "--pre %s: unknown (deepseek-v3, deepseek-llm, deepseek-coder, "
                     "deepseek-r1-qwen, qwen2, llama-bpe, kimi-k2)", wish);
+    name = name ? name : v->pre;
     if (!name)
-        name = recognise(js_get(tokenizer, "pre_tokenizer"));
-    if (!name)
-        return fail(err, ERR_FILE, "tokenizer.json: this program has no such pre_tokenizer; if "
-                    "you know "
-                    "that one of its own is equal, say --pre NAME");
+        return fail(err, ERR_FILE, "this program has no pre-tokenizer like that of the checkpoint; "
+                    "if you know that one of its own is equal, say --pre NAME");
     if (!wish && strcmp(name, "qwen2") == 0) /* the distilled models: same expressions, own name */
         for (int64_t id = 0; id < v->n; id++)
             if (str_is(v->texts[id], "<\xEF\xBD\x9CUser\xEF\xBD\x9C>"))
@@ -367,30 +359,106 @@ static bool write_template(const struct checkpoint *c, const struct json *tokeni
     return ok;
 }
 
+/* ---- tokenizer.json ---- */
+
+static bool read_json(struct hf_vocab *v, const struct json *tokenizer, struct error *err)
+{
+    struct str type = { 0 };
+    bool fallback = false;
+    v->model = js_get(tokenizer, "model");
+    v->added = js_get(tokenizer, "added_tokens");
+    v->pre = recognise(js_get(tokenizer, "pre_tokenizer"));
+    js_as_bool(js_get(v->model, "byte_fallback"), &fallback);
+    if (!js_as_text(js_get(v->model, "type"), &type) || !str_is(type, "BPE") || fallback)
+        return fail(err, ERR_FILE, "tokenizer.json: model \"%.*s\"%s: only byte-level BPE can be "
+                    "converted", (int)min_of(type.len, (size_t)20), type.data ? type.data : "",
+                    fallback ? " with byte fallback (SentencePiece)" : "");
+    return read_tokens(v, err) && fill_holes(v, err) && check_bytes(v, err) && read_merges(v, err);
+}
+
+/* ---- tiktoken.model ---- */
+
+/* Behind the tokens that text is made of come those that tokenizer_config.json names, and names
+ * in reserve. */
+static bool read_specials(struct hf_vocab *v, const struct json *tokenizer_config, int64_t first,
+                          struct error *err)
+{
+    const struct json *named = js_get(tokenizer_config, "added_tokens_decoder");
+    for (int64_t id = first; id < v->n; id++) {
+        char text[48];
+        struct str name;
+        snprintf(text, sizeof text, "%lld", (long long)id);
+        if (!js_as_text(js_get(js_get(named, text), "content"), &name) || !name.len) {
+            snprintf(text, sizeof text, "<|reserved_token_%lld|>", (long long)id);
+            name = str_of(text);
+        }
+        const char *kept = arena_strndup(&v->arena, name.data, name.len, err);
+        if (!kept)
+            return false;
+        v->texts[id] = (struct str){ kept, name.len };
+        v->types[id] = TOKEN_CONTROL;
+    }
+    return true;
+}
+
+static bool read_tiktoken(struct hf_vocab *v, const struct checkpoint *c, struct str text,
+                          const struct json *tokenizer_config, struct error *err)
+{
+    struct tiktoken t;
+    struct str python = { 0 };
+    char *bytes;
+    if (!tiktoken_read(&t, text, v->n, &v->arena, err))
+        return false;
+    for (int64_t id = 0; id < t.n_tokens; id++) {
+        v->texts[id] = t.tokens[id];
+        v->types[id] = TOKEN_NORMAL;
+    }
+    v->merges = t.merges;
+    v->n_merges = t.n_merges;
+    if (!read_specials(v, tokenizer_config, t.n_tokens, err) || !fill_holes(v, err) ||
+        !checkpoint_text(c, "tokenization_kimi.py", &bytes, &python.len, err))
+        return false;
+    python.data = bytes;
+    v->pre = bytes ? tiktoken_pre(python) : NULL;
+    mem_free(bytes);
+    return true;
+}
+
 /* ---- all of it ---- */
 
 static bool write_all(struct hf_vocab *v, const struct json *tokenizer,
                       const struct json *tokenizer_config, const struct json *config,
                       const char *pre, struct gguf_writer *w, struct error *err)
 {
-    struct str type = { 0 };
     int64_t bos = -1;
-    bool fallback = false;
-    v->model = js_get(tokenizer, "model");
-    v->added = js_get(tokenizer, "added_tokens");
-    js_as_bool(js_get(v->model, "byte_fallback"), &fallback);
-    if (!js_as_text(js_get(v->model, "type"), &type) || !str_is(type, "BPE") || fallback)
-        return fail(err, ERR_FILE, "tokenizer.json: model \"%.*s\"%s: only byte-level BPE can be "
-                    "converted", (int)min_of(type.len, (size_t)20), type.data ? type.data : "",
-                    fallback ? " with byte fallback (SentencePiece)" : "");
-    return read_tokens(v, err) && fill_holes(v, err) && check_bytes(v, err) &&
-           gguf_writer_add_str(w, "tokenizer.ggml.model", "gpt2", err) &&
-           write_pre(v, tokenizer, pre, w, err) &&
+    return gguf_writer_add_str(w, "tokenizer.ggml.model", "gpt2", err) &&
+           write_pre(v, pre, w, err) &&
            gguf_writer_add_strings(w, "tokenizer.ggml.tokens", v->texts, (size_t)v->n, err) &&
            gguf_writer_add_array(w, "tokenizer.ggml.token_type", GGUF_I32, v->types, (size_t)v->n,
                                  err) &&
-           write_merges(v, w, err) && write_ids(v, tokenizer_config, config, &bos, w, err) &&
+           gguf_writer_add_strings(w, "tokenizer.ggml.merges", v->merges, v->n_merges, err) &&
+           write_ids(v, tokenizer_config, config, &bos, w, err) &&
            write_flags(tokenizer, tokenizer_config, bos, w, err);
+}
+
+/* From whichever of the two files there is. */
+static bool read_vocab(struct hf_vocab *v, const struct checkpoint *c,
+                       const struct json *tokenizer, const struct json *tokenizer_config,
+                       struct error *err)
+{
+    char *bytes;
+    struct str text = { 0 };
+    if (tokenizer)
+        return read_json(v, tokenizer, err);
+    if (!checkpoint_text(c, "tiktoken.model", &bytes, &text.len, err))
+        return false;
+    if (!bytes)
+        return fail(err, ERR_FILE, "%s: neither tokenizer.json nor tiktoken.model (tokenizer.model "
+                    "alone cannot be converted)", c->folder);
+    text.data = bytes;
+    bool ok = read_tiktoken(v, c, text, tokenizer_config, err);
+    mem_free(bytes);
+    return ok;
 }
 
 bool hf_vocab_write(const struct checkpoint *c, const struct json *config, int64_t n_vocab,
@@ -402,13 +470,10 @@ bool hf_vocab_write(const struct checkpoint *c, const struct json *config, int64
     struct json *tokenizer_config = why.code ? NULL
                                              : checkpoint_json(c, "tokenizer_config.json", &why);
     bool ok = !why.code || fail(err, why.code, "%s", why.text);
-    if (ok && !tokenizer)
-        ok = fail(err, ERR_FILE, "%s/tokenizer.json: missing (tokenizer.model and tiktoken.model "
-                  "alone "
-                  "cannot be converted)", c->folder);
     v.texts = ok ? arena_alloc(&v.arena, (size_t)n_vocab, sizeof *v.texts, err) : NULL;
     v.types = v.texts ? arena_alloc(&v.arena, (size_t)n_vocab, sizeof *v.types, err) : NULL;
-    ok = ok && v.types && write_all(&v, tokenizer, tokenizer_config, config, pre, w, err) &&
+    ok = ok && v.types && read_vocab(&v, c, tokenizer, tokenizer_config, err) &&
+         write_all(&v, tokenizer, tokenizer_config, config, pre, w, err) &&
          write_template(c, tokenizer_config, w, err);
     js_free(tokenizer);
     js_free(tokenizer_config);

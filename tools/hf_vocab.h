@@ -1,7 +1,7 @@
-/* The vocabulary of a Hugging Face checkpoint: tokenizer.json and its companions -> tokenizer.*
- * keys.
+/* The vocabulary of a Hugging Face checkpoint: tokenizer.json (or, without it, tiktoken.model) and
+ * its companions -> tokenizer.* keys.
  *
- * Byte-level BPE only (DeepSeek V1 to V3, Qwen, Llama 3). The pre-tokenizer is recognised by its
+ * Byte-level BPE only (DeepSeek V1 to V4, Qwen, Llama 3, Kimi). The pre-tokenizer is recognised by its
  * regular expressions, compared with those this program implements: a near miss would give fluent
  * but degraded text, so nothing is guessed. Checked: every id has one text, every byte has a token,
  * the parts and the result of every merge are tokens, special ids lie inside the vocabulary. */

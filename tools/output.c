@@ -127,7 +127,8 @@ static bool fill(const struct output_job *job, struct pool *pool, struct journal
     *t = (struct transcode){
         .writer = job->writer, .pool = pool, .tensors = job->tensors, .n_tensors = job->n_tensors,
         .replace_nonfinite = job->options->replace_nonfinite, .journal = j,
-        .verify = job->options->verify,
+        .verify = job->options->verify, .sync_s = job->pace.sync_s,
+        .chunk_elements = job->pace.chunk_elements,
         .progress = show_progress, .progress_ctx = &progress, .cancel = signals_cancel_flag(),
     };
     progress_begin(&progress, job->verb, NULL);

@@ -10,6 +10,12 @@
 #include "src/cli/options.h"
 #include "tools/transcode.h"
 
+/* How often what is done is noted, and in what pieces; 0: as transcode.h says. */
+struct output_pace {
+    double sync_s;
+    int64_t chunk_elements;
+};
+
 struct output_job {
     const char *path;              /* as the user said it */
     const char *verb;              /* for the progress line: "quantizing" */
@@ -20,6 +26,7 @@ struct output_job {
     size_t n_tensors;
     uint64_t bytes_before, bytes_after; /* of the tensors */
     double weights;                /* elements of all tensors */
+    struct output_pace pace;
 
     /* The inputs: is this file one of them, and are they still those that were opened? */
     bool (*is_input)(const void *ctx, dev_t device, ino_t inode);

@@ -46,6 +46,25 @@ size_t byte_alphabet_decode(struct str spelled, char *out, bool *pure)
     return n;
 }
 
+size_t byte_alphabet_encode(struct str bytes, char *out)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < bytes.len; i++) {
+        uint32_t byte = (uint8_t)bytes.data[i];
+        uint32_t code = spells_itself(byte) ? byte
+                        : byte <= 0x20      ? 0x100 + byte
+                        : byte <= 0xA0      ? 0x121 + (byte - 0x7F)
+                                            : 0x143; /* AD, the last of them */
+        if (code < 0x80) {
+            out[n++] = (char)code;
+        } else {
+            out[n++] = (char)(0xC0 | code >> 6);
+            out[n++] = (char)(0x80 | (code & 0x3F));
+        }
+    }
+    return n;
+}
+
 /* ---- Reading ---- */
 
 static int hex_digit(char c)

@@ -74,5 +74,7 @@ int32_t vocab_special_at(const struct vocab *v, struct str text, bool control);
 /* Undo the byte alphabet: `spelled` to at most spelled.len bytes at `out`. Characters outside of
  * the alphabet are copied as they are and make *pure false. Returns the length. */
 size_t byte_alphabet_decode(struct str spelled, char *out, bool *pure);
+/* Spell bytes with it: at most 2 * bytes.len at `out`. Returns the length. */
+size_t byte_alphabet_encode(struct str bytes, char *out);
 
 #endif
