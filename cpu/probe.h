@@ -56,6 +56,9 @@ struct probe_rate {
 bool probe_kernel(struct probe *p, unsigned isa, enum tensor_type type, int n_tokens,
                   struct probe_order order, double seconds, struct probe_rate *rate);
 
+/* Would those two sets of instructions run the same kernel? */
+bool probe_same_kernel(unsigned isa, unsigned other, enum tensor_type type, int n_tokens);
+
 /* 1e9 int8 operations per second of all workers on operands in registers. */
 double probe_int8(struct probe *p, unsigned isa, double seconds);
 

@@ -72,6 +72,16 @@ bool probe_kernel(struct probe *p, unsigned isa, enum tensor_type type, int n_to
     return true;
 }
 
+bool probe_same_kernel(unsigned isa, unsigned other, enum tensor_type type, int n_tokens)
+{
+    struct kernels a, b;
+    kernels_init(&a, isa);
+    kernels_init(&b, other);
+    return a.dot[type] == b.dot[type] &&
+           (n_tokens < GEMM_MIN_TOKENS || a.gemm[type] == b.gemm[type]) &&
+           (n_tokens < GEMM_WIDE_MIN_TOKENS || a.gemm_wide[type] == b.gemm_wide[type]);
+}
+
 struct int8_job {
     const struct kernels *kernels;
     int64_t rounds;

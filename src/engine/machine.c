@@ -47,13 +47,29 @@ static size_t last_cache(void)
     return (size_t)max_of(max_of(l3, l2), 0);
 }
 
+/* Folders node0, node1 ... of the system; a machine without them is one node. */
+static int count_nodes(void)
+{
+    char path[64];
+    int n = 0;
+    do
+        snprintf(path, sizeof path, "/sys/devices/system/node/node%d", n);
+    while (access(path, F_OK) == 0 && ++n < 1024);
+    return max_of(n, 1);
+}
+
+static unsigned isa_of(const struct machine_options *o)
+{
+    return o->isa_given ? o->isa & cpu_isa() : cpu_isa();
+}
+
 static void introduce(struct machine *m, const struct machine_options *o)
 {
-    unsigned isa = o->isa ? o->isa : cpu_isa();
     memset(m, 0, sizeof *m);
     machine_cpu_name(m->cpu, sizeof m->cpu);
-    snprintf(m->isa, sizeof m->isa, "%s", cpu_isa_name(isa));
+    snprintf(m->isa, sizeof m->isa, "%s", cpu_isa_name(isa_of(o)));
     m->n_threads = o->n_threads > 0 ? o->n_threads : cpu_usable_cores();
+    m->n_nodes = count_nodes();
     m->detail = o->detail;
     m->l3_gb = (double)last_cache() / 1e9;
 }
@@ -135,27 +151,74 @@ static bool measure_streams(struct run *r)
     return !stopped(r);
 }
 
+/* One type with one token and with many. */
+static void measure_type(struct run *r, unsigned isa, enum tensor_type type, double *gb_s,
+                         double *gops)
+{
+    bool quick = r->m->detail == MACHINE_QUICK;
+    struct probe_order order = order_of(r->m, SMALL_EXPERT, SMALL_PICKS), one = order;
+    struct probe_rate rate;
+    one.n_slices = 1;
+    if (probe_kernel(r->probe, isa, type, 1, order, quick ? 0.015 : 0.15, &rate))
+        *gb_s = rate.gb_s;
+    if (quick && type != TYPE_Q4_K && type != TYPE_Q8_0)
+        return;
+    int n_tokens = quick ? 64 : PROBE_MAX_TOKENS;
+    if (probe_kernel(r->probe, isa, type, n_tokens, one, quick ? 0.03 : 0.1, &rate))
+        *gops = rate.gops;
+}
+
 static bool measure_kernels(struct run *r)
 {
     struct machine *m = r->m;
-    bool quick = m->detail == MACHINE_QUICK;
-    struct probe_order order = order_of(m, SMALL_EXPERT, SMALL_PICKS), one = order;
-    struct probe_rate rate;
-    one.n_slices = 1;
     for (int type = 0; type < N_TENSOR_TYPES; type++) {
-        if (probe_kernel(r->probe, r->isa, type, 1, order, quick ? 0.015 : 0.2, &rate))
-            m->dot_gb_s[type] = rate.gb_s;
-        bool common = type == TYPE_Q4_K || type == TYPE_Q8_0;
-        if (quick ? common && probe_kernel(r->probe, r->isa, type, 64, one, 0.03, &rate)
-                  : probe_kernel(r->probe, r->isa, type, PROBE_MAX_TOKENS, one, 0.1, &rate))
-            m->tile_gops[type] = rate.gops;
+        measure_type(r, r->isa, (enum tensor_type)type, &m->dot_gb_s[type], &m->tile_gops[type]);
         if (stopped(r))
             return false;
     }
-    for (int i = 0; !quick && i < MACHINE_TOKENS; i++) {
-        if (probe_kernel(r->probe, r->isa, TYPE_Q4_K, 1 << i, one, 0.15, &rate))
+    if (m->detail == MACHINE_QUICK)
+        return true;
+    struct probe_order order = order_of(m, SMALL_EXPERT, 1);
+    struct probe_rate rate;
+    for (int i = 0; i < MACHINE_TOKENS; i++) {
+        if (probe_kernel(r->probe, r->isa, TYPE_Q4_K, 1 << i, order, 0.15, &rate))
             m->gemm_gops[i] = rate.gops;
         if (stopped(r))
+            return false;
+    }
+    return true;
+}
+
+/* Types whose kernel is the stronger set's own need no second measurement. */
+static bool measure_set(struct run *r, struct machine_set *set, unsigned isa)
+{
+    const struct machine *m = r->m;
+    snprintf(set->isa, sizeof set->isa, "%s", cpu_isa_name(isa));
+    for (int i = 0; i < N_TENSOR_TYPES; i++) {
+        enum tensor_type type = (enum tensor_type)i;
+        if (probe_same_kernel(isa, r->isa, type, PROBE_MAX_TOKENS)) {
+            set->dot_gb_s[i] = m->dot_gb_s[i];
+            set->tile_gops[i] = m->tile_gops[i];
+            continue;
+        }
+        measure_type(r, isa, type, &set->dot_gb_s[i], &set->tile_gops[i]);
+        if (stopped(r))
+            return false;
+    }
+    return true;
+}
+
+static bool measure_weaker_sets(struct run *r)
+{
+    static const char *const ladder[] = { "avx512", "avx2" };
+    struct machine *m = r->m;
+    unsigned last = r->isa, cap;
+    for (size_t i = 0; i < ARRAY_LEN(ladder) && m->n_sets < MACHINE_SETS; i++) {
+        bool known = cpu_isa_cap(ladder[i], &cap);
+        if (!known || (r->isa & cap) == last)
+            continue;
+        last = r->isa & cap;
+        if (!measure_set(r, &m->sets[m->n_sets++], last))
             return false;
     }
     return true;
@@ -166,7 +229,7 @@ bool machine_probe(struct machine *m, const struct machine_options *o, struct er
     static const double expected_s[] = { 1, 5, 20 };
     bool quick = o->detail == MACHINE_QUICK;
     introduce(m, o);
-    struct run r = { .m = m, .o = o, .isa = o->isa ? o->isa : cpu_isa(), .start_s = now_s(),
+    struct run r = { .m = m, .o = o, .isa = isa_of(o), .start_s = now_s(),
                      .expected_s = expected_s[o->detail] };
     struct probe_options po = { .n_threads = m->n_threads, .isa = r.isa, .cancel = o->cancel,
                                 .worker_bytes = worker_bytes(m, quick),
@@ -179,7 +242,8 @@ bool machine_probe(struct machine *m, const struct machine_options *o, struct er
     bool ok = measure_memory(&r) && measure_streams(&r);
     if (ok)
         m->int8_gops = probe_int8(r.probe, r.isa, quick ? 0.05 : 0.3);
-    ok = ok && !stopped(&r) && (o->detail == MACHINE_LIMITS || measure_kernels(&r));
+    ok = ok && !stopped(&r) && (o->detail == MACHINE_LIMITS || measure_kernels(&r)) &&
+         (o->detail != MACHINE_FULL || measure_weaker_sets(&r));
     probe_close(r.probe);
     return ok || fail(err, ERR_INTERRUPTED, "interrupted");
 }
@@ -188,7 +252,7 @@ bool machine_get(struct machine *m, const char *path, int n_threads, unsigned is
                  const atomic_int *cancel, struct error *err)
 {
     struct machine_options o = { .detail = MACHINE_QUICK, .n_threads = n_threads, .isa = isa,
-                                 .cancel = cancel };
+                                 .isa_given = isa != 0, .cancel = cancel };
     struct machine known;
     struct error why = { 0 };
     introduce(m, &o);

@@ -30,11 +30,19 @@ struct machine_point {
     double gb_s;
 };
 
+/* Kernels of a weaker instruction set. */
+#define MACHINE_SETS 2
+struct machine_set {
+    char isa[16];
+    double dot_gb_s[N_TENSOR_TYPES], tile_gops[N_TENSOR_TYPES];
+};
+
 struct machine {
     /* What it was measured for. */
     char cpu[96];  /* "Intel(R) Xeon(R) Processor" */
     char isa[16];  /* strongest instruction set in use: "avx512" */
     int n_threads; /* workers */
+    int n_nodes;   /* NUMA nodes of the machine */
     int detail;    /* enum machine_detail */
 
     /* Memory. */
@@ -55,6 +63,8 @@ struct machine {
     double dot_gb_s[N_TENSOR_TYPES];   /* one token: weights read by the kernel of that type */
     double tile_gops[N_TENSOR_TYPES];  /* PROBE_MAX_TOKENS tokens per expert */
     double gemm_gops[MACHINE_TOKENS];  /* Q4_K with 1, 2, 4 ... 256 tokens per expert */
+    struct machine_set sets[MACHINE_SETS]; /* the same of weaker instruction sets; not in the file */
+    int n_sets;
 
     /* With a GPU; filled in by who has one. */
     double vram_gb_s, h2d_gb_s, d2h_gb_s, hand_off_us;
@@ -67,7 +77,8 @@ typedef void machine_progress(void *ctx, double done);
 struct machine_options {
     enum machine_detail detail;
     int n_threads;
-    unsigned isa; /* bits of cpu/features.h; 0: everything this CPU has */
+    unsigned isa; /* allowed kernels, bits of cpu/features.h */
+    bool isa_given; /* false: everything this CPU has */
     const atomic_int *cancel; /* may be NULL */
     machine_progress *progress;
     void *progress_ctx;

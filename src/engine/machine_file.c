@@ -33,6 +33,7 @@ static const struct field {
     TEXT_OF("cpu", cpu),
     TEXT_OF("isa", isa),
     { "threads", COUNT, AT(n_threads), 0 },
+    { "nodes", COUNT, AT(n_nodes), 0 },
     { "detail", COUNT, AT(detail), 0 },
     { "dram_gb_s", REAL, AT(dram_gb_s), 0 },
     { "best_threads", COUNT, AT(best_threads), 0 },
