@@ -1,6 +1,7 @@
 /* A model on its devices. */
 #include "src/engine/internal.h"
 
+#include <assert.h>
 #include <inttypes.h>
 
 #include "cpu/device_cpu.h"
@@ -67,6 +68,28 @@ const struct model *engine_model(const struct engine *e)
 int engine_threads(const struct engine *e)
 {
     return pool_threads(e->pool);
+}
+
+int engine_batch(const struct engine *e)
+{
+    return e->n_batch;
+}
+
+bool engine_retune(struct engine *e, int n_threads, int n_batch, struct error *err)
+{
+    struct engine_options o = e->options;
+    assert(!e->last);
+    o.n_threads = n_threads;
+    o.n_batch = n_batch;
+    if (!check_options(&o, err))
+        return false;
+    e->options = o;
+    e->n_batch = n_batch ? n_batch : DEFAULT_BATCH;
+    if (n_threads == pool_threads(e->pool))
+        return true;
+    pool_close(e->pool);
+    e->pool = NULL;
+    return pool_open(&e->pool, n_threads, err);
 }
 
 unsigned engine_isa(const struct engine *e)

@@ -34,7 +34,12 @@ bool engine_open(struct engine **out, const char *path, const struct engine_opti
 void engine_close(struct engine *e);
 const struct model *engine_model(const struct engine *e);
 int engine_threads(const struct engine *e);
+int engine_batch(const struct engine *e); /* most tokens per step */
 unsigned engine_isa(const struct engine *e);
+
+/* Go on with other numbers of threads and tokens per step (0: as in engine_options); no session may
+ * be open. ERR_USAGE, ERR_FIT: only engine_close may follow. */
+bool engine_retune(struct engine *e, int n_threads, int n_batch, struct error *err);
 
 struct session_options {
     int64_t n_ctx;             /* positions; 0: the largest that fits, at most 32768 and the trained length */
