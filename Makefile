@@ -177,8 +177,11 @@ test-gpu: gpu tests
 check-neon:
 	$(Q)MAKE="$(MAKE)" sh tests/neon.sh
 
+# The machine with its kernels, then the demo model on it.
 bench: all
-	$(Q)$(B)/tandem bench
+	$(Q)$(B)/tandem bench --probe
+	@echo
+	$(Q)$(B)/tandem bench $(MODEL)
 
 chat: all
 	$(Q)$(B)/tandem chat $(MODEL)

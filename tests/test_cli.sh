@@ -10,6 +10,7 @@ passed=0 failed=0 skipped=0
 # A home of its own: no configuration, no history of the user.
 unset NO_COLOR
 export HOME="$work" XDG_CONFIG_HOME="$work/config" XDG_STATE_HOME="$work/state"
+export XDG_CACHE_HOME="$work/cache"
 
 model=models/demo.gguf
 case=
@@ -224,14 +225,67 @@ run 0 eval "$model" --tasks "$work/tasks" -n 8; prints "2/3"
 run 0 eval "$model" --tasks "$work/tasks" -n 8 --json; prints '"skill": "never"'
 echo '{"messages": 5}' >"$work/tasks"; run 3 eval "$model" --tasks "$work/tasks"; says "tasks:1"
 
-begin "bench"
-run 0 bench "$model" -p 8 -n 4 -r 2 -o json
-for f in test tok_s tok_s_median dram_gb_s of_limit; do prints "\"$f\":"; done
-prints '"pp8"'; prints '"tg4"'
-run 0 bench "$model" -p 0 -n 3 -d 5 -r 1; prints "tg3 @ 5"
-if [ -n "$TANDEM_TEST_LONG" ]; then # reads gigabytes
-    run 0 bench --probe -o json; prints '"dram_read_gb_s":'
+begin "bench: rows for programs"
+kept="--limits kept" # a quick probe once, its profile afterwards: tests need no honest limits
+run 0 bench "$model" -p 8 -n 4 -r 2 -o json $kept
+for f in test tok_s tok_s_median dram_gb_s of_limit threads batch limit bytes_per_token page_faults \
+    involuntary_switches dram_read_gb_s int8_gops huge_page_share commit cpu_isa logits_hash; do
+    prints "\"$f\":"
+done
+prints '"pp8"'; prints '"tg4"'; prints '"dram_gb_s": null'
+[ "$(grep -c '"test":' "$out")" = 2 ] || bad "rows: $(grep '"test":' "$out")"
+grep -qx 'threads = [0-9]*' "$work/cache/tandem/machine" || bad "no profile of the machine"
+cp "$out" "$work/old.json"
+run 0 bench "$model" -p 8 -n 4 -r 2 --json $kept; prints '"tg4"'
+run 0 bench "$model" -p 8 -n 4 -r 3 -o jsonl $kept; lines "$out" 2
+[ "$(grep -c '^{"test": .*"tok_s": \[[^,]*,[^,]*,[^,]*\]}$' "$out")" = 2 ] || bad "jsonl: $(cat "$out")"
+run 0 bench "$model" -p 8 -n 4 -r 2 -t 1,2 -b 4,16 -o csv $kept; lines "$out" 9
+[ "$(awk -F, 'NR > 1 { print $1, $5, $6 }' "$out" | tr '\n' ';')" = \
+    "pp8 1 4;tg4 1 4;pp8 1 16;tg4 1 16;pp8 2 4;tg4 2 4;pp8 2 16;tg4 2 16;" ] || bad "csv: $(cat "$out")"
+head -n 1 "$out" | grep -q '^test,n_prompt,n_gen,n_depth,threads,batch,tok_s_median,.*,logits_hash,tok_s$' ||
+    bad "csv head: $(head -n 1 "$out")"
+# The same bits for any number of threads.
+column=$(head -n 1 "$out" | tr ',' '\n' | grep -nx logits_hash | cut -d: -f1)
+[ "$(sed 's/"[^"]*"/text/g' "$out" | awk -F, -v h="$column" 'NR > 1 { print $1, $6, $h }' | sort -u |
+    wc -l)" = 4 ] || bad "hashes differ: $(cat "$out")"
+
+begin "bench: the table"
+run 0 bench "$model" -p 0 -n 3 -d 5 -r 1 $kept; prints "tg3 @ 5"; prints "filled by a real prefill"
+[ "$(head -n 1 "$out")" = \
+    "| test           | tok/s        | of limit | CPU GB/s | GPU busy | J/token |" ] || bad "head"
+grep -qE '^\| tg3 @ 5        \| +[0-9.]+ \| +[0-9]+ % \| +[0-9.]+ \| +- \| +[-0-9.]+ \|$' "$out" || bad "row"
+for w in "commit " " node" "BW_d " "C 0.001 GB" "G 0.004 GB" "serial " "page faults " "logits "; do prints "$w"; done
+run 0 bench "$model" -p 4,8 -n 0 -r 2 -t 1,2 $kept; prints "| pp4 -t 1 "; prints "| pp8 -t 2 "; prints " ± "
+run 0 bench "$model" -p 4 -n 2 -r 1 --card $kept; prints "tandem "; prints "pp4: "; prints "tg2: "; lines "$out" 4
+run 2 bench "$model" -p 0 -n 0 $kept; says "no tests"
+run 2 bench "$model" -t 99999 $kept; run 2 bench "$model" -b 65000 $kept; run 2 bench -b x; run 2 bench -r 0; run 2 bench --max-loss 101
+
+begin "bench: speed over context"
+LC_ALL=C run 0 bench "$model" --sweep -d 64 -n 2 --svg "$work/sweep.svg" $kept
+prints "| tg2 @ 64 "; prints "| pp8 @ 56 "; prints "decode tok/s"; prints "tokens of context"; prints "*"
+[ "$(grep -c '^| tg2' "$out")" = 9 ] || bad "rows: $(grep -c '^| tg2' "$out")"
+grep -q '<polyline' "$work/sweep.svg" || bad "no curve in the SVG file"
+if locale -a 2>/dev/null | grep -qi '^c.utf-\{0,1\}8$'; then
+    LC_ALL=C.UTF-8 run 0 bench "$model" --sweep -d 64 -n 2 $kept; prints "└"
 fi
+run 0 bench "$model" --sweep -d 16 -n 1 -o csv $kept; lines "$out" 18
+
+begin "bench: graded against an older file"
+sed 's/"tok_s_median": [0-9.]*/"tok_s_median": 0.001/' "$work/old.json" >"$work/slow.json"
+sed 's/"tok_s_median": [0-9.]*/"tok_s_median": 1e12/' "$work/old.json" >"$work/fast.json"
+run 0 bench "$model" -p 8 -n 4 -r 1 --compare "$work/slow.json" $kept; prints "tg4: 0.00 -> "
+run 6 bench "$model" -p 8 -n 4 -r 1 --compare "$work/fast.json" --max-loss 90% $kept; says "slower than"
+run 6 bench "$model" -p 9 -n 0 -r 1 --compare "$work/fast.json" $kept; says "none of these tests"
+run 3 bench "$model" -p 8 -n 0 -r 1 --compare "$work/none.json" $kept
+run 3 bench "$model" -p 8 -n 0 -r 1 --compare "$model" $kept
+
+begin "bench: the machine alone"
+if [ -n "$TANDEM_TEST_LONG" ]; then # reads gigabytes
+    run 0 bench --probe -o json; prints '"dram_read_gb_s":'; prints '"of_stream":'; prints '"tile_gops":'
+    run 0 bench --probe; prints "memory read GB/s"; prints "tokens per expert"
+    run 0 bench "$model" -p 8 -n 4 -r 1; prints "tg4"
+fi
+run 2 bench --probe -o csv
 
 begin "standard streams that are closed, full or gone"
 "$tandem" run "$model" -p "Tell me a story." -n 5 </dev/null >/dev/full 2>"$err"

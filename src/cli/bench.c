@@ -1,29 +1,80 @@
-/* tandem bench: how fast a model is here, and how near that comes to what memory allows. */
+/* tandem bench: how fast a model is here, and how near that comes to what the machine allows. */
+#include "src/cli/bench.h"
+
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <unistd.h>
+#include <sys/resource.h>
 
 #include "cpu/features.h"
 #include "src/base/mem.h"
+#include "src/base/pages.h"
+#include "src/base/pool.h"
 #include "src/cli/command.h"
-#include "src/cli/json.h"
 #include "src/cli/load.h"
 #include "src/cli/paths.h"
 #include "src/cli/signals.h"
 #include "src/cli/term.h"
-#include "src/cli/version.h"
-#include "src/engine/machine.h"
+#include "src/model/arch.h"
+#include "src/model/kvcache.h"
 
-#define MAX_REPETITIONS 1000
+#define MAX_ROWS 512
+#define MANY_POSITIONS 4096    /* so that alignment does not count */
+#define WARM_PROMPT 64
+#define WARM_STEPS 2
+#define SWEEP_STEPS 8          /* spans between depths */
+#define SWEEP_DEPTH 4096       /* where nothing else is asked for */
+#define SWEEP_GENERATE 16
 
-/* One row of the table: read n_prompt tokens, or generate n_generate, behind `depth` others. */
-struct test {
-    int64_t n_prompt, n_generate, depth;
-    char name[48];
-    double tok_s[MAX_REPETITIONS];
-    int n;
-};
+/* ---- what a token costs ---- */
+
+void token_cost(const struct model *m, enum tensor_type cache, struct token_cost *cost)
+{
+    const struct params *p = &m->params;
+    *cost = (struct token_cost){ 0 };
+    for (int i = 0; i < m->n_tensors; i++) {
+        const struct model_tensor *mt = &m->tensors[i];
+        uint64_t elements = mt->tensor->ne[0] * tensor_rows(mt->tensor);
+        if (mt->role == ROLE_ROUTED) {
+            cost->routed_bytes += mt->tensor->bytes / (uint64_t)p->n_routed * (uint64_t)p->top_k;
+            cost->products += elements / (uint64_t)p->n_routed * (uint64_t)p->top_k;
+        } else if (mt->role == ROLE_TRUNK && mt->tensor->n_dims > 1) {
+            cost->products += elements;
+        }
+    }
+    cost->other_bytes = m->bytes_per_token - cost->routed_bytes;
+    cost->cache_bytes = kvcache_bytes(m->arch, p, cache, MANY_POSITIONS) / MANY_POSITIONS;
+}
+
+/* Positions of the cache that a step of this row reads, on average. */
+static double mean_depth(const struct bench_row *r)
+{
+    return (double)max_of(r->depth, 1) + ((double)r->n_generate - 1) / 2;
+}
+
+void row_limit(const struct bench *b, struct bench_row *r)
+{
+    const struct token_cost *c = &b->cost;
+    double weights = (double)(c->routed_bytes + c->other_bytes);
+    double memory_s = 1e9 * b->machine.dram_gb_s, int8_s = 1e9 * b->machine.int8_gops;
+    r->limit = "";
+    r->limit_tok_s = NAN;
+    r->bytes_per_token = NAN;
+    if (!(memory_s > 0))
+        return;
+    if (r->n_generate) {
+        r->bytes_per_token = weights + mean_depth(r) * (double)c->cache_bytes;
+        r->limit_tok_s = memory_s / r->bytes_per_token;
+        r->limit = "memory";
+    } else if (int8_s > 0 && !b->o->act_f32) {
+        double reading = weights / memory_s;
+        double computing = 2 * (double)c->products * (double)r->n_prompt / int8_s;
+        r->limit_tok_s = (double)r->n_prompt / max_of(reading, computing);
+        r->limit = reading > computing ? "memory" : "arithmetic";
+    }
+}
+
+/* ---- figures of a row ---- */
 
 static int by_value(const void *a, const void *b)
 {
@@ -31,13 +82,71 @@ static int by_value(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-static double median(const struct test *t)
+double row_median(const struct bench_row *r)
 {
     double sorted[MAX_REPETITIONS];
-    memcpy(sorted, t->tok_s, (size_t)t->n * sizeof *sorted);
-    qsort(sorted, (size_t)t->n, sizeof *sorted, by_value);
-    return t->n % 2 ? sorted[t->n / 2] : (sorted[t->n / 2 - 1] + sorted[t->n / 2]) / 2;
+    memcpy(sorted, r->tok_s, (size_t)r->n * sizeof *sorted);
+    qsort(sorted, (size_t)r->n, sizeof *sorted, by_value);
+    return r->n % 2 ? sorted[r->n / 2] : (sorted[r->n / 2 - 1] + sorted[r->n / 2]) / 2;
 }
+
+double row_mean(const struct bench_row *r)
+{
+    double sum = 0;
+    for (int i = 0; i < r->n; i++)
+        sum += r->tok_s[i];
+    return sum / r->n;
+}
+
+double row_deviation(const struct bench_row *r)
+{
+    double mean = row_mean(r), sum = 0;
+    for (int i = 0; i < r->n; i++)
+        sum += (r->tok_s[i] - mean) * (r->tok_s[i] - mean);
+    return r->n > 1 ? sqrt(sum / (r->n - 1)) : 0;
+}
+
+double row_gb_s(const struct bench_row *r)
+{
+    return r->n_generate ? row_median(r) * r->bytes_per_token / 1e9 : NAN;
+}
+
+double row_of_limit(const struct bench_row *r)
+{
+    return row_median(r) / r->limit_tok_s;
+}
+
+double row_joules_per_token(const struct bench_row *r)
+{
+    return r->joules / (double)((r->n_prompt + r->n_generate) * r->n);
+}
+
+const char *row_doubt(const struct bench *b, const struct bench_row *r, char *text, size_t size)
+{
+    char name[64], weights[32], cache[32];
+    *text = 0;
+    if (!(row_of_limit(r) > 1))
+        return text;
+    row_name(b, r, name, sizeof name);
+    if (strcmp(r->limit, "arithmetic") == 0) {
+        snprintf(text, size, "%s is faster than int8 arithmetic was in the probe: was the probe "
+                 "disturbed?", name);
+        return text;
+    }
+    bool fits = (double)b->model->weight_bytes < 1e9 * b->machine.l3_gb;
+    human_bytes((double)b->model->weight_bytes, weights, sizeof weights);
+    human_bytes(1e9 * b->machine.l3_gb, cache, sizeof cache);
+    if (fits)
+        snprintf(text, size, "%s is faster than memory can be read: the weights (%s) fit into the "
+                 "last cache (%s), so this is no measure of a model that does not", name, weights,
+                 cache);
+    else
+        snprintf(text, size, "%s is faster than memory was read by the probe (%.1f GB/s): was the "
+                 "probe disturbed?", name, b->machine.dram_gb_s);
+    return text;
+}
+
+/* ---- running a test ---- */
 
 /* Ids that no cache of n-grams could guess: a fixed linear congruential sequence. */
 static void fill_tokens(int32_t *ids, int64_t n, int64_t n_vocab)
@@ -49,235 +158,320 @@ static void fill_tokens(int32_t *ids, int64_t n, int64_t n_vocab)
     }
 }
 
-static bool run_once(struct session *s, const struct test *t, const int32_t *ids, double *seconds,
-                     struct error *err)
+/* FNV-1a. */
+static uint64_t hash_of(const void *data, size_t n)
 {
-    /* Generation starts behind one token at least: its logits are what is read first. */
-    int64_t before = t->n_generate ? max_of(t->depth, 1) : t->depth;
-    session_truncate(s, 0);
-    if (before && !session_prefill(s, ids, before, NULL, NULL, err))
-        return false;
-    double start = now_s();
-    bool ok = t->n_generate || session_prefill(s, ids, before + t->n_prompt, NULL, NULL, err);
-    for (int64_t i = 0; ok && i < t->n_generate; i++)
-        ok = session_decode(s, ids[before + i], err);
-    *seconds = now_s() - start;
-    return ok;
-}
-
-static bool run_test(struct loaded *m, const struct options *o, struct test *t, const int32_t *ids,
-                     struct error *err)
-{
-    struct test warm = *t;
-    double seconds;
-    struct progress progress;
-    int64_t n = t->n_prompt + t->n_generate;
-    warm.n_prompt = min_of(t->n_prompt, 64);
-    warm.n_generate = min_of(t->n_generate, 2);
-    progress_begin(&progress, t->name, "runs");
-    bool ok = run_once(m->session, &warm, ids, &seconds, err);
-    for (int64_t r = 0; ok && r < o->repetitions; r++) {
-        ok = run_once(m->session, t, ids, &seconds, err);
-        t->tok_s[t->n++] = (double)n / max_of(seconds, 1e-9);
-        progress_update(&progress, (double)r + 1, (double)o->repetitions);
-    }
-    progress_end(&progress);
-    return ok;
-}
-
-/* ---- output ---------------------------------------------------------------------------------- */
-
-struct context {
-    const struct options *o;
-    struct loaded m;
-    struct machine probe;
-    struct json *json; /* array, or NULL */
-    struct buf out;
-};
-
-/* FNV-1a over the last logits: two builds that compute alike print alike. */
-static uint64_t logits_hash(const struct loaded *m)
-{
-    const unsigned char *bytes = (const unsigned char *)session_logits(m->session);
-    size_t n = (size_t)m->model->params.n_vocab * sizeof(float);
+    const unsigned char *bytes = data;
     uint64_t hash = 14695981039346656037u;
     for (size_t i = 0; i < n; i++)
         hash = (hash ^ bytes[i]) * 1099511628211u;
     return hash;
 }
 
-static bool report(struct context *c, const struct test *t, struct error *err)
+/* A running test: what it works with, and how far it is. */
+struct run {
+    struct bench *b;
+    struct session *session;
+    const int32_t *ids;
+    struct progress progress;
+    int64_t done, total; /* tokens of all repetitions, the filled context included */
+};
+
+static bool on_prefill(void *ctx, int64_t done, int64_t total)
 {
-    double rate = median(t), low = t->tok_s[0], high = t->tok_s[0];
-    double gb_s = t->n_generate ? rate * (double)c->m.model->bytes_per_token / 1e9 : NAN;
-    double of_limit = c->probe.dram_gb_s > 0 ? gb_s / c->probe.dram_gb_s : NAN;
-    char hash[24], gb_text[16] = "-", limit_text[16] = "-";
-    for (int i = 1; i < t->n; i++) {
-        low = min_of(low, t->tok_s[i]);
-        high = max_of(high, t->tok_s[i]);
-    }
-    snprintf(hash, sizeof hash, "%016llx", (unsigned long long)logits_hash(&c->m));
-    if (c->json) {
-        struct json *j = js_object(), *list = js_array();
-        for (int i = 0; i < t->n; i++)
-            js_push(list, js_real(t->tok_s[i]));
-        js_set(j, "test", js_text(str_of(t->name)));
-        js_set(j, "n_prompt", js_int(t->n_prompt));
-        js_set(j, "n_gen", js_int(t->n_generate));
-        js_set(j, "n_depth", js_int(t->depth));
-        js_set(j, "tok_s", list);
-        js_set(j, "tok_s_median", js_real(rate));
-        js_set(j, "dram_gb_s", js_real(gb_s));
-        js_set(j, "of_limit", js_real(of_limit));
-        js_set(j, "dram_read_gb_s", js_real(c->probe.dram_gb_s));
-        js_set(j, "bytes_per_token", js_int((int64_t)c->m.model->bytes_per_token));
-        js_set(j, "threads", js_int(engine_threads(c->m.engine)));
-        js_set(j, "cpu_isa", js_text(str_of(cpu_isa_name(engine_isa(c->m.engine)))));
-        js_set(j, "model", js_text(str_of(c->m.description)));
-        js_set(j, "commit", js_text(str_of(version_commit())));
-        js_set(j, "logits_hash", js_text(str_of(hash)));
-        js_push(c->json, j);
+    struct run *run = ctx;
+    (void)total;
+    progress_update(&run->progress, (double)(run->done + done), (double)run->total);
+    return !signals_cancelled();
+}
+
+/* Bring the cache to `depth` tokens; what an earlier test left of the same ids is used. */
+static bool fill_context(struct run *run, int64_t depth, struct error *err)
+{
+    if (session_n_past(run->session) >= depth) {
+        session_truncate(run->session, depth);
         return true;
     }
-    if (isfinite(gb_s))
-        snprintf(gb_text, sizeof gb_text, "%.1f", gb_s);
-    if (isfinite(of_limit))
-        snprintf(limit_text, sizeof limit_text, "%.0f %%", 100 * of_limit);
-    buf_clear(&c->out);
-    buf_printf(&c->out, "| %-16s | %10.2f | %9.2f … %-9.2f | %9s | %8s |\n", t->name, rate, low,
-               high, gb_text, limit_text);
-    return buf_ok(&c->out, err) && out_write(c->out.data, c->out.len, err);
+    return session_prefill(run->session, run->ids, depth, on_prefill, run, err);
 }
 
-static bool print_heading(struct context *c, struct error *err)
+static bool run_once(struct run *run, const struct bench_row *r, double *seconds,
+                     struct error *err)
 {
-    char bytes[32];
-    buf_printf(&c->out, "%s; %d threads, %s; %s read per token; memory reads at %.1f GB/s here; "
-               "tandem %s\n\n", c->m.description, engine_threads(c->m.engine),
-               cpu_isa_name(engine_isa(c->m.engine)),
-               human_bytes((double)c->m.model->bytes_per_token, bytes, sizeof bytes),
-               c->probe.dram_gb_s, version_commit());
-    long cache = sysconf(_SC_LEVEL3_CACHE_SIZE);
-    if (cache > 0 && c->m.model->weight_bytes < (uint64_t)cache)
-        buf_puts(&c->out, "The weights fit into this CPU's cache: no measure of a model that does "
-                          "not, and more than 100 % is possible.\n\n");
-    buf_puts(&c->out,
-             "| test             | tok/s      | slowest … fastest     | DRAM GB/s | of limit |\n"
-             "|------------------|-----------:|----------------------:|----------:|---------:|\n");
-    return buf_ok(&c->out, err) && out_write(c->out.data, c->out.len, err);
-}
-
-static bool run_tests(struct context *c, const int32_t *ids, struct error *err)
-{
-    static struct test t;
-    const struct options *o = c->o;
-    for (int d = 0; d < o->depth.n; d++) {
-        for (int i = 0; i < o->n_prompt.n + o->n_generate.n; i++) {
-            bool reading = i < o->n_prompt.n;
-            int64_t n = reading ? o->n_prompt.items[i] : o->n_generate.items[i - o->n_prompt.n];
-            if (n == 0)
-                continue;
-            memset(&t, 0, sizeof t);
-            t.n_prompt = reading ? n : 0;
-            t.n_generate = reading ? 0 : n;
-            t.depth = o->depth.items[d];
-            char behind[32] = "";
-            if (t.depth)
-                snprintf(behind, sizeof behind, " @ %lld", (long long)t.depth);
-            snprintf(t.name, sizeof t.name, "%s%lld%s", reading ? "pp" : "tg", (long long)n, behind);
-            if (!run_test(&c->m, o, &t, ids, err) || !report(c, &t, err))
-                return false;
-        }
+    /* Generation starts behind one token at least: its logits are what is read first. */
+    int64_t before = r->n_generate ? max_of(r->depth, 1) : r->depth;
+    if (!fill_context(run, before, err))
+        return false;
+    double start = now_s();
+    bool ok = r->n_generate || session_prefill(run->session, run->ids, before + r->n_prompt,
+                                               on_prefill, run, err);
+    for (int64_t i = 0; ok && i < r->n_generate; i++) {
+        ok = session_decode(run->session, run->ids[before + i], err);
+        progress_update(&run->progress, (double)(run->done + i), (double)run->total);
     }
+    *seconds = now_s() - start;
+    return ok;
+}
+
+/* Faults and switches of all threads so far. */
+static void read_counters(int64_t *page_faults, int64_t *switches)
+{
+    struct rusage u;
+    getrusage(RUSAGE_SELF, &u);
+    *page_faults = u.ru_minflt + u.ru_majflt;
+    *switches = u.ru_nivcsw;
+}
+
+static bool repeat(struct run *run, struct bench_row *r, struct error *err)
+{
+    struct bench *b = run->b;
+    int64_t n = r->n_prompt + r->n_generate, faults[2], switches[2];
+    double seconds, joules = energy_read(&b->energy);
+    read_counters(&faults[0], &switches[0]);
+    if (!run_once(run, r, &seconds, err))
+        return false;
+    read_counters(&faults[1], &switches[1]);
+    r->tok_s[r->n++] = (double)n / max_of(seconds, 1e-9);
+    r->joules += b->energy.n_zones ? energy_read(&b->energy) - joules : NAN;
+    r->page_faults += faults[1] - faults[0];
+    r->switches += switches[1] - switches[0];
+    run->done += n;
     return true;
 }
 
-static int64_t largest(const struct size_list *list)
+/* A short run to warm up, then the repetitions. What was measured before Ctrl-C stays in the row. */
+static bool run_row(struct run *run, struct bench_row *r, int64_t repetitions, struct error *err)
 {
-    int64_t n = 0;
-    for (int i = 0; i < list->n; i++)
-        n = max_of(n, list->items[i]);
+    struct bench_row warm = *r;
+    int64_t before = max_of(r->depth, r->n_generate ? 1 : 0);
+    double seconds;
+    char name[64];
+    warm.n_prompt = min_of(r->n_prompt, WARM_PROMPT);
+    warm.n_generate = min_of(r->n_generate, WARM_STEPS);
+    run->done = 0;
+    run->total = before + (r->n_prompt + r->n_generate) * repetitions;
+    progress_begin(&run->progress, row_name(run->b, r, name, sizeof name), "tok");
+    bool ok = run_once(run, &warm, &seconds, err);
+    run->done = before;
+    for (int64_t i = 0; ok && i < repetitions; i++) {
+        ok = fill_context(run, before, err) && repeat(run, r, err);
+        if (ok)
+            r->logits_hash = hash_of(session_logits(run->session),
+                                     (size_t)run->b->model->params.n_vocab * sizeof(float));
+    }
+    progress_end(&run->progress);
+    return ok;
+}
+
+/* ---- which tests ---- */
+
+static void add_row(struct bench *b, int64_t n_prompt, int64_t n_generate, int64_t depth,
+                    int threads, int batch)
+{
+    if (b->max_rows == MAX_ROWS || n_prompt + n_generate == 0)
+        return;
+    struct bench_row *r = &b->rows[b->max_rows++];
+    char name[64], behind[24] = "";
+    *r = (struct bench_row){ .n_prompt = n_prompt, .n_generate = n_generate, .depth = depth,
+                             .threads = threads, .batch = batch };
+    if (depth)
+        snprintf(behind, sizeof behind, " @ %lld", (long long)depth);
+    snprintf(r->test, sizeof r->test, "%s%lld%s", n_prompt ? "pp" : "tg",
+             (long long)(n_prompt + n_generate), behind);
+    row_name(b, r, name, sizeof name);
+    b->name_width = max_of(b->name_width, (int)strlen(name));
+}
+
+/* What was asked for, or the one default. */
+static struct size_list list_or(const struct size_list *list, int64_t fallback)
+{
+    return list->n ? *list : (struct size_list){ { fallback }, 1 };
+}
+
+/* By depth, at each all prompts, then all generations. */
+static void add_table(struct bench *b, const struct options *o, int threads, int batch)
+{
+    struct size_list prompts = list_or(&o->n_prompt, 512), depths = list_or(&o->depth, 0);
+    struct size_list generations = list_or(&o->n_generate, 128);
+    for (int d = 0; d < depths.n; d++) {
+        for (int i = 0; i < prompts.n; i++)
+            add_row(b, prompts.items[i], 0, depths.items[d], threads, batch);
+        for (int i = 0; i < generations.n; i++)
+            add_row(b, 0, generations.items[i], depths.items[d], threads, batch);
+    }
+}
+
+/* Generation at equal distances, and reading from each to the next, which fills the context. */
+static void add_sweep(struct bench *b, const struct options *o, int threads, int batch)
+{
+    int64_t depth = 0, trained = b->model->params.context_length;
+    for (int i = 0; i < o->depth.n; i++)
+        depth = max_of(depth, o->depth.items[i]);
+    if (depth == 0)
+        depth = min_of(trained, (int64_t)SWEEP_DEPTH);
+    int64_t span = max_of(depth / SWEEP_STEPS, 1);
+    int64_t n_generate = o->n_generate.n ? o->n_generate.items[0] : SWEEP_GENERATE;
+    for (int64_t at = 0; at <= depth; at += span) {
+        add_row(b, 0, n_generate, at, threads, batch);
+        if (at + span <= depth)
+            add_row(b, span, 0, at, threads, batch);
+    }
+}
+
+static int64_t context_needed(const struct bench *b)
+{
+    int64_t n = 1;
+    for (int i = 0; i < b->max_rows; i++) {
+        const struct bench_row *r = &b->rows[i];
+        n = max_of(n, max_of(r->depth, 1) + r->n_prompt + r->n_generate);
+    }
     return n;
 }
 
-static bool probe_limits(struct context *c, struct error *err)
+/* ---- the command ---- */
+
+static void on_probe(void *ctx, double done)
 {
-    struct machine_options mo = { .detail = MACHINE_LIMITS, .isa = engine_isa(c->m.engine),
-                                  .n_threads = engine_threads(c->m.engine),
-                                  .cancel = signals_cancel_flag() };
-    return machine_probe(&c->probe, &mo, err);
+    progress_update(ctx, 100 * done, 100);
+}
+
+static bool measure_limits(struct bench *b, int threads, struct error *err)
+{
+    char path[PATH_SIZE];
+    bool kept = b->o->limits == LIMITS_KEPT;
+    if (kept && path_machine(path, sizeof path))
+        return machine_get(&b->machine, path, threads, b->isa, signals_cancel_flag(), err);
+    struct progress progress;
+    struct machine_options mo = { .detail = kept ? MACHINE_QUICK : MACHINE_LIMITS,
+                                  .isa = b->isa, .isa_given = true, .n_threads = threads,
+                                  .cancel = signals_cancel_flag(), .progress = on_probe,
+                                  .progress_ctx = &progress };
+    progress_begin(&progress, "measuring the machine", "%");
+    bool ok = machine_probe(&b->machine, &mo, err);
+    progress_end(&progress);
+    return ok;
+}
+
+/* Where the weights lie and what pages they got. */
+static void inspect_memory(struct bench *b)
+{
+    const struct model *m = b->model;
+    struct pages pages;
+    b->is_copy = m->copy != NULL;
+    const void *at = m->copy ? m->copy : m->n_tensors ? m->tensors[0].tensor->data : NULL;
+    b->huge_share = pages_of(at, m->copy ? m->copy_bytes : 1, &pages)
+                        ? (double)pages.huge_bytes / (double)pages.resident_bytes
+                        : NAN;
+}
+
+/* All rows with these threads and this batch size. */
+static bool run_setting(struct bench *b, struct loaded *m, const int32_t *ids, int64_t n_ctx,
+                        int64_t repetitions, int threads, int batch, struct error *err)
+{
+    struct session_options so = { .n_ctx = n_ctx, .cancel = signals_cancel_flag() };
+    struct run run = { .b = b, .ids = ids };
+    if (!engine_retune(m->engine, threads, batch, err) ||
+        !session_open(&run.session, m->engine, &so, err))
+        return false;
+    bool ok = true;
+    for (; ok && b->n_rows < b->max_rows; b->n_rows++) {
+        struct bench_row *r = &b->rows[b->n_rows];
+        if (r->threads != threads || r->batch != batch)
+            break;
+        ok = run_row(&run, r, repetitions, err);
+        if (!ok && r->n == 0)
+            break;
+        row_limit(b, r);
+        ok = report_row(b, r, err) && ok;
+    }
+    session_close(run.session);
+    return ok;
+}
+
+static bool run_all(struct bench *b, struct loaded *m, int64_t repetitions, struct error *err)
+{
+    int64_t n_ctx = context_needed(b);
+    int32_t *ids = mem_alloc((size_t)n_ctx, sizeof *ids, "tokens", err);
+    double *tok_s = mem_alloc((size_t)(b->max_rows * repetitions), sizeof *tok_s, "rates", err);
+    bool ok = ids && tok_s;
+    if (ok)
+        fill_tokens(ids, n_ctx, b->model->params.n_vocab);
+    for (int i = 0; ok && i < b->max_rows; i++)
+        b->rows[i].tok_s = tok_s + i * repetitions;
+    while (ok && b->n_rows < b->max_rows) {
+        const struct bench_row *next = &b->rows[b->n_rows];
+        ok = run_setting(b, m, ids, n_ctx, repetitions, next->threads, next->batch, err);
+    }
+    /* Also what was measured before Ctrl-C. */
+    struct error late = { 0 };
+    if (b->n_rows && !report_tail(b, ok ? err : &late))
+        ok = false;
+    const struct options *o = b->o;
+    ok = ok && (!o->compare || compare_rows(b, o->compare, o->max_loss, err));
+    mem_free(ids);
+    mem_free(tok_s);
+    return ok;
+}
+
+static void list_rows(struct bench *b, const struct options *o, const struct loaded *m)
+{
+    struct size_list threads = list_or(&o->thread_list, 0), batches = list_or(&o->batch_list, 0);
+    b->named_threads = threads.n > 1;
+    b->named_batch = batches.n > 1;
+    for (int t = 0; t < threads.n; t++) {
+        for (int i = 0; i < batches.n; i++) {
+            int n = threads.items[t] ? (int)threads.items[t] : engine_threads(m->engine);
+            int batch = batches.items[i] ? (int)batches.items[i] : engine_batch(m->engine);
+            (o->sweep ? add_sweep : add_table)(b, o, n, batch);
+        }
+    }
+}
+
+static int most_threads(const struct bench *b)
+{
+    int n = cpu_usable_cores();
+    for (int i = 0; i < b->max_rows; i++)
+        n = max_of(n, b->rows[i].threads);
+    return n;
 }
 
 static bool bench_model(struct options *o, struct error *err)
 {
     char path[PATH_SIZE];
-    struct context c = { .o = o };
-    int64_t n = largest(&o->depth) + max_of(largest(&o->n_prompt), largest(&o->n_generate)) + 1;
-    int32_t *ids = NULL;
-    bool ok = resolve_model(o, false, path, sizeof path, err) &&
-              loaded_open(&c.m, o, path, WANT_SESSION, max_of(n, o->ctx_size), err) &&
-              probe_limits(&c, err) &&
-              (ids = mem_alloc((size_t)n, sizeof *ids, "tokens", err)) != NULL;
+    struct loaded m = { 0 };
+    struct bench b = { .o = o };
+    o->threads = list_or(&o->thread_list, 0).items[0];
+    o->batch = list_or(&o->batch_list, 0).items[0];
+    int64_t repetitions = o->repetitions != UNSET ? o->repetitions : o->sweep ? 1 : 3;
+    b.rows = mem_alloc(MAX_ROWS, sizeof *b.rows, "tests", err);
+    bool ok = b.rows && resolve_model(o, false, path, sizeof path, err) &&
+              loaded_open(&m, o, path, WANT_ENGINE, 0, err);
     if (ok) {
-        fill_tokens(ids, n, c.m.model->params.n_vocab);
-        if (o->json)
-            c.json = js_array();
-        else
-            ok = print_heading(&c, err);
+        b.model = m.model;
+        b.isa = engine_isa(m.engine);
+        snprintf(b.description, sizeof b.description, "%s", m.description);
+        token_cost(m.model, o->act_f32 ? TYPE_F32 : TYPE_F16, &b.cost);
+        energy_open(&b.energy, "");
+        inspect_memory(&b);
+        list_rows(&b, o, &m);
+        ok = (b.max_rows < MAX_ROWS ||
+              fail(err, ERR_USAGE, "more than %d tests are asked for", MAX_ROWS - 1)) &&
+             (b.max_rows || fail(err, ERR_USAGE, "no tests: -p and -n are 0")) &&
+             measure_limits(&b, most_threads(&b), err) && report_head(&b, err) &&
+             run_all(&b, &m, repetitions, err);
     }
-    ok = ok && run_tests(&c, ids, err);
-    if (ok && c.json)
-        ok = js_print(c.json, 1, err);
-    else
-        js_free(c.json);
-    mem_free(ids);
-    buf_release(&c.out);
-    loaded_close(&c.m);
-    return ok;
-}
-
-/* ---- --probe --------------------------------------------------------------------------------- */
-
-static bool print_probe(const struct options *o, const struct machine *p, struct error *err)
-{
-    char size[32];
-    struct buf out = { 0 };
-    if (o->json) {
-        struct json *j = js_object(), *curve = js_array();
-        for (int i = 0; i < p->n_points; i++) {
-            struct json *point = js_object();
-            js_set(point, "threads", js_int(p->curve[i].threads));
-            js_set(point, "gb_s", js_real(p->curve[i].gb_s));
-            js_push(curve, point);
-        }
-        js_set(j, "dram_read_gb_s", js_real(p->dram_gb_s));
-        js_set(j, "threads", js_int(p->best_threads));
-        js_set(j, "threads_95", js_int(p->enough_threads));
-        js_set(j, "loop", js_text(str_of(p->reader)));
-        js_set(j, "region_bytes", js_real(1e9 * p->region_gb));
-        js_set(j, "curve", curve);
-        return js_print(j, 1, err);
-    }
-    buf_puts(&out, "| threads | memory read GB/s |\n|--------:|-----------------:|\n");
-    for (int i = 0; i < p->n_points; i++)
-        buf_printf(&out, "| %7d | %16.1f |\n", p->curve[i].threads, p->curve[i].gb_s);
-    buf_printf(&out, "\nbest %.1f GB/s with %d thread%s (%s over %s); 95 %% of it with %d\n",
-               p->dram_gb_s, p->best_threads, p->best_threads == 1 ? "" : "s", p->reader,
-               human_bytes(1e9 * p->region_gb, size, sizeof size), p->enough_threads);
-    bool ok = buf_ok(&out, err) && out_write(out.data, out.len, err);
-    buf_release(&out);
+    mem_free(b.rows);
+    loaded_close(&m);
     return ok;
 }
 
 bool cmd_bench(struct options *o, struct error *err)
 {
-    struct machine probe;
-    struct machine_options mo = { .detail = MACHINE_FULL, .n_threads = (int)o->threads,
-                                  .cancel = signals_cancel_flag() };
-    o->json = o->json || o->format == TABLE_JSON;
-    if (o->json && !js_available(err))
+    if (o->json)
+        o->format = TABLE_JSON;
+    o->sweep = o->sweep || o->svg;
+    bool wants_json = o->format == TABLE_JSON || o->format == TABLE_JSONL || o->compare;
+    if (wants_json && !js_available(err))
         return false;
-    if (!o->probe)
-        return bench_model(o, err);
-    return machine_probe(&probe, &mo, err) && print_probe(o, &probe, err);
+    return o->probe ? bench_probe(o, err) : bench_model(o, err);
 }

@@ -70,6 +70,17 @@ static bool read_bias(struct options *o, const char *value, struct error *err)
     return true;
 }
 
+/* "3%" or "3": a share of 0 to 100 per cent. */
+static bool read_loss(struct options *o, const char *value, struct error *err)
+{
+    char *end;
+    double x = strtod(value, &end);
+    if (end == value || (*end && strcmp(end, "%") != 0) || !(x >= 0 && x <= 100))
+        return fail(err, ERR_USAGE, "wants a percentage such as 3%%, got \"%s\"", value);
+    o->max_loss = x / 100;
+    return true;
+}
+
 /* "48G", "500M", "1.5T", plain bytes; powers of 1024. */
 static bool read_split(struct options *o, const char *value, struct error *err)
 {
@@ -96,7 +107,7 @@ static bool read_split(struct options *o, const char *value, struct error *err)
 #define REAL(field, from, to) .kind = OPT_REAL, .offset = AT(field), .low = (from), .high = (to)
 #define TEXT(field) .kind = OPT_TEXT, .offset = AT(field)
 #define LIST(field) .kind = OPT_LIST, .offset = AT(field)
-#define SIZES(field) .kind = OPT_SIZES, .offset = AT(field), .low = 0, .high = 1e7
+#define SIZES(field, to) .kind = OPT_SIZES, .offset = AT(field), .low = 0, .high = (to)
 #define CHOICE(field, words) .kind = OPT_CHOICE, .offset = AT(field), .choices = (words)
 #define CUSTOM(reader) .kind = OPT_CUSTOM, .read = (reader)
 #define MAYBE(flag, text) .kind = OPT_MAYBE, .offset = AT(flag), .offset2 = AT(text)
@@ -172,10 +183,15 @@ const struct option option_rows[] = {
     { "ctx-size", "-c", "--context", "N", COMPUTES, GROUP_MODEL, INT(ctx_size, 0, 1 << 30),
       .common = true, .help = "context in tokens; 0: as trained",
       .fallback = "what fits, at most 32768" },
-    { "threads", "-t", "--threads-batch -tb", "N", COMPUTES | WRITES, GROUP_MODEL,
+    { "threads", "-t", "--threads-batch -tb", "N", ANSWERS | WRITES, GROUP_MODEL,
       INT(threads, 0, 4096),
       .common = true, .help = "worker threads", .fallback = "the cores this process may use" },
-    { "batch-size", "-b", "--ubatch-size -ub", "N", COMPUTES, GROUP_MODEL, INT(batch, 1, 65536),
+    { "threads", "-t", "--threads-batch -tb", "N,…", CMD_BENCH, GROUP_MODEL, SIZES(thread_list, 4096),
+      .common = true, .help = "worker threads, one table row for each number",
+      .fallback = "the cores this process may use" },
+    { "batch-size", "-b", "--ubatch-size -ub", "N", ANSWERS, GROUP_MODEL, INT(batch, 1, 65536),
+      .help = "tokens per step while reading a prompt", .fallback = "512" },
+    { "batch-size", "-b", "--ubatch-size -ub", "N,…", CMD_BENCH, GROUP_MODEL, SIZES(batch_list, 65536),
       .help = "tokens per step while reading a prompt", .fallback = "512" },
     { "load", NULL, NULL, "auto|mmap|copy|direct", COMPUTES, GROUP_MODEL,
       CHOICE(load, "auto|mmap|copy|direct"),
@@ -220,18 +236,33 @@ const struct option option_rows[] = {
       .help = "with --ppl: end with code 6 above this", .fallback = "no limit" },
 
     /* bench */
-    { "n-prompt", "-p", NULL, "N,…", CMD_BENCH, GROUP_TASK, SIZES(n_prompt), .common = true,
+    { "n-prompt", "-p", NULL, "N,…", CMD_BENCH, GROUP_TASK, SIZES(n_prompt, 1e7), .common = true,
       .help = "tokens of the prompts to read; 0: none", .fallback = "512" },
-    { "n-gen", "-n", NULL, "N,…", CMD_BENCH, GROUP_TASK, SIZES(n_generate), .common = true,
+    { "n-gen", "-n", NULL, "N,…", CMD_BENCH, GROUP_TASK, SIZES(n_generate, 1e7), .common = true,
       .help = "tokens to generate; 0: none", .fallback = "128" },
-    { "n-depth", "-d", "--depth", "N,…", CMD_BENCH, GROUP_TASK, SIZES(depth), .common = true,
+    { "n-depth", "-d", "--depth", "N,…", CMD_BENCH, GROUP_TASK, SIZES(depth, 1e7), .common = true,
       .help = "tokens already in the context", .fallback = "0" },
     { "repetitions", "-r", NULL, "N", CMD_BENCH, GROUP_TASK, INT(repetitions, 1, 1000),
-      .common = true, .help = "times each test runs", .fallback = "3" },
+      .common = true, .help = "times each test runs", .fallback = "3; of a sweep 1" },
     { "probe", NULL, NULL, NULL, CMD_BENCH, GROUP_TASK, FLAG(probe), .common = true,
-      .help = "measure how fast this machine reads memory" },
-    { "output", "-o", NULL, "md|json", CMD_BENCH, GROUP_TASK, CHOICE(format, "md|json"),
-      .common = true, .help = "a table or JSON", .fallback = "md" },
+      .help = "the machine alone: memory, kernels, arithmetic" },
+    { "sweep", NULL, NULL, NULL, CMD_BENCH, GROUP_TASK, FLAG(sweep), .common = true,
+      .help = "speed over context, up to the largest -d",
+      .fallback = "off; up to 4096 tokens" },
+    { "svg", NULL, NULL, "FILE", CMD_BENCH, GROUP_TASK, TEXT(svg),
+      .help = "draw the sweep into this file too" },
+    { "card", NULL, NULL, NULL, CMD_BENCH, GROUP_TASK, FLAG(card), .common = true,
+      .help = "a few lines for posting instead of the table" },
+    { "compare", NULL, NULL, "FILE", CMD_BENCH, GROUP_TASK, TEXT(compare), .common = true,
+      .help = "code 6 when slower than in an older JSON file" },
+    { "max-loss", NULL, NULL, "P%", CMD_BENCH, GROUP_TASK, CUSTOM(read_loss),
+      .help = "with --compare: how much slower is still fine", .fallback = "3%" },
+    { "limits", NULL, NULL, "measure|kept", CMD_BENCH, GROUP_TASK,
+      CHOICE(limits, "measure|kept"),
+      .help = "grade by a fresh probe, or by the profile of an earlier one",
+      .fallback = "measure" },
+    { "output", "-o", NULL, "FORM", CMD_BENCH, GROUP_TASK, CHOICE(format, "md|csv|json|jsonl"),
+      .common = true, .help = "md: a table; csv, json, jsonl: for programs", .fallback = "md" },
 
     /* quantize */
     { "imatrix", NULL, NULL, "FILE", WRITES, GROUP_TASK, TEXT(imatrix), .common = true,

@@ -245,10 +245,8 @@ bool options_init(struct options *o, unsigned command, struct error *err)
     o->temperature = o->top_p = o->min_p = NAN;
     o->repeat_penalty = 1;
     o->max_ppl = INFINITY;
-    o->n_prompt = (struct size_list){ { 512 }, 1 };
-    o->n_generate = (struct size_list){ { 128 }, 1 };
-    o->depth = (struct size_list){ { 0 }, 1 };
-    o->repetitions = 3;
+    o->repetitions = UNSET;
+    o->max_loss = 0.03;
     return read_config(o, command, err) && read_environment(o, command, err);
 }
 

@@ -50,7 +50,8 @@ struct named_model {
 enum show_thinking {
     THINKING_AUTO, THINKING_FULL, THINKING_FOLD, THINKING_HIDDEN, THINKING_STDOUT
 };
-enum table_format { TABLE_MD, TABLE_JSON };
+enum table_format { TABLE_MD, TABLE_CSV, TABLE_JSON, TABLE_JSONL };
+enum bench_limits { LIMITS_MEASURE, LIMITS_KEPT };
 
 struct options {
     struct arena arena;
@@ -110,10 +111,14 @@ struct options {
     double max_ppl;
 
     /* bench */
-    bool probe;
-    struct size_list n_prompt, n_generate, depth;
-    int64_t repetitions;
-    int format; /* enum table_format */
+    bool probe, sweep, card;
+    struct size_list n_prompt, n_generate, depth; /* none: the defaults of bench.c */
+    struct size_list thread_list, batch_list;     /* in place of threads and batch */
+    int64_t repetitions; /* UNSET: 3, of a sweep 1 */
+    int format;          /* enum table_format */
+    int limits;          /* enum bench_limits */
+    const char *svg, *compare;
+    double max_loss;     /* 0.03 = 3 % */
 
     /* quantize, convert */
     struct text_list tensor_types; /* RE=TYPE */
