@@ -17,6 +17,7 @@
 #include "src/base/mem.h"
 #include "src/format/gguf_write.h"
 #include "src/format/quant.h"
+#include "tools/recipe.h"
 
 /* ---- sizes ---- */
 
@@ -106,7 +107,8 @@ struct options {
     int layers, shards;
     int64_t vocab; /* -1: as the shape, 0: no tokenizer */
     uint64_t seed;
-    int type; /* -1: mix */
+    int type;           /* -1: mix */
+    struct recipe mix;  /* types by a mixture of llama-quantize instead, if one is named */
 };
 
 /* ---- random values ---- */
@@ -192,6 +194,8 @@ struct plan {
     struct params params;
     struct gguf_writer writer;
     char *buffer;
+    struct recipe_tensor *chosen; /* types by name, once the mixture has chosen them */
+    size_t n_chosen;
 };
 
 /* One tensor of the file. */
@@ -276,10 +280,14 @@ static enum tensor_type mixed_type(const struct tensor_spec *s)
 }
 
 static enum tensor_type item_type(const struct plan *plan, const struct tensor_spec *s,
-                                  uint64_t cols)
+                                  const char *name, uint64_t cols)
 {
     if (s->is_f32)
         return TYPE_F32;
+    for (size_t i = 0; i < plan->n_chosen; i++) {
+        if (strcmp(plan->chosen[i].name, name) == 0)
+            return plan->chosen[i].type;
+    }
     return fallback(plan->o->type < 0 ? mixed_type(s) : (enum tensor_type)plan->o->type, cols);
 }
 
@@ -298,7 +306,7 @@ static bool make_item(const struct plan *plan, const struct tensor_spec *s, int 
     }
     bool old = plan->o->generation->old_names && s->alias;
     item_name(it->name, sizeof it->name, old ? s->alias : s->name, layer);
-    it->type = item_type(plan, s, it->ne[0]);
+    it->type = item_type(plan, s, it->name, it->ne[0]);
     return true;
 }
 
@@ -686,16 +694,48 @@ static bool for_items(struct plan *p, item_fn *fn, struct error *err)
     return true;
 }
 
+/* Collect what the mixture must know of a tensor. */
+static bool collect(struct plan *p, const struct item *it, struct error *err)
+{
+    size_t n = p->n_chosen;
+    char *name = mem_alloc(strlen(it->name) + 1, 1, "name", err);
+    if (!name)
+        return false;
+    struct recipe_tensor *t = &p->chosen[n];
+    *t = (struct recipe_tensor){ .name = strcpy(name, it->name), .n_dims = it->n_dims,
+                                 .source = it->spec->is_f32 ? TYPE_F32 : TYPE_F16 };
+    memcpy(t->ne, it->ne, sizeof t->ne);
+    p->n_chosen++;
+    return true;
+}
+
+/* Ask the mixture for the types of all tensors. */
+static bool choose_types(struct plan *p, struct error *err)
+{
+    const struct params *m = &p->params;
+    struct recipe_model model = { .arch = str_of(p->o->like->arch),
+                                  .n_layers = m->n_layers + m->n_mtp, .n_experts = m->n_routed,
+                                  .n_heads = m->n_heads, .n_kv_heads = m->n_kv_heads };
+    size_t most = (size_t)(model.n_layers + 1) * (size_t)p->arch->n_tensors;
+    p->chosen = mem_alloc(most, sizeof *p->chosen, "types", err);
+    return p->chosen && for_items(p, collect, err) &&
+           recipe_apply(&p->o->mix, &model, p->chosen, p->n_chosen, err);
+}
+
 static bool write_model(const struct options *o, struct error *err)
 {
     struct plan p = { .o = o, .arch = arch_find(str_of(o->like->arch)), .params = params_of(o) };
     p.buffer = mem_alloc(BUFFER_BYTES, 1, "buffer", err);
     if (o->shards > 1)
         gguf_writer_split(&p.writer, o->shards, 0, 0);
-    bool ok = p.buffer && add_keys(&p, err) && add_tokenizer(&p, err) &&
+    bool ok = p.buffer && (!o->mix.mixture || choose_types(&p, err)) && add_keys(&p, err) &&
+              add_tokenizer(&p, err) &&
               for_items(&p, announce, err) && gguf_writer_begin(&p.writer, o->out, err) &&
               for_items(&p, write_item, err) && gguf_writer_finish(&p.writer, err);
     gguf_writer_release(&p.writer);
+    for (size_t i = 0; i < p.n_chosen; i++)
+        mem_free((void *)p.chosen[i].name);
+    mem_free(p.chosen);
     mem_free(p.buffer);
     return ok;
 }
@@ -704,11 +744,12 @@ static bool write_model(const struct options *o, struct error *err)
 
 static const char usage[] =
     "usage: tiny OUT.gguf [--arch NAME | --like SHAPE] [--layers N] [--type TYPE|mix]\n"
-    "            [--generation NAME] [--vocab N|none] [--seed N] [--split N]\n"
+    "            [--mix NAME] [--generation NAME] [--vocab N|none] [--seed N] [--split N]\n"
     "  --arch        the smallest model of an architecture\n"
     "  --like        sizes of a model (default tiny-v3)\n"
     "  --type        of all matrices, with fallbacks for short rows (default f32);\n"
     "                mix: Q4_K experts, Q8_0 latent matrices, Q6_K head\n"
+    "  --mix         types as a mixture of llama-quantize gives them: Q4_K_M, IQ2_XXS, ...\n"
     "  --generation  way of writing (default " DEFAULT_GENERATION ")\n"
     "  --vocab       rows of the embedding; none: token ids only\n"
     "  --split       number of files\n";
@@ -774,6 +815,8 @@ static bool parse_option(struct options *o, const char *name, const char *value,
         ok = (o->generation = find_generation(value, err));
     else if (!strcmp(name, "--type"))
         ok = parse_type(value, &o->type, err);
+    else if (!strcmp(name, "--mix"))
+        ok = recipe_set(&o->mix, value, err);
     else if (!strcmp(name, "--layers"))
         ok = parse_number(value, 1, 500, &n, err), o->layers = (int)n;
     else if (!strcmp(name, "--split"))
@@ -792,6 +835,7 @@ static bool parse_option(struct options *o, const char *name, const char *value,
 static bool parse(struct options *o, int argc, char **argv, struct error *err)
 {
     *o = (struct options){ .vocab = -1, .seed = 1, .type = TYPE_F32,
+                           .mix = { .strict = true, .has_imatrix = true },
                            .like = find_shape("tiny-v3", false, err),
                            .generation = find_generation(DEFAULT_GENERATION, err) };
     for (int i = 1; i < argc; i++) {
