@@ -11,6 +11,8 @@ void kernels_init(struct kernels *k, unsigned isa)
         kernels_use_avx2(k);
     if (isa & ISA_AVX512)
         kernels_use_avx512(k);
+    if (isa & ISA_VBMI)
+        kernels_use_vbmi(k);
     if (isa & ISA_AMX)
         kernels_use_amx(k);
 #elif defined(__aarch64__)

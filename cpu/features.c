@@ -11,8 +11,8 @@ static const struct {
 } caps[] = {
     { "ref", ISA_REF, ISA_REF },
     { "avx2", ISA_AVX2, ISA_AVX2 },
-    { "avx512", ISA_AVX2 | ISA_AVX512 | ISA_AVX512_BF16, ISA_AVX512 },
-    { "amx", ISA_AVX2 | ISA_AVX512 | ISA_AVX512_BF16 | ISA_AMX, ISA_AMX },
+    { "avx512", ISA_AVX2 | ISA_AVX512 | ISA_AVX512_BF16 | ISA_VBMI, ISA_AVX512 },
+    { "amx", ISA_AVX2 | ISA_AVX512 | ISA_AVX512_BF16 | ISA_VBMI | ISA_AMX, ISA_AMX },
     { "neon", ISA_NEON, ISA_NEON },
 };
 
@@ -64,6 +64,8 @@ static unsigned detect(void)
     isa |= ISA_AVX512;
     if (a71 & bit_AVX512BF16)
         isa |= ISA_AVX512_BF16;
+    if ((c7 & bit_AVX512VBMI) && (c7 & bit_GFNI))
+        isa |= ISA_VBMI;
     bool tiles = (d7 & (1u << 24)) && (d7 & (1u << 25)); /* AMX-TILE, AMX-INT8 */
     if (tiles && (saved & XCR0_TILE) == XCR0_TILE && tiles_permitted())
         isa |= ISA_AMX;

@@ -22,6 +22,11 @@ typedef void act_quantize_fn(const float *x, void *blocks, int64_t n);
 typedef void dot_fn(int64_t n, const void *row, const void *act, size_t act_stride, int n_tokens,
                     float *out);
 
+/* out[r] = dot(row r, act) for n_rows rows and one activation, with the bits of dot_fn: for types
+ * whose kernel wants the activation laid out in its own order first. Needs 20 KiB of stack. */
+typedef void matvec_fn(int64_t n, const void *rows, size_t row_stride, int n_rows, const void *act,
+                       float *out);
+
 /* A tile of dot products: out[t * out_stride + r] for n_rows rows and n_tokens activations, with
  * the bits that dot_fn gives for each, so callers may choose by speed alone: a tile unpacks each
  * row once and pays from about GEMM_MIN_TOKENS tokens, best with 64 rows and 128 tokens or
@@ -37,6 +42,7 @@ typedef void decode_fn(const void *blocks, float *out, int64_t n);
 struct kernels {
     act_quantize_fn *quantize[N_TENSOR_TYPES]; /* by activation type */
     dot_fn *dot[N_TENSOR_TYPES];               /* by weight type; NULL: no dot product */
+    matvec_fn *matvec[N_TENSOR_TYPES];         /* by weight type; NULL: none, use dot */
     gemm_fn *gemm[N_TENSOR_TYPES];             /* by weight type; NULL: none, use dot */
     gemm_fn *gemm_wide[N_TENSOR_TYPES];        /* by weight type; NULL: none, use gemm */
     decode_fn *decode[N_TENSOR_TYPES];         /* by weight type */
@@ -78,6 +84,7 @@ void kernels_init(struct kernels *k, unsigned isa);
 void kernels_use_ref(struct kernels *k);
 void kernels_use_avx2(struct kernels *k);
 void kernels_use_avx512(struct kernels *k);
+void kernels_use_vbmi(struct kernels *k);
 void kernels_use_amx(struct kernels *k);
 void kernels_use_neon(struct kernels *k);
 

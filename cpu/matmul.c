@@ -18,6 +18,7 @@ struct dot_plan dot_plan(const struct device_cpu *d, const struct weight *w)
         p.act = TYPE_F32;
     } else {
         p.dot = k->dot[w->type];
+        p.matvec = k->matvec[w->type];
         p.gemm = k->gemm[w->type];
         p.gemm_wide = k->gemm_wide[w->type];
         p.act = quant_traits(w->type)->act;
@@ -85,6 +86,10 @@ void dot_rows(const struct dot_plan *p, const uint8_t *rows, size_t row_bytes, i
         gemm = p->gemm_wide;
     if (gemm) {
         gemm(p->cols, rows, row_bytes, n_rows, act.data, act.stride, n_tokens, out, out_stride);
+        return;
+    }
+    if (p->matvec && n_tokens == 1) {
+        p->matvec(p->cols, rows, row_bytes, n_rows, act.data, out);
         return;
     }
     float line[TOKEN_TILE];

@@ -27,6 +27,7 @@ struct encoded {
 /* How rows of one weight are multiplied. */
 struct dot_plan {
     dot_fn *dot;
+    matvec_fn *matvec;       /* NULL: dot serves a single token too */
     gemm_fn *gemm;           /* NULL: there is no tile kernel */
     gemm_fn *gemm_wide;      /* NULL: gemm serves any number of tokens */
     decode_fn *decode;       /* NULL: dot reads the encoded row itself */

@@ -262,6 +262,46 @@ static void check_same_dots(const struct kernels *new, const struct kernels *bef
     free(x);
 }
 
+/* ---- Many rows, one token: the bits of the dot products ---- */
+
+static void check_matvec(const struct kernels *k, enum tensor_type type, int64_t n, int n_rows,
+                         enum pattern weights)
+{
+    enum tensor_type act_type = quant_traits(type)->act;
+    size_t row_stride = quant_row_bytes(type, n) + 5;
+    struct guarded rows = guarded((size_t)n_rows * row_stride - 5);
+    struct guarded act = guarded(quant_row_bytes(act_type, n));
+    struct guarded out = guarded((size_t)n_rows * sizeof(float));
+    float *x = malloc((size_t)(n + 1) * sizeof *x), *found = (float *)(void *)out.data;
+    for (int r = 0; r < n_rows; r++)
+        fill_weights(type, rows.data + (size_t)r * row_stride, n, weights);
+    fill_floats(x, n, weights == EXTREMES ? EXTREMES : RANDOM);
+    k->quantize[act_type](x, act.data, n);
+    k->matvec[type](n, rows.data, row_stride, n_rows, act.data, found);
+    for (int r = 0; r < n_rows; r++) {
+        float wanted;
+        k->dot[type](n, rows.data + (size_t)r * row_stride, act.data, 0, 1, &wanted);
+        CHECK_MSG(memcmp(&found[r], &wanted, sizeof wanted) == 0,
+                  "n %lld, row %d of %d, %s: %.9g, dot gives %.9g", (long long)n, r, n_rows,
+                  pattern_name[weights], found[r], wanted);
+    }
+    free(x);
+    release(rows);
+    release(act);
+    release(out);
+}
+
+static void check_matvecs(const struct kernels *k, enum tensor_type type)
+{
+    int block = quant_traits(type)->block_elements;
+    for (int blocks = 0; blocks <= 9; blocks++)
+        check_matvec(k, type, blocks * (int64_t)block, 3 + blocks, RANDOM);
+    check_matvec(k, type, 2 * (int64_t)block, 130, RANDOM);
+    check_matvec(k, type, 67 * (int64_t)block, 65, RANDOM); /* more than is laid out at a time */
+    for (int weights = 0; weights < N_PATTERNS - 1; weights++)
+        check_matvec(k, type, 5 * (int64_t)block, 2, (enum pattern)weights);
+}
+
 /* ---- Tiles: the bits of the dot products ---- */
 
 static void check_tile(const struct kernels *k, gemm_fn *gemm, enum tensor_type type, int64_t n,
@@ -676,6 +716,10 @@ static void check_table(const char *isa, const struct kernels *new, const struct
     }
     for (int type = 0; type < N_TENSOR_TYPES; type++) {
         const char *name = quant_traits((uint32_t)type)->name;
+        if (new->matvec[type] && new->matvec[type] != before->matvec[type]) {
+            check_case("%s matvec %s", isa, name);
+            check_matvecs(new, (enum tensor_type)type);
+        }
         if (new->gemm[type] && new->gemm[type] != before->gemm[type]) {
             check_case("%s gemm %s", isa, name);
             check_tiles(new, new->gemm[type], (enum tensor_type)type);

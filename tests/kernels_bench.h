@@ -47,7 +47,11 @@ static void *bench_rows(void *arg)
         for (int64_t i = b->first; b->tiles && i + BENCH_ROWS <= b->last; i += BENCH_ROWS)
             b->tiles(BENCH_COLS, b->rows + (size_t)i * b->row_bytes, b->row_bytes,
                                 BENCH_ROWS, b->act, b->act_stride, b->n_tokens, out, BENCH_ROWS);
-        for (int64_t i = b->first; !b->tiles && i < b->last; i++)
+        bool matvec = !b->tiles && b->k->matvec[b->type] && b->n_tokens == 1;
+        for (int64_t i = b->first; matvec && i < b->last; i += BENCH_ROWS)
+            b->k->matvec[b->type](BENCH_COLS, b->rows + (size_t)i * b->row_bytes, b->row_bytes,
+                                  (int)min_of(b->last - i, BENCH_ROWS), b->act, out);
+        for (int64_t i = b->first; !b->tiles && !matvec && i < b->last; i++)
             b->k->dot[b->type](BENCH_COLS, b->rows + (size_t)i * b->row_bytes, b->act,
                                b->act_stride, b->n_tokens, out);
     }
@@ -166,7 +170,7 @@ static void bench_all(const char *word)
         for (int type = 0; type < N_TENSOR_TYPES; type++) {
             struct kernels ref;
             kernels_init(&ref, ISA_REF);
-            bool new = k.dot[type] != before.dot[type] ||
+            bool new = k.dot[type] != before.dot[type] || k.matvec[type] != before.matvec[type] ||
                        k.gemm_wide[type] != before.gemm_wide[type];
             if (k.dot[type] && new && k.dot[type] != ref.dot[type] &&
                 strstr(quant_traits((uint32_t)type)->name, word))
