@@ -14,14 +14,18 @@
 #define PLANES 2
 #include "cpu/avx512/gemm.h"
 
-/* Tile registers (the compiler wants literals), two of each so that work can overlap. */
+/* Tile registers (the compiler wants literals). Sums alternate between two pairs, so that a pair is
+ * multiplied into while the other waits to be stored. */
 #define SUM0 0
 #define SUM1 1
-#define TOKENS0 2
-#define TOKENS1 3
-#define LINES0 4
-#define LINES1 5
+#define SUM2 2
+#define SUM3 3
+#define TOKENS0 4
+#define TOKENS1 5
+#define LINES0 6
+#define LINES1 7
 
+/* Two tiles of sums in memory. */
 struct sums {
     _Alignas(64) int32_t of[2][SLICE_TOKENS][PANEL_ROWS];
 };
@@ -35,8 +39,8 @@ static void begin_tiles(int columns)
         uint8_t rows[16];
     } config = {
         .palette = 1,
-        .bytes = { 64, 64, (uint16_t)columns, (uint16_t)columns, 64, 64 },
-        .rows = { 16, 16, 16, 16, (uint8_t)(columns / 4), (uint8_t)(columns / 4) },
+        .bytes = { 64, 64, 64, 64, (uint16_t)columns, (uint16_t)columns, 64, 64 },
+        .rows = { 16, 16, 16, 16, 16, 16, (uint8_t)(columns / 4), (uint8_t)(columns / 4) },
     };
     _tile_loadconfig(&config);
 }
@@ -46,64 +50,141 @@ static void end_tiles(void)
     _tile_release();
 }
 
-ALWAYS_INLINE void tile256(const struct panel *p, const struct slice *s, int run, bool has_min,
-                           int n_tokens, float (*sum)[GROUP_ROWS])
+/* Both kinds work in steps of two tiles of sums. Multiplying a step and the float work on the sums
+ * of the step before it alternate in small portions: one is a few long instructions, the other many
+ * short ones, and the processor looks ahead by some hundred instructions only. */
+#define PORTION 4 /* tokens */
+
+#define STORE(c, first, second)                                                                   \
+    _tile_stored(first, (c)->of[0], 64);                                                          \
+    _tile_stored(second, (c)->of[1], 64);
+
+/* ---- 256: a step is one panel, its two tiles are the planes ---- */
+
+struct step256 {
+    const struct slice *s;
+    int run, n_tokens;
+    bool has_min;
+    const struct sums *c; /* NULL: nothing to finish yet */
+    const struct panel *p;
+    float (*sum)[PANEL_ROWS];
+};
+
+ALWAYS_INLINE void finish256(const struct step256 *f, int first)
 {
-    struct sums c;
-    _tile_zero(SUM0);
-    _tile_zero(SUM1);
-    for (int k = 0; k < CHUNK; k += 64) {
-        _tile_loadd(TOKENS0, s->q[0] + k, CHUNK);
-        _tile_loadd(LINES0, p->q[0][k / 4], 64);
-        _tile_loadd(LINES1, p->q[1][k / 4], 64);
-        _tile_dpbssd(SUM0, TOKENS0, LINES0);
-        _tile_dpbssd(SUM1, TOKENS0, LINES1);
-    }
-    _tile_stored(SUM0, c.of[0], 64);
-    _tile_stored(SUM1, c.of[1], 64);
-    for (int t = 0; t < n_tokens; t++) {
-        __m512i high = _mm512_slli_epi32(_mm512_load_si512(c.of[1][t]), 8);
-        __m512i isum = _mm512_add_epi32(_mm512_load_si512(c.of[0][t]), high);
-        add_block256(p, s, t, isum, run, has_min, sum[t]);
+    for (int t = first; f->c && first < f->n_tokens && t < first + PORTION; t++) {
+        __m512i high = _mm512_slli_epi32(_mm512_load_si512(f->c->of[1][t]), 8);
+        __m512i isum = _mm512_add_epi32(_mm512_load_si512(f->c->of[0][t]), high);
+        add_block256(f->p, f->s, t, isum, f->run, f->has_min, f->sum[t]);
     }
 }
 
-static void multiply256(const struct panel *p, const struct slice *s, int run, bool has_min,
-                        int n_tokens, float (*sum)[GROUP_ROWS])
+#define MULTIPLY_256(low, high)                                                                   \
+    _tile_zero(low);                                                                              \
+    _tile_zero(high);                                                                             \
+    for (int k = 0; k < 4; k++) {                                                                 \
+        _tile_loadd(TOKENS0, s->q[0] + 64 * k, CHUNK);                                            \
+        _tile_loadd(LINES0, p->q[0][16 * k], 64);                                                 \
+        _tile_dpbssd(low, TOKENS0, LINES0);                                                       \
+        _tile_loadd(LINES1, p->q[1][16 * k], 64);                                                 \
+        _tile_dpbssd(high, TOKENS0, LINES1);                                                      \
+        finish256(&f, PORTION * k);                                                               \
+    }
+
+ALWAYS_INLINE void panels256(const struct panel *p, int n_panels, const struct slice *s, int run,
+                             bool has_min, int n_tokens, struct tile_sums *sums, int part)
+{
+    struct sums c[2];
+    struct step256 f = { .s = s, .run = run, .n_tokens = n_tokens, .has_min = has_min };
+    for (int i = 0; i < n_panels; i++, p++) {
+        if (i % 2) {
+            MULTIPLY_256(SUM2, SUM3)
+            STORE(&c[1], SUM2, SUM3)
+        } else {
+            MULTIPLY_256(SUM0, SUM1)
+            STORE(&c[0], SUM0, SUM1)
+        }
+        f.c = &c[i % 2], f.p = p, f.sum = sums[i].of[part];
+    }
+    for (int k = 0; k < 4; k++)
+        finish256(&f, PORTION * k);
+}
+
+static void multiply256(const struct panel *p, int n_panels, const struct slice *s, int run,
+                        bool has_min, int n_tokens, struct tile_sums *sums, int part)
 {
     if (!has_min)
-        tile256(p, s, run, false, n_tokens, sum);
+        panels256(p, n_panels, s, run, false, n_tokens, sums, part);
     else if (run == 32)
-        tile256(p, s, 32, true, n_tokens, sum);
+        panels256(p, n_panels, s, 32, true, n_tokens, sums, part);
     else
-        tile256(p, s, 16, true, n_tokens, sum);
+        panels256(p, n_panels, s, 16, true, n_tokens, sums, part);
 }
 
-/* Sums of 32 columns from `column` on and of the 32 behind them. */
-ALWAYS_INLINE void multiply_blocks(const struct panel *p, const struct slice *s, int column,
-                                   struct sums *sums)
-{
-    _tile_zero(SUM0);
-    _tile_loadd(TOKENS0, s->q[0] + column, CHUNK);
-    _tile_loadd(LINES0, p->q[0][column / 4], 64);
-    _tile_dpbssd(SUM0, TOKENS0, LINES0);
-    _tile_zero(SUM1);
-    _tile_loadd(TOKENS1, s->q[0] + column + 32, CHUNK);
-    _tile_loadd(LINES1, p->q[0][column / 4 + 8], 64);
-    _tile_dpbssd(SUM1, TOKENS1, LINES1);
-    _tile_stored(SUM0, sums->of[0], 64);
-    _tile_stored(SUM1, sums->of[1], 64);
-}
+/* ---- 32: a step is blocks h and h + 4 of one panel, which go to the same partial sums ---- */
 
-static void multiply32(const struct panel *p, const struct slice *s, int n_blocks, bool has_m,
-                       int n_tokens, float (*sums[4])[GROUP_ROWS])
+struct step32 {
+    const struct slice *s;
+    int h, n_blocks, n_tokens;
+    bool has_m;
+    const struct sums *c; /* NULL: nothing to finish yet */
+    const struct panel *p;
+    float (*sum)[PANEL_ROWS];
+};
+
+ALWAYS_INLINE void finish32(const struct step32 *f, int first)
 {
-    for (int b = 0; b < n_blocks; b += 2) { /* the second of an odd last pair stays unused */
-        struct sums c;
-        multiply_blocks(p, s, 32 * b, &c);
-        for (int h = 0; h < 2 && b + h < n_blocks; h++)
-            for (int t = 0; t < n_tokens; t++)
-                add_block32(p, s, t, b + h, _mm512_load_si512(c.of[h][t]), has_m,
-                            sums[(b + h) % 4][t]);
+    for (int t = first; f->c && first < f->n_tokens && t < first + PORTION; t++) {
+        __m512 x = _mm512_load_ps(f->sum[t]);
+        x = plus_block32(x, f->p, f->s, t, f->h, _mm512_load_si512(f->c->of[0][t]), f->has_m);
+        if (f->h + 4 < f->n_blocks)
+            x = plus_block32(x, f->p, f->s, t, f->h + 4, _mm512_load_si512(f->c->of[1][t]),
+                             f->has_m);
+        _mm512_store_ps(f->sum[t], x);
     }
+}
+
+#define MULTIPLY_32(first, second)                                                                \
+    _tile_zero(first);                                                                            \
+    _tile_loadd(LINES0, p[i].q[0][8 * h], 64);                                                    \
+    _tile_dpbssd(first, TOKENS0, LINES0);                                                         \
+    finish32(&f, 0);                                                                              \
+    finish32(&f, PORTION);                                                                        \
+    _tile_zero(second);                                                                           \
+    _tile_loadd(LINES1, p[i].q[0][8 * (h + 4)], 64);                                              \
+    _tile_dpbssd(second, TOKENS1, LINES1);                                                        \
+    finish32(&f, 2 * PORTION);                                                                    \
+    finish32(&f, 3 * PORTION);
+
+ALWAYS_INLINE void panels32(const struct panel *p, int n_panels, const struct slice *s,
+                            int n_blocks, bool has_m, int n_tokens, struct tile_sums *sums)
+{
+    struct sums c[2];
+    struct step32 f = { .s = s, .n_blocks = n_blocks, .n_tokens = n_tokens, .has_m = has_m };
+    bool odd = false;
+    for (int h = 0; h < 4 && h < n_blocks; h++) {
+        _tile_loadd(TOKENS0, s->q[0] + 32 * h, CHUNK);
+        _tile_loadd(TOKENS1, s->q[0] + 32 * (h + 4), CHUNK);
+        for (int i = 0; i < n_panels; i++, odd = !odd) {
+            if (odd) {
+                MULTIPLY_32(SUM2, SUM3)
+                STORE(&c[1], SUM2, SUM3)
+            } else {
+                MULTIPLY_32(SUM0, SUM1)
+                STORE(&c[0], SUM0, SUM1)
+            }
+            f.c = &c[odd], f.p = p + i, f.h = h, f.sum = sums[i].of[h];
+        }
+    }
+    for (int k = 0; k < 4; k++)
+        finish32(&f, PORTION * k);
+}
+
+static void multiply32(const struct panel *p, int n_panels, const struct slice *s, int n_blocks,
+                       bool has_m, int n_tokens, struct tile_sums *sums)
+{
+    if (has_m)
+        panels32(p, n_panels, s, n_blocks, true, n_tokens, sums);
+    else
+        panels32(p, n_panels, s, n_blocks, false, n_tokens, sums);
 }

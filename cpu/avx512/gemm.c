@@ -36,7 +36,7 @@ ALWAYS_INLINE void multiply_lines(const struct panel *p, const struct slice *s, 
 }
 
 ALWAYS_INLINE void tile256(const struct panel *p, const struct slice *s, int run, bool has_min,
-                           int n_tokens, float (*sum)[GROUP_ROWS])
+                           int n_tokens, float (*sum)[PANEL_ROWS])
 {
     __m512i total[SLICE_TOKENS];
     for (int t = 0; t < n_tokens; t++)
@@ -53,43 +53,57 @@ ALWAYS_INLINE void tile256(const struct panel *p, const struct slice *s, int run
         add_block256(p, s, t, total[t], run, has_min, sum[t]);
 }
 
+/* Blocks b and b + 4 of a chunk go to the same partial sums, so they are added in one visit. */
 ALWAYS_INLINE void tile32(const struct panel *p, const struct slice *s, int n_blocks, bool has_m,
-                          int n_tokens, float (*sums[4])[GROUP_ROWS])
+                          int n_tokens, struct tile_sums *sums)
 {
-    for (int b = 0; b < n_blocks; b++) {
-        __m512i isum[SLICE_TOKENS];
+    for (int h = 0; h < 4 && h < n_blocks; h++) {
+        __m512 sum[SLICE_TOKENS];
         for (int t = 0; t < n_tokens; t++)
-            isum[t] = _mm512_set1_epi32(s->start[t][b]);
-        multiply_lines(p, s, 8 * b, 8, n_tokens, isum);
+            sum[t] = _mm512_load_ps(sums->of[h][t]);
+        for (int b = h; b < n_blocks; b += 4) {
+            __m512i isum[SLICE_TOKENS];
+            for (int t = 0; t < n_tokens; t++)
+                isum[t] = _mm512_set1_epi32(s->start[t][b]);
+            multiply_lines(p, s, 8 * b, 8, n_tokens, isum);
+            for (int t = 0; t < n_tokens; t++)
+                sum[t] = plus_block32(sum[t], p, s, t, b, isum[t], has_m);
+        }
         for (int t = 0; t < n_tokens; t++)
-            add_block32(p, s, t, b, isum[t], has_m, sums[b % 4][t]);
+            _mm512_store_ps(sums->of[h][t], sum[t]);
     }
 }
 
 /* Few tokens at the end of a batch get a narrower tile. */
 #define NARROW 4
 
-static void multiply256(const struct panel *p, const struct slice *s, int run, bool has_min,
-                        int n_tokens, float (*sum)[GROUP_ROWS])
+static void multiply256(const struct panel *p, int n_panels, const struct slice *s, int run,
+                        bool has_min, int n_tokens, struct tile_sums *sums, int part)
 {
     bool narrow = n_tokens <= NARROW;
-    if (run == 32 && has_min)
-        narrow ? tile256(p, s, 32, true, NARROW, sum) : tile256(p, s, 32, true, 8, sum);
-    else if (run == 32)
-        narrow ? tile256(p, s, 32, false, NARROW, sum) : tile256(p, s, 32, false, 8, sum);
-    else if (has_min)
-        narrow ? tile256(p, s, 16, true, NARROW, sum) : tile256(p, s, 16, true, 8, sum);
-    else
-        narrow ? tile256(p, s, 16, false, NARROW, sum) : tile256(p, s, 16, false, 8, sum);
+    for (int i = 0; i < n_panels; i++, p++) {
+        float(*sum)[PANEL_ROWS] = sums[i].of[part];
+        if (run == 32 && has_min)
+            narrow ? tile256(p, s, 32, true, NARROW, sum) : tile256(p, s, 32, true, 8, sum);
+        else if (run == 32)
+            narrow ? tile256(p, s, 32, false, NARROW, sum) : tile256(p, s, 32, false, 8, sum);
+        else if (has_min)
+            narrow ? tile256(p, s, 16, true, NARROW, sum) : tile256(p, s, 16, true, 8, sum);
+        else
+            narrow ? tile256(p, s, 16, false, NARROW, sum) : tile256(p, s, 16, false, 8, sum);
+    }
 }
 
-static void multiply32(const struct panel *p, const struct slice *s, int n_blocks, bool has_m,
-                       int n_tokens, float (*sums[4])[GROUP_ROWS])
+static void multiply32(const struct panel *p, int n_panels, const struct slice *s, int n_blocks,
+                       bool has_m, int n_tokens, struct tile_sums *sums)
 {
     bool narrow = n_tokens <= NARROW;
-    if (has_m)
-        narrow ? tile32(p, s, n_blocks, true, NARROW, sums) : tile32(p, s, n_blocks, true, 8, sums);
-    else
-        narrow ? tile32(p, s, n_blocks, false, NARROW, sums)
-               : tile32(p, s, n_blocks, false, 8, sums);
+    for (int i = 0; i < n_panels; i++, p++, sums++) {
+        if (has_m)
+            narrow ? tile32(p, s, n_blocks, true, NARROW, sums)
+                   : tile32(p, s, n_blocks, true, 8, sums);
+        else
+            narrow ? tile32(p, s, n_blocks, false, NARROW, sums)
+                   : tile32(p, s, n_blocks, false, 8, sums);
+    }
 }

@@ -1,8 +1,10 @@
 /* The loops around a matrix tile, shared by AVX-512 and AMX. The including file defines
  *
- *   multiply256(panel, slice, run, has_min, n_tokens, sum)
- *   multiply32(panel, slice, n_blocks, has_m, n_tokens, sums)
- *                      add the products of one panel and one slice to partial sums [token][row]
+ *   multiply256(panels, n_panels, slice, run, has_min, n_tokens, sums, part)
+ *   multiply32(panels, n_panels, slice, n_blocks, has_m, n_tokens, sums)
+ *                      add the products of n_panels panels and one slice to partial sum `part`
+ *                      (32: block b to b mod 4) of sums[panel]; those of tokens past n_tokens
+ *                      may be anything
  *   begin_tiles(64 or 32 columns), end_tiles()     around a group
  *   ISA_NAME(x)        appends the ISA to a name
  *   GEMM_ROWS          the rows of the kernel table to fill
@@ -23,18 +25,23 @@
 #define GROUP_TOKENS 128
 #define PANELS (GROUP_ROWS / PANEL_ROWS)
 
+/* The four partial sums of one panel and one slice, side by side for the cache's sake. */
+struct tile_sums {
+    _Alignas(64) float of[4][SLICE_TOKENS][PANEL_ROWS];
+};
+
 struct group {
-    float sum[4][GROUP_TOKENS][GROUP_ROWS];
+    struct tile_sums sum[GROUP_TOKENS / SLICE_TOKENS][PANELS];
     struct panel panel[PANELS];
     struct slice slice;
 };
 
 static void begin_tiles(int columns);
 static void end_tiles(void);
-static void multiply256(const struct panel *p, const struct slice *s, int run, bool has_min,
-                        int n_tokens, float (*sum)[GROUP_ROWS]);
-static void multiply32(const struct panel *p, const struct slice *s, int n_blocks, bool has_m,
-                       int n_tokens, float (*sums[4])[GROUP_ROWS]);
+static void multiply256(const struct panel *p, int n_panels, const struct slice *s, int run,
+                        bool has_min, int n_tokens, struct tile_sums *sums, int part);
+static void multiply32(const struct panel *p, int n_panels, const struct slice *s, int n_blocks,
+                       bool has_m, int n_tokens, struct tile_sums *sums);
 
 /* The float part of a block, for one token and 16 rows: see cpu/avx2/dot.c. */
 ALWAYS_INLINE void add_block256(const struct panel *p, const struct slice *s, int t, __m512i isum,
@@ -48,18 +55,18 @@ ALWAYS_INLINE void add_block256(const struct panel *p, const struct slice *s, in
             msum = _mm512_dpwssd_epi32(msum, p->min[j], _mm512_set1_epi32(s->bsums[t][j]));
         x = _mm512_sub_ps(x, _mm512_mul_ps(_mm512_mul_ps(p->dmin, da), _mm512_cvtepi32_ps(msum)));
     }
-    _mm512_storeu_ps(sum, _mm512_add_ps(_mm512_loadu_ps(sum), x));
+    _mm512_store_ps(sum, _mm512_add_ps(_mm512_load_ps(sum), x));
 }
 
-ALWAYS_INLINE void add_block32(const struct panel *p, const struct slice *s, int t, int b,
-                               __m512i isum, bool has_m, float *sum)
+ALWAYS_INLINE __m512 plus_block32(__m512 sum, const struct panel *p, const struct slice *s, int t,
+                                  int b, __m512i isum, bool has_m)
 {
     __m512 da = _mm512_set1_ps(s->d[t][b]);
     __m512 x = _mm512_mul_ps(_mm512_mul_ps(p->block_d[b], da), _mm512_cvtepi32_ps(isum));
     if (has_m)
         x = _mm512_add_ps(x, _mm512_mul_ps(_mm512_mul_ps(p->block_m[b], da),
                                            _mm512_set1_ps(s->block_sum[t][b])));
-    _mm512_storeu_ps(sum, _mm512_add_ps(_mm512_loadu_ps(sum), x));
+    return _mm512_add_ps(sum, x);
 }
 
 /* What the loops know of a call. */
@@ -73,19 +80,19 @@ struct operands {
 static inline void clear_sums(struct group *g, const struct operands *o)
 {
     int n_slices = (o->n_tokens + SLICE_TOKENS - 1) / SLICE_TOKENS;
-    for (int p = 0; p < 4; p++)
-        memset(g->sum[p], 0, (size_t)(n_slices * SLICE_TOKENS) * sizeof g->sum[p][0]);
+    memset(g->sum, 0, (size_t)n_slices * sizeof g->sum[0]);
 }
 
 /* (p0 + p2) + (p1 + p3) */
 static inline void write_sums(const struct group *g, const struct operands *o)
 {
     for (int t = 0; t < o->n_tokens; t++) {
-        for (int r = 0; r < o->n_rows; r += 16) {
-            __m512 a = _mm512_add_ps(_mm512_loadu_ps(g->sum[0][t] + r),
-                                     _mm512_loadu_ps(g->sum[2][t] + r));
-            __m512 b = _mm512_add_ps(_mm512_loadu_ps(g->sum[1][t] + r),
-                                     _mm512_loadu_ps(g->sum[3][t] + r));
+        for (int r = 0; r < o->n_rows; r += PANEL_ROWS) {
+            const struct tile_sums *s = &g->sum[t / SLICE_TOKENS][r / PANEL_ROWS];
+            __m512 part[4];
+            for (int p = 0; p < 4; p++)
+                part[p] = _mm512_load_ps(s->of[p][t % SLICE_TOKENS]);
+            __m512 a = _mm512_add_ps(part[0], part[2]), b = _mm512_add_ps(part[1], part[3]);
             int count = o->n_rows - r;
             __mmask16 mask = count >= 16 ? 0xffff : (__mmask16)((1 << count) - 1);
             float *out = o->out + (size_t)t * o->out_stride + r;
@@ -98,6 +105,7 @@ ALWAYS_INLINE void group256(struct group *g, int64_t n, const struct operands *o
                             const struct format256 f, unpack256_fn *unpack,
                             scales_fn *scales)
 {
+    const int n_panels = (o->n_rows + PANEL_ROWS - 1) / PANEL_ROWS;
     clear_sums(g, o);
     begin_tiles(64);
     for (int64_t b = 0; b < n / 256; b++) {
@@ -109,9 +117,8 @@ ALWAYS_INLINE void group256(struct group *g, int64_t n, const struct operands *o
             int tokens = o->n_tokens - t < SLICE_TOKENS ? o->n_tokens - t : SLICE_TOKENS;
             fill_slice256(&g->slice, act + (size_t)t * o->act_stride, o->act_stride, tokens,
                           f.run, offset256(f));
-            for (int r = 0; r < o->n_rows; r += PANEL_ROWS)
-                multiply256(&g->panel[r / PANEL_ROWS], &g->slice, f.run, f.dmin_at >= 0, tokens,
-                            (float(*)[GROUP_ROWS])&g->sum[b % 4][t][r]);
+            multiply256(g->panel, n_panels, &g->slice, f.run, f.dmin_at >= 0, tokens,
+                        g->sum[t / SLICE_TOKENS], (int)(b % 4));
         }
     }
     end_tiles();
@@ -122,6 +129,7 @@ ALWAYS_INLINE void group32(struct group *g, int64_t n, const struct operands *o,
                            const struct format32 f, unpack32_fn *unpack, scales_fn *scales)
 {
     const bool has_m = f.m_at >= 0;
+    const int n_panels = (o->n_rows + PANEL_ROWS - 1) / PANEL_ROWS;
     clear_sums(g, o);
     begin_tiles(32);
     for (int64_t b = 0; b < n / 32; b += 8) {
@@ -135,12 +143,8 @@ ALWAYS_INLINE void group32(struct group *g, int64_t n, const struct operands *o,
             int tokens = o->n_tokens - t < SLICE_TOKENS ? o->n_tokens - t : SLICE_TOKENS;
             fill_slice32(&g->slice, act + (size_t)t * o->act_stride, o->act_stride, tokens,
                          n_blocks, has_m, offset32(f));
-            for (int r = 0; r < o->n_rows; r += PANEL_ROWS) {
-                float(*sums[4])[GROUP_ROWS];
-                for (int p = 0; p < 4; p++)
-                    sums[p] = (float(*)[GROUP_ROWS])&g->sum[p][t][r];
-                multiply32(&g->panel[r / PANEL_ROWS], &g->slice, n_blocks, has_m, tokens, sums);
-            }
+            multiply32(g->panel, n_panels, &g->slice, n_blocks, has_m, tokens,
+                       g->sum[t / SLICE_TOKENS]);
         }
     }
     end_tiles();

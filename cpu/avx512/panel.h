@@ -257,31 +257,37 @@ static inline void fill_slice256(struct slice *s, const uint8_t *block, size_t a
 }
 
 /* n_blocks blocks Q8_0 or Q8_1 of each token; the rest becomes zero. */
-static inline void fill_slice32(struct slice *s, const uint8_t *block, size_t act_stride,
+ALWAYS_INLINE void fill_slice32(struct slice *s, const uint8_t *block, size_t act_stride,
                                 int n_tokens, int n_blocks, bool q8_1, int offset)
 {
     const int bytes = q8_1 ? Q8_1_BYTES : Q8_0_BYTES, qs = q8_1 ? Q8_1_QS : Q8_0_QS;
     const __m256i ones8 = _mm256_set1_epi8(1), ones16 = _mm256_set1_epi16(1);
-    memset(s->d, 0, sizeof s->d);
-    memset(s->start, 0, sizeof s->start);
-    memset(s->block_sum, 0, sizeof s->block_sum);
-    for (int t = n_tokens; t < SLICE_TOKENS; t++)
+    const bool sums_count = q8_1 || offset; /* else nobody asks for the sums of blocks */
+    for (int t = n_tokens; t < SLICE_TOKENS; t++) {
         memset(s->q[t], 0, CHUNK);
+        memset(s->d[t], 0, sizeof s->d[t]);
+        memset(s->start[t], 0, sizeof s->start[t]);
+        memset(s->block_sum[t], 0, sizeof s->block_sum[t]);
+    }
     for (int t = 0; t < n_tokens; t++) {
-        for (int b = 0; b < n_blocks; b += 4) {
+        for (int b = 0; b < 8; b += 4) {
             const uint8_t *a = block + (size_t)t * act_stride + (size_t)(b * bytes);
             int count = n_blocks - b < 4 ? n_blocks - b : 4;
             __m256i sum[4];
             for (int j = 0; j < 4; j++) {
                 __m256i q = j < count ? load256(a + j * bytes + qs) : _mm256_setzero_si256();
                 _mm256_store_si256((__m256i *)(s->q[t] + 32 * (b + j)), q);
-                sum[j] = _mm256_madd_epi16(_mm256_maddubs_epi16(ones8, q), ones16);
+                if (sums_count)
+                    sum[j] = _mm256_madd_epi16(_mm256_maddubs_epi16(ones8, q), ones16);
             }
+            _mm_storeu_ps(s->d[t] + b, count > 0 ? f16x4(a, (size_t)bytes, count)
+                                                 : _mm_setzero_ps());
+            if (!sums_count)
+                continue;
             __m128i sums = sums4(sum);
             _mm_storeu_si128((__m128i *)(s->start[t] + b),
                              _mm_mullo_epi32(sums, _mm_set1_epi32(-offset)));
             _mm_storeu_ps(s->block_sum[t] + b, _mm_cvtepi32_ps(sums));
-            _mm_storeu_ps(s->d[t] + b, f16x4(a, (size_t)bytes, count));
         }
     }
 }

@@ -1,7 +1,7 @@
 /* Codebook rows times one activation, AVX-512 with VBMI and GFNI.
  *
- * The activation is laid out once as points.h wants it, coordinate by coordinate; then each row goes
- * by in pairs of blocks:
+ * The activation is laid out once as points.h wants it, coordinate by coordinate; then each row
+ * goes by in pairs of blocks:
  *
  *   1  bring the indices and the sign bytes of 64 points together
  *   2  look their coordinates up, eight (or four) vectors of 64

@@ -1,12 +1,12 @@
 /* Codebook points without a load per point.
  *
  * A point of the IQ2 grids is eight coordinates out of three, so two bytes hold it: coordinates 0-3
- * and 4-7, two bits each. A point of the IQ3 grids is four coordinates out of eight: two bytes of two
- * coordinates, three bits each. Tables of bytes with 256 to 1024 entries fit into 4 to 16 registers'
- * worth of cache, and one instruction (vpermb) reads 64 entries from 64 of them: 64 points cost 8 to
- * 32 instructions where fetching them one by one costs 64 loads of an index, 64 of a point and the
- * work of bringing them together. A second vpermb turns the ranks of one coordinate of all 64 points
- * into values.
+ * and 4-7, two bits each. A point of the IQ3 grids is four coordinates out of eight: two bytes of
+ * two coordinates, three bits each. Tables of bytes with 256 to 1024 entries are 4 to 16 vectors,
+ * and one instruction (vpermb) reads 64 entries from one of them: 64 points cost 8 to 32
+ * instructions where fetching them one by one costs 64 loads of an index, 64 of a point and the
+ * work of bringing them together. A second vpermb turns the ranks of one coordinate of all 64
+ * points into values.
  *
  * The result is sorted by coordinate, not by point: byte k is coordinate c of point k. So the
  * activations are laid out in the same order, once for all rows. This has another use: with the
