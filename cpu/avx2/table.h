@@ -5,6 +5,7 @@
 #include "cpu/kernels.h"
 
 void use_dot_avx2(struct kernels *k);       /* quantized rows times int8 activations */
+void use_gemm_avx2(struct kernels *k);      /* tiles of them */
 void use_decode_avx2(struct kernels *k);    /* blocks to floats */
 void use_quantize_avx2(struct kernels *k);  /* floats to activation blocks */
 void use_float_avx2(struct kernels *k);     /* everything on F32, F16 and BF16 */

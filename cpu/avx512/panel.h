@@ -105,19 +105,6 @@ ALWAYS_INLINE __m512 scales16(const uint8_t *p, size_t row_stride, int n_rows, s
     return d;
 }
 
-/* Rows past the last repeat it; their scales are 0 and nobody stores their sums. */
-ALWAYS_INLINE const uint8_t *row_of(const uint8_t *rows, size_t row_stride, int n_rows, int r)
-{
-    return rows + (size_t)(r < n_rows ? r : n_rows - 1) * row_stride;
-}
-
-/* The next chunk of a row, in time for the next panel: no hardware follows 64 rows at once. */
-ALWAYS_INLINE void prefetch_next(const uint8_t *p, int chunk_bytes, int bytes)
-{
-    for (int i = 0; i < bytes; i += 64)
-        _mm_prefetch((const char *)p + chunk_bytes + i, _MM_HINT_T0);
-}
-
 /* By how much the bytes of a panel are too large. */
 ALWAYS_INLINE int offset256(const struct format256 f)
 {
