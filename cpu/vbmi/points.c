@@ -5,6 +5,7 @@
 #include "src/format/quant.h"
 
 struct points points_iq2xxs, points_iq2xs, points_iq2s, points_iq3xxs, points_iq3s;
+uint8_t points_iq1[2048][8];
 
 static const uint8_t values2[4] = { 8, 25, 43, 0 };
 static const uint8_t values3xxs[8] = { 4, 12, 20, 28, 36, 44, 52, 62 };
@@ -51,6 +52,9 @@ static void make_all(void)
     make2(&points_iq2s, quant_grid_iq2s, 1024);
     make3(&points_iq3xxs, quant_grid_iq3xxs, 256, values3xxs);
     make3(&points_iq3s, quant_grid_iq3s, 512, values3s);
+    for (int i = 0; i < 2048; i++)
+        for (int c = 0; c < 8; c++)
+            points_iq1[i][c] = (uint8_t)(8 * (quant_grid_iq1[i][c] + 1));
 }
 
 void points_make(void)

@@ -25,6 +25,10 @@ struct points {
 
 extern struct points points_iq2xxs, points_iq2xs, points_iq2s, points_iq3xxs, points_iq3s;
 
+/* The IQ1 grid, too large for this: 8 (coordinate + 1), eight bytes per point. Its coordinates are
+ * -1, 0, 1, and all of them are moved by plus or minus an eighth. */
+extern uint8_t points_iq1[2048][8];
+
 /* Fill them; once is enough, from any thread. */
 void points_make(void);
 
