@@ -4,31 +4,13 @@
 #include <math.h>
 #include <string.h>
 
+#include "cpu/attention_parts.h"
 #include "cpu/blas.h"
-#include "cpu/matmul.h"
 #include "src/base/util.h"
 
 #define SPLIT_ROWS 8    /* queries per unit of work when few tokens attend */
 #define MIN_SPLIT 256   /* positions per piece of the cache, at least */
 #define ABSORB_ROWS 128 /* rows of k_b per unit of work */
-
-/* Queries that share keys, in units of work: heads of one group, or all heads over the latents. */
-struct attention {
-    struct device_cpu *d;
-    struct rows dst, q;
-    const struct mla *mla; /* NULL: grouped queries */
-    const char *keys, *values; /* this layer's cache */
-    bool f16;
-    int64_t key_stride, value_stride; /* elements from position to position */
-    int64_t key_width, value_width;
-    int n_heads, n_sets, heads_per_set; /* a set shares keys: n_sets * heads_per_set == n_heads */
-    int n_tokens;
-    int64_t n_past, n_positions; /* before this step; with it */
-    float scale;
-    int n_splits;
-    int64_t split; /* positions per piece */
-    struct dot_plan absorb, expand;
-};
 
 /* A tile of queries that attend together. Query i sees the positions below end[i]. */
 struct tile {
@@ -498,6 +480,7 @@ static struct attention prepare(struct device_cpu *d, struct rows dst, struct ro
     a.keys = c->k[layer];
     a.values = c->v ? c->v[layer] : NULL;
     a.f16 = c->type == TYPE_F16;
+    a.bf16 = a.f16 && d->bf16_bytes;
     a.key_stride = c->k_width;
     a.value_stride = c->v_width;
     a.n_tokens = d->step.n_tokens;
@@ -524,6 +507,10 @@ void attention_run_gqa(struct device_cpu *d, struct rows dst, struct rows q,
         run_few(&a);
         return;
     }
+    if (a.bf16 && attention_bf16_fits(&a)) {
+        attention_bf16_gqa(&a);
+        return;
+    }
     pool_run(d->pool, run_many_gqa, &a, (int64_t)n_kv_heads * n_tiles(&a, QUERY_TILE), 1);
 }
 
@@ -546,7 +533,9 @@ void attention_run_mla(struct device_cpu *d, struct rows dst, struct rows q,
     enum mla_form form = d->step.mla_form == MLA_AUTO
                              ? attention_mla_form(m, a.n_tokens, a.n_past)
                              : d->step.mla_form;
-    if (form == MLA_DECOMPRESSED) {
+    if (form == MLA_DECOMPRESSED && a.bf16 && attention_bf16_fits(&a)) {
+        attention_bf16_expanded(&a);
+    } else if (form == MLA_DECOMPRESSED) {
         pool_run(d->pool, run_many_decompressed, &a, m->n_heads, 1);
     } else if (a.n_tokens <= SPLIT_TOKENS) {
         run_few(&a);

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "cpu/attention.h"
+#include "cpu/attention_parts.h"
 #include "cpu/blas.h"
 #include "cpu/experts.h"
 #include "cpu/matmul.h"
@@ -491,6 +492,10 @@ static void cut_worker(struct cut *c, const struct device_cpu *d, struct worker_
     s->outputs = take(c, QUERY_TILE * width, sizeof(float));
     s->scores = take(c, QUERY_TILE * KEY_BLOCK, sizeof(float));
     s->states = take(c, 2 * max_of(o->max_tokens, QUERY_TILE), sizeof(float));
+    if (d->bf16_bytes) {
+        s->lanes = take(c, attention_bf16_tiles(o), sizeof *s->lanes);
+        s->bf16 = take(c, (int64_t)d->bf16_bytes, 1);
+    }
 }
 
 /* Sizes and, with a base, pointers of everything in the block. */
@@ -515,6 +520,10 @@ static size_t cut_memory(struct device_cpu *d, uint8_t *base)
     d->rope_sin = take(&c, tokens * ((o->head_width + 1) / 2), sizeof *d->rope_sin);
     d->absorbed = take(&c, SPLIT_TOKENS * (int64_t)o->n_heads * o->head_width, sizeof(float));
     d->partial = take(&c, MAX_SPLITS * (int64_t)o->n_heads * (o->head_width + 2), sizeof(float));
+    if (d->kernels.bf16_gemm && !o->act_f32) {
+        d->bf16_bytes = attention_bf16_bytes(o);
+        d->cache_bf16 = take(&c, 1, attention_bf16_cache_bytes(o));
+    }
     struct worker_scratch *scratch = take(&c, d->n_threads, sizeof *scratch);
     for (int w = 0; w < d->n_threads; w++) {
         struct worker_scratch unused;
@@ -528,6 +537,7 @@ size_t device_cpu_bytes(const struct device_cpu_options *o)
 {
     struct device_cpu d = { .options = *o };
     d.n_threads = o->pool ? pool_threads(o->pool) : cpu_usable_cores();
+    kernels_init(&d.kernels, o->isa);
     return sizeof d + cut_memory(&d, NULL);
 }
 
@@ -541,13 +551,15 @@ bool device_cpu_open(struct device **out, const struct device_cpu_options *o, st
     d->options = *o;
     d->pool = o->pool;
     d->n_threads = pool_threads(o->pool);
+    kernels_init(&d->kernels, o->isa);
     d->memory = take_block(cut_memory(d, NULL), "working memory of the CPU", err);
     if (!d->memory) {
         cpu_close(&d->base);
         return false;
     }
     cut_memory(d, d->memory);
-    kernels_init(&d->kernels, o->isa);
+    if (d->cache_bf16)
+        memset(d->cache_bf16, 0, attention_bf16_cache_bytes(o));
     blas_init();
     *out = &d->base;
     return true;

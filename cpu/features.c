@@ -66,7 +66,8 @@ static unsigned detect(void)
         isa |= ISA_AVX512_BF16;
     if ((c7 & bit_AVX512VBMI) && (c7 & bit_GFNI))
         isa |= ISA_VBMI;
-    bool tiles = (d7 & (1u << 24)) && (d7 & (1u << 25)); /* AMX-TILE, AMX-INT8 */
+    uint32_t amx = 1u << 22 | 1u << 24 | 1u << 25; /* AMX-BF16, AMX-TILE, AMX-INT8 */
+    bool tiles = (d7 & amx) == amx;
     if (tiles && (saved & XCR0_TILE) == XCR0_TILE && tiles_permitted())
         isa |= ISA_AMX;
     return isa;

@@ -10,7 +10,7 @@ enum isa {
     ISA_AVX512 = 1 << 1,   /* F, BW, DQ, VL and VNNI together */
     ISA_AVX512_BF16 = 1 << 2,
     ISA_VBMI = 1 << 5,     /* AVX-512 with VBMI and GFNI: look-ups and bit matrices of bytes */
-    ISA_AMX = 1 << 3,      /* AMX-TILE and AMX-INT8, usable by this process */
+    ISA_AMX = 1 << 3,      /* AMX-TILE, AMX-INT8 and AMX-BF16, usable by this process */
     ISA_NEON = 1 << 4,     /* with dot product and F16 arithmetic (ARMv8.2) */
 };
 

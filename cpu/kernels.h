@@ -7,6 +7,7 @@
 #ifndef TANDEM_CPU_KERNELS_H
 #define TANDEM_CPU_KERNELS_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -38,6 +39,9 @@ typedef void gemm_fn(int64_t n, const void *rows, size_t row_stride, int n_rows,
 
 /* Decode n elements to float, bit-exact. */
 typedef void decode_fn(const void *blocks, float *out, int64_t n);
+
+/* bf16_softmax: max of a lane that has seen no position yet. */
+#define BF16_NOTHING_SEEN -1e29f
 
 struct kernels {
     act_quantize_fn *quantize[N_TENSOR_TYPES]; /* by activation type */
@@ -73,6 +77,31 @@ struct kernels {
     /* Multiply int8 ones with int8 ones in registers and add up the products, `rounds` (at most 1e7)
      * times over; returns the sum, which is the number of multiply-adds done. */
     int64_t (*count_int8)(int64_t rounds);
+
+    /* ---- Attention on BF16 operands; all NULL where there is no hardware for it ----
+     *
+     * "Pairs" of a matrix [k, n] are words [k / 2, n]: rows 2 r (lower half) and 2 r + 1 of column
+     * j in word (r, j). Lanes are queries: columns of the scores [positions, lanes]. ld.. count
+     * elements from row to row. */
+
+    /* c [m, n] = a [m, k] b [k, n], b as pairs, plus c when `add`. Sums in float; k a multiple of
+     * 32, m and n of 16. */
+    void (*bf16_gemm)(int m, int n, int k, const uint16_t *a, int64_t lda, const uint32_t *b,
+                      int64_t ldb, bool add, float *c, int64_t ldc);
+    /* y = x * factor, to nearest even */
+    void (*bf16_round)(const float *x, float factor, uint16_t *y, int64_t n);
+    /* y = pairs of two rows, to nearest even */
+    void (*bf16_pair_rows)(const float *even, const float *odd, uint32_t *y, int64_t n);
+    /* y [columns, rows] = x [rows, columns], of words; both multiples of 16 */
+    void (*bf16_transpose)(const uint32_t *x, int64_t ldx, int rows, int columns, uint32_t *y,
+                           int64_t ldy);
+    /* One step of the online softmax, base 2: lane i sees positions p < seen[i] of n. With the new
+     * max: weights = 2^(score - max) as pairs, 0 where unseen; shrink = 2^(old max - max); sum =
+     * sum * shrink + new weights. n even, n_lanes a multiple of 16. */
+    void (*bf16_softmax)(const float *scores, int64_t ld, int n, int n_lanes, const int32_t *seen,
+                         float *max, float *sum, float *shrink, uint32_t *weights, int64_t ldw);
+    /* x [rows, n_lanes] *= factor[lane] */
+    void (*bf16_scale_lanes)(float *x, int64_t ld, int rows, int n_lanes, const float *factor);
 };
 #define READ_STEP 512
 

@@ -44,6 +44,8 @@ struct worker_scratch {
     float *outputs;    /* [QUERY_TILE, head_width] */
     float *scores;     /* [QUERY_TILE, KEY_BLOCK] */
     float *states;     /* [2, max(max_tokens, QUERY_TILE)] running maximum and sum of each query */
+    struct lanes *lanes; /* attention on BF16: its tiles ... */
+    uint8_t *bf16;       /* ... and all else [bf16_bytes] */
 };
 
 struct device_cpu {
@@ -81,7 +83,17 @@ struct device_cpu {
     float *absorbed; /* [SPLIT_TOKENS, n_heads, head_width] */
     float *partial;  /* [MAX_SPLITS, n_heads, head_width + 2] sum, maximum, weighted values */
 
+    uint16_t *cache_bf16; /* attention on BF16: the layer's cache; finite all over */
+    size_t bf16_bytes;    /* of each worker's `bf16` */
+
     struct worker_scratch *scratch; /* [n_threads] */
 };
+
+/* Has somebody asked to stop? Then long loops leave early: what they computed will be thrown away,
+ * because the forward pass looks at the same flag before it returns, and it stays set until then. */
+static inline bool step_cancelled(const struct device_cpu *d)
+{
+    return d->step.cancel && atomic_load_explicit(d->step.cancel, memory_order_relaxed);
+}
 
 #endif

@@ -682,6 +682,8 @@ static const struct float_case {
     CASE(rmsnorm), CASE(max_f32),     CASE(softmax_exp), CASE(swiglu),   CASE(add),
 };
 
+#include "tests/check_bf16.h"
+
 /* ---- The ladder ---- */
 
 static const char *const isa_ladder[] = { "ref", "avx2", "avx512", "amx", "neon" };
@@ -748,6 +750,8 @@ static void check_table(const char *isa, const struct kernels *new, const struct
             for (int p = 0; p < N_PATTERNS; p++)
                 c->check(new, sizes[s], (enum pattern)p);
     }
+    if (new->bf16_gemm && new->bf16_gemm != before->bf16_gemm)
+        check_bf16(isa, new);
 }
 
 #include "tests/kernels_bench.h"

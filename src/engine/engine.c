@@ -129,6 +129,7 @@ static struct device_cpu_options device_options(const struct engine *e, int64_t 
         .n_ctx = n_ctx,
         .n_heads = p->n_heads,
         .head_width = p->head_dim,
+        .cache_width = (int64_t)p->n_kv_heads * (p->head_dim + p->value_dim),
         .n_routed = p->n_routed,
         .top_k = p->top_k,
         .expert_size = p->expert_size,
@@ -137,6 +138,7 @@ static struct device_cpu_options device_options(const struct engine *e, int64_t 
         int absorbed = p->kv_lora_rank + p->qk_rope_dim;
         int expanded = p->qk_nope_dim + p->qk_rope_dim + p->value_dim;
         o.head_width = max_of(absorbed, expanded);
+        o.cache_width = absorbed;
     }
     for (int i = 0; i < m->n_tensors; i++) {
         const struct model_tensor *t = &m->tensors[i];

@@ -1,0 +1,423 @@
+/* Attention of many tokens on BF16 operands, for machines that multiply these much faster than
+ * floats. Scores, softmax and sums stay in float; queries, keys, values and weights are rounded.
+ *
+ *   1  the layer's cache becomes BF16 once per step, for all workers
+ *   2  latents only: a head's keys and values are expanded from it, SPAN positions at a time
+ *   3  tiles of LANES queries meet blocks of KEY_BLOCK positions:
+ *          scores  [positions, lanes]  = keys [positions, width] x queries
+ *          weights [positions, lanes]  = online softmax down each lane
+ *          out     [width, lanes]     += values transposed [width, positions] x weights
+ *
+ * A lane never looks at its neighbours, so the result of a query does not depend on which queries
+ * share its tile, nor on the number of threads. Rows of keys may be followed by rubbish up to a
+ * whole tile: it meets queries that are 0 there. So must be finite what lies behind them. */
+#include <assert.h>
+#include <math.h>
+#include <string.h>
+
+#include "cpu/attention_parts.h"
+#include "src/base/util.h"
+
+#define DEPTH 32 /* a product's inner width is a multiple of this, */
+#define SIDE 16  /* its outer ones of this */
+#define LOG2_E 1.44269504f
+
+/* The worker's memory, cut up for one use. */
+struct room {
+    uint8_t *next, *end;
+};
+
+static struct room room_of(const struct attention *a, int worker)
+{
+    uint8_t *memory = a->d->scratch[worker].bf16;
+    return (struct room){ memory, memory + a->d->bf16_bytes };
+}
+
+static void *take(struct room *r, int64_t count, size_t size)
+{
+    void *p = r->next;
+    r->next += align_up((size_t)count * size, 64);
+    assert(r->next <= r->end);
+    return p;
+}
+
+/* What a tile needs while it meets a block, and for laying things out. */
+struct bench {
+    float *scores;     /* [KEY_BLOCK, LANES] */
+    uint32_t *weights; /* [KEY_BLOCK / 2, LANES] pairs */
+    float *floats;     /* [KEY_BLOCK, width] */
+    uint32_t *words;   /* [KEY_BLOCK / 2, width] */
+    float *even, *odd; /* [width] rows as floats */
+};
+
+static struct bench take_bench(struct room *r, int64_t width)
+{
+    struct bench b;
+    b.scores = take(r, KEY_BLOCK * LANES, sizeof(float));
+    b.weights = take(r, KEY_BLOCK / 2 * LANES, sizeof(uint32_t));
+    b.floats = take(r, KEY_BLOCK * width, sizeof(float));
+    b.words = take(r, KEY_BLOCK / 2 * width, sizeof(uint32_t));
+    b.even = take(r, width, sizeof(float));
+    b.odd = take(r, width, sizeof(float));
+    return b;
+}
+
+/* As the functions below cut it; see device_cpu_options for head_width. */
+size_t attention_bf16_bytes(const struct device_cpu_options *o)
+{
+    size_t width = align_up((size_t)o->head_width, DEPTH) + DEPTH;
+    size_t tiles = align_up((size_t)o->max_tokens, LANES) / LANES;
+    size_t bench = KEY_BLOCK * (LANES + LANES / 2 + width + width / 2) + 2 * width;
+    size_t lanes = LANES * (width / 2 + 2 + width);
+    size_t span = SPAN * width / 2 + DEPTH, matrices = width * width / 2;
+    size_t pieces = 16 + 4 * tiles; /* each rounded up to a cache line */
+    return (bench + lanes * tiles + span + matrices) * sizeof(float) + pieces * 64;
+}
+
+int attention_bf16_tiles(const struct device_cpu_options *o)
+{
+    return (o->max_tokens + LANES - 1) / LANES;
+}
+
+/* ---- step 1 ---- */
+
+static int64_t whole_blocks(int64_t n)
+{
+    return (int64_t)align_up((size_t)n, KEY_BLOCK);
+}
+
+size_t attention_bf16_cache_bytes(const struct device_cpu_options *o)
+{
+    return (size_t)(whole_blocks(o->n_ctx) * o->cache_width + DEPTH) * sizeof(uint16_t);
+}
+
+/* Keys of a set: [n_ctx, key_width], all sets one after the other. */
+static uint16_t *keys_of(const struct attention *a, int set, int64_t position)
+{
+    int64_t first = set * whole_blocks(a->d->options.n_ctx) + position;
+    return a->d->cache_bf16 + first * a->key_width;
+}
+
+/* Values of a set behind all keys: blocks [value_width, KEY_BLOCK] (transposed). */
+static uint16_t *values_of(const struct attention *a, int set, int64_t position)
+{
+    int64_t n_ctx = whole_blocks(a->d->options.n_ctx);
+    return a->d->cache_bf16 + n_ctx * a->key_width * a->n_sets +
+           (set * n_ctx + position) * a->value_width;
+}
+
+/* values [width, KEY_BLOCK] = pairs [n / 2, width], turned. */
+static void turn_values(const struct kernels *k, const uint32_t *pairs, int n, int64_t width,
+                        uint16_t *values)
+{
+    k->bf16_transpose(pairs, width, n / 2, (int)width, (uint32_t *)(void *)values, KEY_BLOCK / 2);
+}
+
+static const float *cache_row(const struct attention *a, const char *data, int64_t at, int64_t n,
+                              float *to)
+{
+    a->d->kernels.decode[TYPE_F16]((const uint16_t *)(const void *)data + at, to, n);
+    return to;
+}
+
+/* Unit: a block of positions of one set. What lies behind the last position becomes 0. */
+static void round_unit(const struct attention *a, int worker, int64_t unit)
+{
+    const struct kernels *k = &a->d->kernels;
+    struct room r = room_of(a, worker);
+    struct bench b = take_bench(&r, max_of(a->key_width, a->value_width));
+    int set = (int)(unit % a->n_sets);
+    int64_t first = unit / a->n_sets * KEY_BLOCK, n = min_of(a->n_positions - first, KEY_BLOCK);
+    uint16_t *keys = keys_of(a, set, first);
+    for (int64_t p = 0; p < n; p++)
+        k->bf16_round(cache_row(a, a->keys, (first + p) * a->key_stride + set * a->key_width,
+                                a->key_width, b.even), 1, keys + p * a->key_width, a->key_width);
+    memset(keys + n * a->key_width, 0, (size_t)((KEY_BLOCK - n) * a->key_width) * sizeof *keys);
+    if (a->mla)
+        return; /* values are expanded later */
+    for (int64_t p = 0; p < KEY_BLOCK; p += 2) {
+        int64_t at = (first + p) * a->value_stride + set * a->value_width;
+        memset(b.even, 0, (size_t)a->value_width * sizeof *b.even);
+        memset(b.odd, 0, (size_t)a->value_width * sizeof *b.odd);
+        if (p < n)
+            cache_row(a, a->values, at, a->value_width, b.even);
+        if (p + 1 < n)
+            cache_row(a, a->values, at + a->value_stride, a->value_width, b.odd);
+        k->bf16_pair_rows(b.even, b.odd, b.words + p / 2 * a->value_width, a->value_width);
+    }
+    turn_values(k, b.words, KEY_BLOCK, a->value_width, values_of(a, set, first));
+}
+
+static void run_round(void *ctx, int64_t begin, int64_t end, int worker)
+{
+    for (int64_t unit = begin; unit < end; unit++)
+        round_unit(ctx, worker, unit);
+}
+
+static void round_cache(const struct attention *a)
+{
+    int64_t blocks = whole_blocks(a->n_positions) / KEY_BLOCK;
+    pool_run(a->d->pool, run_round, (void *)a, blocks * a->n_sets, 1);
+}
+
+/* ---- step 3 ---- */
+
+/* Memory of a tile: [LANES, width] of states, queries and out. */
+static struct lanes take_lanes(struct room *r, int used, int64_t key_width, int64_t value_width)
+{
+    int64_t padded = (int64_t)align_up((size_t)key_width, DEPTH);
+    struct lanes l = { .n = (int)align_up((size_t)used, SIDE), .used = used,
+                       .key_width = key_width, .value_width = value_width };
+    l.queries = take(r, LANES * padded / 2, sizeof *l.queries);
+    l.max = take(r, LANES, sizeof *l.max);
+    l.sum = take(r, LANES, sizeof *l.sum);
+    l.out = take(r, LANES * value_width, sizeof *l.out);
+    for (int i = 0; i < LANES; i++) {
+        l.max[i] = BF16_NOTHING_SEEN;
+        l.sum[i] = 0;
+    }
+    memset(l.out, 0, (size_t)(value_width * LANES) * sizeof *l.out);
+    return l;
+}
+
+/* Query of lane i, which sees the positions below `end`; turn_queries when all are there. */
+static void put_query(const struct attention *a, const struct bench *b, struct lanes *l, int i,
+                      const float *q, int64_t end)
+{
+    int64_t padded = (int64_t)align_up((size_t)l->key_width, DEPTH);
+    uint16_t *row = (uint16_t *)(void *)b->words + i * padded;
+    a->d->kernels.bf16_round(q, a->scale * LOG2_E, row, l->key_width);
+    memset(row + l->key_width, 0, (size_t)(padded - l->key_width) * sizeof *row);
+    l->end[i] = end;
+}
+
+static void turn_queries(const struct attention *a, const struct bench *b, struct lanes *l)
+{
+    int64_t words = (int64_t)align_up((size_t)l->key_width, DEPTH) / 2;
+    memset(b->words + l->used * words, 0, (size_t)((l->n - l->used) * words) * sizeof *b->words);
+    a->d->kernels.bf16_transpose(b->words, words, l->n, (int)words, l->queries, LANES);
+}
+
+/* A tile meets the positions of a block from `first` on, of which it sees at least one. */
+static void meet(const struct attention *a, const struct bench *b, struct lanes *l,
+                 const uint16_t *keys, const uint16_t *values, int64_t first)
+{
+    const struct kernels *k = &a->d->kernels;
+    int32_t seen[LANES];
+    float shrink[LANES];
+    int n = (int)min_of(l->end[l->used - 1] - first, (int64_t)KEY_BLOCK);
+    int rows = (int)align_up((size_t)n, DEPTH), depth = (int)align_up((size_t)l->key_width, DEPTH);
+    int width = (int)l->value_width;
+    for (int i = 0; i < l->n; i++)
+        seen[i] = (int32_t)max_of(min_of(l->end[i] - first, (int64_t)rows), (int64_t)0);
+    k->bf16_gemm(rows, l->n, depth, keys, l->key_width, l->queries, LANES, false, b->scores, LANES);
+    k->bf16_softmax(b->scores, LANES, rows, l->n, seen, l->max, l->sum, shrink, b->weights, LANES);
+    k->bf16_scale_lanes(l->out, LANES, width, l->n, shrink);
+    k->bf16_gemm(width, l->n, rows, values, KEY_BLOCK, b->weights, LANES, true, l->out, LANES);
+}
+
+/* Weighted values of query i in row i of b->floats [lanes, value_width]. */
+static void finish(const struct attention *a, const struct bench *b, struct lanes *l)
+{
+    const struct kernels *k = &a->d->kernels;
+    float factor[LANES] = { 0 };
+    for (int i = 0; i < l->used; i++)
+        factor[i] = 1 / l->sum[i];
+    k->bf16_scale_lanes(l->out, LANES, (int)l->value_width, l->n, factor);
+    k->bf16_transpose((const uint32_t *)(const void *)l->out, LANES, (int)l->value_width, l->n,
+                      (uint32_t *)(void *)b->floats, l->value_width);
+}
+
+/* To columns from `column` on of a token's result. */
+static void put_result(const struct attention *a, const struct bench *b, const struct lanes *l,
+                       int i, int64_t token, int64_t column)
+{
+    memcpy(a->dst.data + token * a->dst.stride + column, b->floats + i * l->value_width,
+           (size_t)l->value_width * sizeof(float));
+}
+
+/* ---- grouped queries ---- */
+
+static int gqa_tiles(const struct attention *a)
+{
+    return (a->n_tokens * a->heads_per_set + LANES - 1) / LANES;
+}
+
+/* Tile `tile` of a set: rows token by token, the heads of a token side by side. */
+static void gqa_tile(const struct attention *a, int worker, int set, int tile)
+{
+    struct room r = room_of(a, worker);
+    struct bench b = take_bench(&r, a->key_width + DEPTH);
+    int row0 = tile * LANES, used = min_of(a->n_tokens * a->heads_per_set - row0, LANES);
+    struct lanes l = take_lanes(&r, used, a->key_width, a->value_width);
+    for (int i = 0; i < used; i++) {
+        int token = (row0 + i) / a->heads_per_set;
+        int head = set * a->heads_per_set + (row0 + i) % a->heads_per_set;
+        put_query(a, &b, &l, i, a->q.data + token * a->q.stride + head * a->key_width,
+                  a->n_past + token + 1);
+    }
+    turn_queries(a, &b, &l);
+    for (int64_t p = 0; p < l.end[used - 1] && !step_cancelled(a->d); p += KEY_BLOCK)
+        meet(a, &b, &l, keys_of(a, set, p), values_of(a, set, p), p);
+    finish(a, &b, &l);
+    for (int i = 0; i < used; i++) {
+        int head = set * a->heads_per_set + (row0 + i) % a->heads_per_set;
+        put_result(a, &b, &l, i, (row0 + i) / a->heads_per_set, head * a->value_width);
+    }
+}
+
+/* Late tiles see more than early ones: taken alternately from both ends, any run of units costs
+ * about as much as another. */
+static void run_gqa(void *ctx, int64_t begin, int64_t end, int worker)
+{
+    const struct attention *a = ctx;
+    int tiles = gqa_tiles(a);
+    for (int64_t unit = begin; unit < end && !step_cancelled(a->d); unit++) {
+        int i = (int)(unit % tiles);
+        gqa_tile(a, worker, (int)(unit / tiles), i % 2 ? tiles - 1 - i / 2 : i / 2);
+    }
+}
+
+void attention_bf16_gqa(const struct attention *a)
+{
+    round_cache(a);
+    pool_run(a->d->pool, run_gqa, (void *)a, (int64_t)a->n_sets * gqa_tiles(a), 1);
+}
+
+/* ---- latents ---- */
+
+/* Pairs of k_b [rank / 2, nope] and of the transpose of v_b [rank / 2, value]. */
+struct matrices {
+    uint32_t *k_b, *v_b;
+};
+
+static const float *weight_row(const struct attention *a, const struct weight *w, int matrix,
+                               int64_t row, float *to)
+{
+    const uint8_t *at = (const uint8_t *)w->data + (size_t)matrix * w->matrix_bytes +
+                        (size_t)row * w->row_bytes;
+    a->d->kernels.decode[w->type](at, to, w->cols);
+    return to;
+}
+
+static void load_matrices(const struct attention *a, const struct bench *b, int head,
+                          struct matrices *to)
+{
+    const struct mla *m = a->mla;
+    const struct kernels *k = &a->d->kernels;
+    for (int r = 0; r < m->rank; r += 2)
+        k->bf16_pair_rows(weight_row(a, &m->k_b, head, r, b->even),
+                          weight_row(a, &m->k_b, head, r + 1, b->odd),
+                          to->k_b + r / 2 * m->nope, m->nope);
+    for (int v = 0; v < m->value; v += SIDE) {
+        uint16_t *rows = (uint16_t *)(void *)b->floats;
+        for (int i = 0; i < SIDE; i++)
+            k->bf16_round(weight_row(a, &m->v_b, head, v + i, b->even), 1, rows + i * m->rank,
+                          m->rank);
+        k->bf16_transpose((const uint32_t *)(void *)rows, m->rank / 2, SIDE, m->rank / 2,
+                          to->v_b + v, m->value);
+    }
+}
+
+/* Keys [n, nope + rope] and values, in transposed blocks, of n positions from `first` on. */
+static void expand(const struct attention *a, const struct bench *b, const struct matrices *from,
+                   int64_t first, int64_t n, uint16_t *keys, uint16_t *values)
+{
+    const struct mla *m = a->mla;
+    const struct kernels *k = &a->d->kernels;
+    int64_t width = m->nope + m->rope;
+    for (int64_t p = 0; p < n && !step_cancelled(a->d); p += KEY_BLOCK) {
+        int rows = (int)align_up((size_t)min_of(n - p, KEY_BLOCK), DEPTH);
+        const uint16_t *latents = keys_of(a, 0, first + p);
+        k->bf16_gemm(rows, m->nope, m->rank, latents, a->key_width, from->k_b, m->nope, false,
+                     b->floats, m->nope);
+        for (int i = 0; i < rows; i++) {
+            uint16_t *key = keys + (p + i) * width;
+            k->bf16_round(b->floats + i * m->nope, 1, key, m->nope);
+            memcpy(key + m->nope, latents + i * a->key_width + m->rank,
+                   (size_t)m->rope * sizeof *key);
+        }
+        k->bf16_gemm(rows, m->value, m->rank, latents, a->key_width, from->v_b, m->value, false,
+                     b->floats, m->value);
+        for (int i = 0; i < rows; i += 2)
+            k->bf16_pair_rows(b->floats + i * m->value, b->floats + (i + 1) * m->value,
+                              b->words + i / 2 * m->value, m->value);
+        turn_values(k, b->words, rows, m->value, values + p * m->value);
+    }
+    memset(keys + (int64_t)align_up((size_t)n, DEPTH) * width, 0, DEPTH * sizeof *keys);
+}
+
+/* One head of n_tokens tokens from token0 on. */
+static void expanded_head(const struct attention *a, int worker, int head, int token0, int n_tokens)
+{
+    const struct mla *m = a->mla;
+    int64_t width = m->nope + m->rope;
+    struct room r = room_of(a, worker);
+    struct bench b = take_bench(&r, max_of(a->key_width, width + m->value));
+    struct matrices from = { take(&r, m->rank * m->nope / 2, sizeof *from.k_b),
+                             take(&r, m->rank * m->value / 2, sizeof *from.v_b) };
+    uint16_t *keys = take(&r, SPAN * width + DEPTH, sizeof *keys);
+    uint16_t *values = take(&r, SPAN * m->value, sizeof *values);
+    struct lanes *tiles = a->d->scratch[worker].lanes;
+    int n_tiles = (n_tokens + LANES - 1) / LANES;
+    for (int t = 0; t < n_tiles; t++) {
+        int first = token0 + t * LANES, used = min_of(n_tokens - t * LANES, LANES);
+        tiles[t] = take_lanes(&r, used, width, m->value);
+        for (int i = 0; i < used; i++)
+            put_query(a, &b, &tiles[t], i,
+                      a->q.data + (first + i) * a->q.stride + head * width,
+                      a->n_past + first + i + 1);
+        turn_queries(a, &b, &tiles[t]);
+    }
+    load_matrices(a, &b, head, &from);
+    int64_t end = a->n_past + token0 + n_tokens;
+    for (int64_t span = 0; span < end; span += SPAN) {
+        int64_t n = min_of(end - span, (int64_t)SPAN);
+        expand(a, &b, &from, span, n, keys, values);
+        for (int t = 0; t < n_tiles; t++) {
+            int64_t seen = tiles[t].end[tiles[t].used - 1] - span;
+            for (int64_t p = 0; p < min_of(seen, n) && !step_cancelled(a->d); p += KEY_BLOCK)
+                meet(a, &b, &tiles[t], keys + p * width, values + p * m->value, span + p);
+        }
+    }
+    for (int t = 0; t < n_tiles; t++) {
+        finish(a, &b, &tiles[t]);
+        for (int i = 0; i < tiles[t].used; i++)
+            put_result(a, &b, &tiles[t], i, token0 + t * LANES + i, (int64_t)head * m->value);
+    }
+}
+
+/* Every group of tokens expands its head anew: as few as share out well. */
+static int n_groups(const struct attention *a)
+{
+    int most = (a->n_tokens + LANES - 1) / LANES, groups = 1;
+    while (groups < most && a->n_heads * groups % a->d->n_threads &&
+           a->n_heads * groups < 4 * a->d->n_threads)
+        groups++;
+    return groups;
+}
+
+static void run_expanded(void *ctx, int64_t begin, int64_t end, int worker)
+{
+    const struct attention *a = ctx;
+    int groups = n_groups(a), tiles = (a->n_tokens + LANES - 1) / LANES;
+    for (int64_t unit = begin; unit < end && !step_cancelled(a->d); unit++) {
+        int group = (int)(unit % groups), first = tiles * group / groups * LANES;
+        int last = min_of(tiles * (group + 1) / groups * LANES, a->n_tokens);
+        expanded_head(a, worker, (int)(unit / groups), first, last - first);
+    }
+}
+
+void attention_bf16_expanded(const struct attention *a)
+{
+    round_cache(a);
+    pool_run(a->d->pool, run_expanded, (void *)a, (int64_t)a->n_heads * n_groups(a), 1);
+}
+
+bool attention_bf16_fits(const struct attention *a)
+{
+    const struct mla *m = a->mla;
+    if (m)
+        return m->rank % DEPTH == 0 && m->nope % SIDE == 0 && m->value % SIDE == 0;
+    return a->key_width % SIDE == 0 && a->value_width % SIDE == 0;
+}

@@ -1,0 +1,53 @@
+/* What the forms of attention share. Private to cpu/attention*.c. */
+#ifndef TANDEM_CPU_ATTENTION_PARTS_H
+#define TANDEM_CPU_ATTENTION_PARTS_H
+
+#include "cpu/matmul.h"
+#include "cpu/work.h"
+
+/* Queries that share keys, in units of work: heads of one group, or all heads over the latents. */
+struct attention {
+    struct device_cpu *d;
+    struct rows dst, q;
+    const struct mla *mla; /* NULL: grouped queries */
+    const char *keys, *values; /* this layer's cache */
+    bool f16;
+    bool bf16; /* may be computed by the BF16 kernels */
+    int64_t key_stride, value_stride; /* elements from position to position */
+    int64_t key_width, value_width;
+    int n_heads, n_sets, heads_per_set; /* a set shares keys: n_sets * heads_per_set == n_heads */
+    int n_tokens;
+    int64_t n_past, n_positions; /* before this step; with it */
+    float scale;
+    int n_splits;
+    int64_t split; /* positions per piece */
+    struct dot_plan absorb, expand;
+};
+
+/* ---- many tokens on BF16 operands (cpu/attention_bf16.c), where the kernel table has them ---- */
+
+#define LANES 64  /* queries of a tile */
+#define SPAN 1024 /* positions of a head that are expanded at a time: 640 KiB in V3 */
+
+/* LANES queries. Lane i sees the positions below end[i]; nobody looks at lanes behind `used`. */
+struct lanes {
+    int n, used; /* n: `used` rounded up to SIDE */
+    int64_t end[LANES];
+    uint32_t *queries; /* [key_width / 2, LANES] pairs, scaled by log2 e as well */
+    float *max, *sum;  /* [LANES] */
+    float *out;        /* [value_width, LANES] */
+    int64_t key_width, value_width;
+};
+
+/* Are the widths of this model multiples of what the tiles need? */
+bool attention_bf16_fits(const struct attention *a);
+void attention_bf16_gqa(const struct attention *a);
+/* Latent attention from expanded keys and values. */
+void attention_bf16_expanded(const struct attention *a);
+
+/* Working memory: of each worker, of all for a layer's cache, and tiles of each worker. */
+size_t attention_bf16_bytes(const struct device_cpu_options *o);
+size_t attention_bf16_cache_bytes(const struct device_cpu_options *o);
+int attention_bf16_tiles(const struct device_cpu_options *o);
+
+#endif
