@@ -130,7 +130,7 @@ static void attend(const struct attention *a, int worker, struct tile *t, int se
 {
     const struct kernels *k = &a->d->kernels;
     const struct worker_scratch *s = &a->d->scratch[worker];
-    for (int64_t p = first; p < last; p += KEY_BLOCK) {
+    for (int64_t p = first; p < last && !step_cancelled(a->d); p += KEY_BLOCK) {
         int64_t n = min_of(last - p, KEY_BLOCK);
         struct block keys = cache_block(a->keys, a->f16, a->key_stride, p, set * a->key_width,
                                         a->key_width);
@@ -431,7 +431,7 @@ static void run_many_decompressed(void *ctx, int64_t begin, int64_t end, int wor
                               .sum = s->states + a->n_tokens,
                               .out = a->dst.data + head * m->value, .out_stride = a->dst.stride };
         tile_clear(&whole, m->value);
-        for (int64_t p = 0; p < a->n_positions; p += KEY_BLOCK) {
+        for (int64_t p = 0; p < a->n_positions && !step_cancelled(a->d); p += KEY_BLOCK) {
             int64_t n = min_of(a->n_positions - p, KEY_BLOCK);
             struct block latents = as_floats(
                 k, cache_block(a->keys, a->f16, a->key_stride, p, 0, a->key_width), n, s->latents);

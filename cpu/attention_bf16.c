@@ -9,8 +9,9 @@
  *          out     [width, lanes]     += values transposed [width, positions] x weights
  *
  * A lane never looks at its neighbours, so the result of a query does not depend on which queries
- * share its tile, nor on the number of threads. Rows of keys may be followed by rubbish up to a
- * whole tile: it meets queries that are 0 there. So must be finite what lies behind them. */
+ * share its tile, nor on the number of threads. Tiles are whole where
+ * rows of keys and the positions of a block end: what they find behind a key meets queries of 0,
+ * values behind the last position meet weights of 0. So these must be numbers, not NaN. */
 #include <assert.h>
 #include <math.h>
 #include <string.h>
@@ -88,22 +89,22 @@ static int64_t whole_blocks(int64_t n)
 
 size_t attention_bf16_cache_bytes(const struct device_cpu_options *o)
 {
-    return (size_t)(whole_blocks(o->n_ctx) * o->cache_width + DEPTH) * sizeof(uint16_t);
+    return (size_t)(whole_blocks(o->n_ctx) * o->cache_width + o->n_heads * DEPTH) *
+           sizeof(uint16_t);
 }
 
-/* Keys of a set: [n_ctx, key_width], all sets one after the other. */
+/* Keys of a set: [n_ctx, key_width] and DEPTH more, all sets one after the other. */
 static uint16_t *keys_of(const struct attention *a, int set, int64_t position)
 {
-    int64_t first = set * whole_blocks(a->d->options.n_ctx) + position;
-    return a->d->cache_bf16 + first * a->key_width;
+    int64_t n_ctx = whole_blocks(a->d->options.n_ctx);
+    return a->d->cache_bf16 + set * (n_ctx * a->key_width + DEPTH) + position * a->key_width;
 }
 
 /* Values of a set behind all keys: blocks [value_width, KEY_BLOCK] (transposed). */
 static uint16_t *values_of(const struct attention *a, int set, int64_t position)
 {
     int64_t n_ctx = whole_blocks(a->d->options.n_ctx);
-    return a->d->cache_bf16 + n_ctx * a->key_width * a->n_sets +
-           (set * n_ctx + position) * a->value_width;
+    return keys_of(a, a->n_sets, 0) + (set * n_ctx + position) * a->value_width;
 }
 
 /* values [width, KEY_BLOCK] = pairs [n / 2, width], turned. */
@@ -120,7 +121,7 @@ static const float *cache_row(const struct attention *a, const char *data, int64
     return to;
 }
 
-/* Unit: a block of positions of one set. What lies behind the last position becomes 0. */
+/* Unit: a block of positions of one set. What tiles may read behind the last one becomes 0. */
 static void round_unit(const struct attention *a, int worker, int64_t unit)
 {
     const struct kernels *k = &a->d->kernels;
@@ -132,7 +133,9 @@ static void round_unit(const struct attention *a, int worker, int64_t unit)
     for (int64_t p = 0; p < n; p++)
         k->bf16_round(cache_row(a, a->keys, (first + p) * a->key_stride + set * a->key_width,
                                 a->key_width, b.even), 1, keys + p * a->key_width, a->key_width);
-    memset(keys + n * a->key_width, 0, (size_t)((KEY_BLOCK - n) * a->key_width) * sizeof *keys);
+    if (first + n == a->n_positions)
+        memset(keys + n * a->key_width, 0,
+               (size_t)((KEY_BLOCK - n) * a->key_width + DEPTH) * sizeof *keys);
     if (a->mla)
         return; /* values are expanded later */
     for (int64_t p = 0; p < KEY_BLOCK; p += 2) {

@@ -558,8 +558,6 @@ bool device_cpu_open(struct device **out, const struct device_cpu_options *o, st
         return false;
     }
     cut_memory(d, d->memory);
-    if (d->cache_bf16)
-        memset(d->cache_bf16, 0, attention_bf16_cache_bytes(o));
     blas_init();
     *out = &d->base;
     return true;

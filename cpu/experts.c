@@ -82,7 +82,7 @@ static void gate_up_tile(const struct experts_job *j, int worker, int expert, in
     if (j->up_act.data != j->gate_act.data)
         up_act = gather(j, &j->up_plan, j->up_act, at, n, gathered + (size_t)n * gate_act.stride);
     float up[TOKEN_TILE][ROW_GROUP];
-    for (int64_t r0 = first; r0 < last; r0 += ROW_GROUP) {
+    for (int64_t r0 = first; r0 < last && !step_cancelled(d); r0 += ROW_GROUP) {
         int n_rows = (int)min_of(last - r0, ROW_GROUP);
         float *h = d->h + at * j->e->expert_size + r0;
         dot_rows(&j->gate_plan, weight_row(&j->gate, expert, r0), j->gate.row_bytes, n_rows,
@@ -132,7 +132,7 @@ static void down_tile(const struct experts_job *j, int worker, int expert, int a
     struct device_cpu *d = j->d;
     struct encoded act = { j->h_act.data + (size_t)at * j->h_act.stride, j->h_act.stride };
     float out[TOKEN_TILE][ROW_GROUP];
-    for (int64_t r0 = begin; r0 < end; r0 += ROW_GROUP) {
+    for (int64_t r0 = begin; r0 < end && !step_cancelled(d); r0 += ROW_GROUP) {
         int n_rows = (int)min_of(end - r0, ROW_GROUP);
         dot_rows(&j->down_plan, weight_row(&j->e->down, expert, r0), j->e->down.row_bytes, n_rows,
                  act, n, d->scratch[worker].row, out[0], ROW_GROUP);

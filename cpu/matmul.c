@@ -116,7 +116,7 @@ static void run_matmul(void *ctx, int64_t begin, int64_t end, int worker)
 {
     const struct matmul_job *j = ctx;
     float *row_floats = j->d->scratch[worker].row;
-    for (int64_t r = begin; r < end; r += ROW_GROUP) {
+    for (int64_t r = begin; r < end && !step_cancelled(j->d); r += ROW_GROUP) {
         int n_rows = (int)min_of(end - r, ROW_GROUP);
         for (int t = 0; t < j->n_tokens; t += TOKEN_TILE)
             multiply_block(j, r, n_rows, t, min_of(j->n_tokens - t, TOKEN_TILE), row_floats);

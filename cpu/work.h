@@ -83,7 +83,7 @@ struct device_cpu {
     float *absorbed; /* [SPLIT_TOKENS, n_heads, head_width] */
     float *partial;  /* [MAX_SPLITS, n_heads, head_width + 2] sum, maximum, weighted values */
 
-    uint16_t *cache_bf16; /* attention on BF16: the layer's cache; finite all over */
+    uint16_t *cache_bf16; /* attention on BF16: the layer's cache */
     size_t bf16_bytes;    /* of each worker's `bf16` */
 
     struct worker_scratch *scratch; /* [n_threads] */

@@ -111,7 +111,8 @@ struct step {
     float *logits;    /* host [n_logits, n_vocab]; NULL when n_logits is 0 */
     struct kvcache *cache;
     enum mla_form mla_form;
-    const atomic_int *cancel; /* non-zero: stop between layers; NULL: never */
+    const atomic_int *cancel; /* non-zero, then constant: stop soon. A device may leave any operation
+                                 half done; forward looks behind the last one. NULL: never */
 };
 
 /* Weights used where the file is mapped, or copied; LOAD_DIRECT copies past the page cache. */

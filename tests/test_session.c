@@ -324,13 +324,14 @@ static void test_cancel(void)
 
 struct alarm_clock {
     atomic_int *cancel;
-    double rang_s;
+    double after_s, rang_s;
 };
 
 static void *ring(void *ctx)
 {
     struct alarm_clock *c = ctx;
-    nanosleep(&(struct timespec){ .tv_nsec = 20000000 }, NULL);
+    nanosleep(&(struct timespec){ .tv_sec = (time_t)c->after_s,
+                                  .tv_nsec = (long)(fmod(c->after_s, 1) * 1e9) }, NULL);
     c->rang_s = now_s();
     atomic_store(c->cancel, 1);
     return NULL;
@@ -348,7 +349,7 @@ static void test_cancel_soon(void)
     struct session_options so = { .n_ctx = 4096, .cancel = &cancel };
     int32_t *tokens = calloc(4096, sizeof *tokens);
     if (CHECK(engine_open(&e, latent_path, &eo, &err)) && CHECK(session_open(&s, e, &so, &err))) {
-        struct alarm_clock clock = { .cancel = &cancel };
+        struct alarm_clock clock = { .cancel = &cancel, .after_s = 0.02 };
         pthread_t thread;
         bool ok = true;
         CHECK_INT(pthread_create(&thread, NULL, ring, &clock), 0);
@@ -362,6 +363,59 @@ static void test_cancel_soon(void)
         CHECK_MSG(stopped - clock.rang_s < 0.2, "%.0f ms", (stopped - clock.rang_s) * 1e3);
     }
     free(tokens);
+    session_close(s);
+    engine_close(e);
+}
+
+/* Stopped at some moment, in whatever operation: the session holds whole batches, and the rest of
+ * the prompt leads to the bits of a run that nobody disturbed. */
+static void stop_at(struct session *s, atomic_int *cancel, double after_s, const int32_t *tokens,
+                    int n, int n_batch, const float *wanted)
+{
+    struct error err = { 0 };
+    struct alarm_clock clock = { .cancel = cancel, .after_s = after_s };
+    pthread_t thread;
+    session_truncate(s, 0);
+    CHECK_INT(pthread_create(&thread, NULL, ring, &clock), 0);
+    bool ok = session_prefill(s, tokens, n, NULL, NULL, &err);
+    pthread_join(thread, NULL);
+    CHECK(ok || err.code == ERR_INTERRUPTED);
+    int64_t n_past = session_n_past(s);
+    CHECK_MSG(n_past % n_batch == 0 && ok == (n_past == n), "%lld tokens are there",
+              (long long)n_past);
+    CHECK(memcmp(session_tokens(s), tokens, (size_t)n_past * sizeof *tokens) == 0);
+
+    atomic_store(cancel, 0);
+    err = (struct error){ 0 };
+    CHECK_MSG(session_prefill(s, tokens, n, NULL, NULL, &err), "%s", err.text);
+    if (!ok) /* otherwise only the last token was computed again, alone */
+        CHECK_MSG(memcmp(session_logits(s), wanted, N_VOCAB * sizeof *wanted) == 0,
+                  "other logits after a stop behind %lld tokens", (long long)n_past);
+}
+
+static void test_cancel_anywhere(const char *path)
+{
+    enum { N = 768, BATCH = 192, STOPS = 7 };
+    struct engine *e = NULL;
+    struct session *s = NULL;
+    struct error err = { 0 };
+    atomic_int cancel = 0;
+    check_case("stopped anywhere in a prefill, a session goes on with the same bits: %s",
+               strrchr(path, '/'));
+    struct engine_options eo = { .n_threads = 2, .n_batch = BATCH };
+    struct session_options so = { .n_ctx = N, .cancel = &cancel };
+    if (CHECK(engine_open(&e, path, &eo, &err)) && CHECK(session_open(&s, e, &so, &err))) {
+        int32_t tokens[N];
+        float wanted[N_VOCAB];
+        for (int i = 0; i < N; i++)
+            tokens[i] = text[i % N_CTX];
+        double start = now_s();
+        CHECK_MSG(session_prefill(s, tokens, N, NULL, NULL, &err), "%s", err.text);
+        double took = now_s() - start;
+        memcpy(wanted, session_logits(s), sizeof wanted);
+        for (int i = 0; i < STOPS; i++)
+            stop_at(s, &cancel, took * (i + 0.5) / STOPS, tokens, N, BATCH, wanted);
+    }
     session_close(s);
     engine_close(e);
 }
@@ -484,6 +538,8 @@ int main(void)
         test_does_not_fit();
         test_cancel();
         test_cancel_soon();
+        test_cancel_anywhere(latent_path);
+        test_cancel_anywhere(grouped_path);
         test_not_finite();
         test_shrinking();
         test_no_allocation();

@@ -35,7 +35,7 @@ bool decoder_forward(const struct model *m, struct device *d, const struct step 
         rmsnorm(d, a->normed, a->hidden, &m->output_norm, 1, p->rms_eps);
         logits(d, &m->output, a->normed);
     }
-    return true;
+    return !cancelled(s, err);
 }
 
 bool dense_solve(const struct model *m, struct error *err)
