@@ -158,7 +158,7 @@ static float *partial(const struct attention *a, int split, int token, int head)
     return a->d->partial + query * (a->value_width + 2);
 }
 
-static const float *query_of(const struct attention *a, int token, int head)
+const float *attention_query(const struct attention *a, int token, int head)
 {
     if (a->mla)
         return a->d->absorbed + ((int64_t)token * a->n_heads + head) * a->key_width;
@@ -182,31 +182,46 @@ static struct tile load_tile(const struct attention *a, const struct worker_scra
         int token = (row0 + i) / a->heads_per_set;
         int head = set * a->heads_per_set + (row0 + i) % a->heads_per_set;
         t.end[i] = a->n_past + token + 1;
-        copy_scaled(s->queries + i * a->key_width, query_of(a, token, head), a->key_width,
+        copy_scaled(s->queries + i * a->key_width, attention_query(a, token, head), a->key_width,
                     a->scale);
     }
     tile_clear(&t, a->value_width);
     return t;
 }
 
-/* Unit: one piece of the cache, one set, up to SPLIT_ROWS of its queries (token by token). */
+void attention_put_piece(const struct attention *a, int split, int token, int head, float sum,
+                         float max, const float *out)
+{
+    float *to = partial(a, split, token, head);
+    to[0] = sum;
+    to[1] = max;
+    memcpy(to + 2, out, (size_t)a->value_width * sizeof *to);
+}
+
+/* Queries per unit of a step of few tokens. */
+static int split_rows(const struct attention *a)
+{
+    return a->bf16 ? LANES : SPLIT_ROWS;
+}
+
+/* Unit: one piece of the cache, one set, up to split_rows of its queries (token by token). */
 static void split_unit(const struct attention *a, int worker, int64_t unit)
 {
     const struct worker_scratch *s = &a->d->scratch[worker];
-    int tiles = n_tiles(a, SPLIT_ROWS);
+    int tiles = n_tiles(a, split_rows(a));
     int split = (int)(unit / (a->n_sets * tiles)), set = (int)(unit / tiles % a->n_sets);
-    int row0 = (int)(unit % tiles) * SPLIT_ROWS;
-
+    int row0 = (int)(unit % tiles) * split_rows(a);
+    int64_t first = split * a->split, last = min_of(first + a->split, a->n_positions);
+    if (a->bf16) {
+        attention_bf16_piece(a, worker, set, row0, first, last);
+        return;
+    }
     struct tile t = load_tile(a, s, set, row0, SPLIT_ROWS);
-    int64_t first = split * a->split;
-    attend(a, worker, &t, set, first, min_of(first + a->split, a->n_positions));
+    attend(a, worker, &t, set, first, last);
     for (int i = 0; i < t.n; i++) {
         int token = (row0 + i) / a->heads_per_set;
         int head = set * a->heads_per_set + (row0 + i) % a->heads_per_set;
-        float *to = partial(a, split, token, head);
-        to[0] = t.sum[i];
-        to[1] = t.max[i];
-        memcpy(to + 2, t.out + i * t.out_stride, (size_t)a->value_width * sizeof *to);
+        attention_put_piece(a, split, token, head, t.sum[i], t.max[i], t.out + i * t.out_stride);
     }
 }
 
@@ -324,7 +339,7 @@ static void run_few(struct attention *a)
     if (m)
         pool_run(pool, run_absorb, a, (int64_t)a->n_heads * absorb_parts(m),
                  grain_of((int64_t)ABSORB_ROWS * m->nope));
-    pool_run(pool, run_splits, a, (int64_t)a->n_splits * a->n_sets * n_tiles(a, SPLIT_ROWS),
+    pool_run(pool, run_splits, a, (int64_t)a->n_splits * a->n_sets * n_tiles(a, split_rows(a)),
              grain_of(min_of(a->split, a->n_positions) * (a->key_width + a->value_width) *
                       min_of(SPLIT_ROWS, a->n_tokens * a->heads_per_set)));
     pool_run(pool, run_merge, a, a->n_heads, grain_of(merging * a->n_tokens));
@@ -503,11 +518,12 @@ void attention_run_gqa(struct device_cpu *d, struct rows dst, struct rows q,
     a.key_width = head_dim;
     a.value_width = c->v_width / n_kv_heads;
     a.scale = scale;
+    a.bf16 = a.bf16 && attention_bf16_fits(&a);
     if (a.n_tokens <= SPLIT_TOKENS) {
         run_few(&a);
         return;
     }
-    if (a.bf16 && attention_bf16_fits(&a)) {
+    if (a.bf16) {
         attention_bf16_gqa(&a);
         return;
     }
@@ -528,12 +544,13 @@ void attention_run_mla(struct device_cpu *d, struct rows dst, struct rows q,
     a.key_width = m->rank + m->rope;
     a.value_width = m->rank;
     a.scale = m->scale;
+    a.bf16 = a.bf16 && attention_bf16_fits(&a);
     a.absorb = dot_plan(d, &m->k_b);
     a.expand = dot_plan(d, &m->v_b);
     enum mla_form form = d->step.mla_form == MLA_AUTO
                              ? attention_mla_form(m, a.n_tokens, a.n_past)
                              : d->step.mla_form;
-    if (form == MLA_DECOMPRESSED && a.bf16 && attention_bf16_fits(&a)) {
+    if (form == MLA_DECOMPRESSED && a.bf16) {
         attention_bf16_expanded(&a);
     } else if (form == MLA_DECOMPRESSED) {
         pool_run(d->pool, run_many_decompressed, &a, m->n_heads, 1);

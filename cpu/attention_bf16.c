@@ -16,25 +16,15 @@
 #include <math.h>
 #include <string.h>
 
-#include "cpu/attention_parts.h"
-#include "src/base/util.h"
+#include "cpu/attention_bf16.h"
 
-#define DEPTH 32 /* a product's inner width is a multiple of this, */
-#define SIDE 16  /* its outer ones of this */
-#define LOG2_E 1.44269504f
-
-/* The worker's memory, cut up for one use. */
-struct room {
-    uint8_t *next, *end;
-};
-
-static struct room room_of(const struct attention *a, int worker)
+struct room bf16_room(const struct attention *a, int worker)
 {
     uint8_t *memory = a->d->scratch[worker].bf16;
     return (struct room){ memory, memory + a->d->bf16_bytes };
 }
 
-static void *take(struct room *r, int64_t count, size_t size)
+void *bf16_take(struct room *r, int64_t count, size_t size)
 {
     void *p = r->next;
     r->next += align_up((size_t)count * size, 64);
@@ -42,24 +32,15 @@ static void *take(struct room *r, int64_t count, size_t size)
     return p;
 }
 
-/* What a tile needs while it meets a block, and for laying things out. */
-struct bench {
-    float *scores;     /* [KEY_BLOCK, LANES] */
-    uint32_t *weights; /* [KEY_BLOCK / 2, LANES] pairs */
-    float *floats;     /* [KEY_BLOCK, width] */
-    uint32_t *words;   /* [KEY_BLOCK / 2, width] */
-    float *even, *odd; /* [width] rows as floats */
-};
-
-static struct bench take_bench(struct room *r, int64_t width)
+struct bench bf16_bench(struct room *r, int64_t width)
 {
     struct bench b;
-    b.scores = take(r, KEY_BLOCK * LANES, sizeof(float));
-    b.weights = take(r, KEY_BLOCK / 2 * LANES, sizeof(uint32_t));
-    b.floats = take(r, KEY_BLOCK * width, sizeof(float));
-    b.words = take(r, KEY_BLOCK / 2 * width, sizeof(uint32_t));
-    b.even = take(r, width, sizeof(float));
-    b.odd = take(r, width, sizeof(float));
+    b.scores = bf16_take(r, KEY_BLOCK * LANES, sizeof(float));
+    b.weights = bf16_take(r, KEY_BLOCK / 2 * LANES, sizeof(uint32_t));
+    b.floats = bf16_take(r, KEY_BLOCK * width, sizeof(float));
+    b.words = bf16_take(r, KEY_BLOCK / 2 * width, sizeof(uint32_t));
+    b.even = bf16_take(r, width, sizeof(float));
+    b.odd = bf16_take(r, width, sizeof(float));
     return b;
 }
 
@@ -69,7 +50,7 @@ size_t attention_bf16_bytes(const struct device_cpu_options *o)
     size_t width = align_up((size_t)o->head_width, DEPTH) + DEPTH;
     size_t tiles = align_up((size_t)o->max_tokens, LANES) / LANES;
     size_t bench = KEY_BLOCK * (LANES + LANES / 2 + width + width / 2) + 2 * width;
-    size_t lanes = LANES * (width / 2 + 2 + width);
+    size_t lanes = LANES * (width / 2 + 2 + width) + LANES * KEY_BLOCK / 2;
     size_t span = SPAN * width / 2 + DEPTH, matrices = width * width / 2;
     size_t pieces = 16 + 4 * tiles; /* each rounded up to a cache line */
     return (bench + lanes * tiles + span + matrices) * sizeof(float) + pieces * 64;
@@ -107,6 +88,42 @@ static uint16_t *values_of(const struct attention *a, int set, int64_t position)
     return keys_of(a, a->n_sets, 0) + (set * n_ctx + position) * a->value_width;
 }
 
+static const uint16_t *cached(const char *data, int64_t stride, int64_t position, int64_t column)
+{
+    return (const uint16_t *)(const void *)data + position * stride + column;
+}
+
+void bf16_lay_block(const struct attention *a, const struct bench *b, int set, int64_t first,
+                    uint16_t *keys, uint32_t *pairs)
+{
+    const struct kernels *k = &a->d->kernels;
+    int64_t n = min_of(a->n_positions - first, (int64_t)KEY_BLOCK), whole = (n + 1) / 2 * 2;
+    int64_t width = a->key_width, value_width = a->value_width;
+    const uint16_t *zeros = memset(b->even, 0, (size_t)max_of(width, value_width) * sizeof(float));
+    for (int64_t p = 0; p < n; p += 2) {
+        bool last = p + 1 == n;
+        const uint16_t *key = cached(a->keys, a->key_stride, first + p, set * width);
+        const uint16_t *next = last ? zeros : key + a->key_stride;
+        uint16_t *rows = keys + p * width;
+        uint32_t *to = pairs ? pairs + p / 2 * value_width : NULL;
+        if (a->mla && pairs) { /* values are the first columns of the keys */
+            k->bf16_lay_halves(key, next, value_width, rows, width, to);
+            k->bf16_lay_halves(key + value_width, last ? zeros : next + value_width,
+                               width - value_width, rows + value_width, width, NULL);
+            continue;
+        }
+        k->bf16_lay_halves(key, next, width, rows, width, NULL);
+        if (!pairs)
+            continue;
+        const uint16_t *value = cached(a->values, a->value_stride, first + p, set * value_width);
+        k->bf16_lay_halves(value, last ? zeros : value + a->value_stride, value_width, NULL, 0, to);
+    }
+    memset(keys + whole * width, 0, (size_t)((KEY_BLOCK - whole) * width) * sizeof *keys);
+    if (pairs)
+        memset(pairs + whole / 2 * value_width, 0,
+               (size_t)((KEY_BLOCK - whole) / 2 * value_width) * sizeof *pairs);
+}
+
 /* values [width, KEY_BLOCK] = pairs [n / 2, width], turned. */
 static void turn_values(const struct kernels *k, const uint32_t *pairs, int n, int64_t width,
                         uint16_t *values)
@@ -114,41 +131,20 @@ static void turn_values(const struct kernels *k, const uint32_t *pairs, int n, i
     k->bf16_transpose(pairs, width, n / 2, (int)width, (uint32_t *)(void *)values, KEY_BLOCK / 2);
 }
 
-static const float *cache_row(const struct attention *a, const char *data, int64_t at, int64_t n,
-                              float *to)
-{
-    a->d->kernels.decode[TYPE_F16]((const uint16_t *)(const void *)data + at, to, n);
-    return to;
-}
-
 /* Unit: a block of positions of one set. What tiles may read behind the last one becomes 0. */
 static void round_unit(const struct attention *a, int worker, int64_t unit)
 {
     const struct kernels *k = &a->d->kernels;
-    struct room r = room_of(a, worker);
-    struct bench b = take_bench(&r, max_of(a->key_width, a->value_width));
+    struct room r = bf16_room(a, worker);
+    struct bench b = bf16_bench(&r, max_of(a->key_width, a->value_width));
     int set = (int)(unit % a->n_sets);
-    int64_t first = unit / a->n_sets * KEY_BLOCK, n = min_of(a->n_positions - first, KEY_BLOCK);
+    int64_t first = unit / a->n_sets * KEY_BLOCK;
     uint16_t *keys = keys_of(a, set, first);
-    for (int64_t p = 0; p < n; p++)
-        k->bf16_round(cache_row(a, a->keys, (first + p) * a->key_stride + set * a->key_width,
-                                a->key_width, b.even), 1, keys + p * a->key_width, a->key_width);
-    if (first + n == a->n_positions)
-        memset(keys + n * a->key_width, 0,
-               (size_t)((KEY_BLOCK - n) * a->key_width + DEPTH) * sizeof *keys);
-    if (a->mla)
-        return; /* values are expanded later */
-    for (int64_t p = 0; p < KEY_BLOCK; p += 2) {
-        int64_t at = (first + p) * a->value_stride + set * a->value_width;
-        memset(b.even, 0, (size_t)a->value_width * sizeof *b.even);
-        memset(b.odd, 0, (size_t)a->value_width * sizeof *b.odd);
-        if (p < n)
-            cache_row(a, a->values, at, a->value_width, b.even);
-        if (p + 1 < n)
-            cache_row(a, a->values, at + a->value_stride, a->value_width, b.odd);
-        k->bf16_pair_rows(b.even, b.odd, b.words + p / 2 * a->value_width, a->value_width);
-    }
-    turn_values(k, b.words, KEY_BLOCK, a->value_width, values_of(a, set, first));
+    bf16_lay_block(a, &b, set, first, keys, a->mla ? NULL : b.words);
+    if (first + KEY_BLOCK >= a->n_positions)
+        memset(keys + KEY_BLOCK * a->key_width, 0, DEPTH * sizeof *keys);
+    if (!a->mla) /* otherwise values are expanded later */
+        turn_values(k, b.words, KEY_BLOCK, a->value_width, values_of(a, set, first));
 }
 
 static void run_round(void *ctx, int64_t begin, int64_t end, int worker)
@@ -165,16 +161,15 @@ static void round_cache(const struct attention *a)
 
 /* ---- step 3 ---- */
 
-/* Memory of a tile: [LANES, width] of states, queries and out. */
-static struct lanes take_lanes(struct room *r, int used, int64_t key_width, int64_t value_width)
+struct lanes bf16_lanes(struct room *r, int used, int64_t key_width, int64_t value_width)
 {
     int64_t padded = (int64_t)align_up((size_t)key_width, DEPTH);
     struct lanes l = { .n = (int)align_up((size_t)used, SIDE), .used = used,
                        .key_width = key_width, .value_width = value_width };
-    l.queries = take(r, LANES * padded / 2, sizeof *l.queries);
-    l.max = take(r, LANES, sizeof *l.max);
-    l.sum = take(r, LANES, sizeof *l.sum);
-    l.out = take(r, LANES * value_width, sizeof *l.out);
+    l.queries = bf16_take(r, LANES * padded / 2, sizeof *l.queries);
+    l.max = bf16_take(r, LANES, sizeof *l.max);
+    l.sum = bf16_take(r, LANES, sizeof *l.sum);
+    l.out = bf16_take(r, LANES * value_width, sizeof *l.out);
     for (int i = 0; i < LANES; i++) {
         l.max[i] = BF16_NOTHING_SEEN;
         l.sum[i] = 0;
@@ -184,7 +179,7 @@ static struct lanes take_lanes(struct room *r, int used, int64_t key_width, int6
 }
 
 /* Query of lane i, which sees the positions below `end`; turn_queries when all are there. */
-static void put_query(const struct attention *a, const struct bench *b, struct lanes *l, int i,
+void bf16_put_query(const struct attention *a, const struct bench *b, struct lanes *l, int i,
                       const float *q, int64_t end)
 {
     int64_t padded = (int64_t)align_up((size_t)l->key_width, DEPTH);
@@ -194,11 +189,23 @@ static void put_query(const struct attention *a, const struct bench *b, struct l
     l->end[i] = end;
 }
 
-static void turn_queries(const struct attention *a, const struct bench *b, struct lanes *l)
+void bf16_turn_queries(const struct attention *a, const struct bench *b, struct lanes *l)
 {
     int64_t words = (int64_t)align_up((size_t)l->key_width, DEPTH) / 2;
     memset(b->words + l->used * words, 0, (size_t)((l->n - l->used) * words) * sizeof *b->words);
     a->d->kernels.bf16_transpose(b->words, words, l->n, (int)words, l->queries, LANES);
+}
+
+void bf16_weigh(const struct attention *a, const struct bench *b, struct lanes *l,
+                const uint16_t *keys, int64_t first, int rows, float *shrink)
+{
+    const struct kernels *k = &a->d->kernels;
+    int32_t seen[LANES];
+    for (int i = 0; i < l->n; i++)
+        seen[i] = (int32_t)max_of(min_of(l->end[i] - first, (int64_t)rows), (int64_t)0);
+    k->bf16_gemm(rows, l->n, (int)align_up((size_t)l->key_width, DEPTH), keys, l->key_width,
+                 l->queries, LANES, false, b->scores, LANES);
+    k->bf16_softmax(b->scores, LANES, rows, l->n, seen, l->max, l->sum, shrink, b->weights, LANES);
 }
 
 /* A tile meets the positions of a block from `first` on, of which it sees at least one. */
@@ -206,15 +213,10 @@ static void meet(const struct attention *a, const struct bench *b, struct lanes 
                  const uint16_t *keys, const uint16_t *values, int64_t first)
 {
     const struct kernels *k = &a->d->kernels;
-    int32_t seen[LANES];
     float shrink[LANES];
-    int n = (int)min_of(l->end[l->used - 1] - first, (int64_t)KEY_BLOCK);
-    int rows = (int)align_up((size_t)n, DEPTH), depth = (int)align_up((size_t)l->key_width, DEPTH);
-    int width = (int)l->value_width;
-    for (int i = 0; i < l->n; i++)
-        seen[i] = (int32_t)max_of(min_of(l->end[i] - first, (int64_t)rows), (int64_t)0);
-    k->bf16_gemm(rows, l->n, depth, keys, l->key_width, l->queries, LANES, false, b->scores, LANES);
-    k->bf16_softmax(b->scores, LANES, rows, l->n, seen, l->max, l->sum, shrink, b->weights, LANES);
+    int64_t n = min_of(l->end[l->used - 1] - first, (int64_t)KEY_BLOCK);
+    int rows = (int)align_up((size_t)n, DEPTH), width = (int)l->value_width;
+    bf16_weigh(a, b, l, keys, first, rows, shrink);
     k->bf16_scale_lanes(l->out, LANES, width, l->n, shrink);
     k->bf16_gemm(width, l->n, rows, values, KEY_BLOCK, b->weights, LANES, true, l->out, LANES);
 }
@@ -249,17 +251,17 @@ static int gqa_tiles(const struct attention *a)
 /* Tile `tile` of a set: rows token by token, the heads of a token side by side. */
 static void gqa_tile(const struct attention *a, int worker, int set, int tile)
 {
-    struct room r = room_of(a, worker);
-    struct bench b = take_bench(&r, a->key_width + DEPTH);
+    struct room r = bf16_room(a, worker);
+    struct bench b = bf16_bench(&r, a->key_width + DEPTH);
     int row0 = tile * LANES, used = min_of(a->n_tokens * a->heads_per_set - row0, LANES);
-    struct lanes l = take_lanes(&r, used, a->key_width, a->value_width);
+    struct lanes l = bf16_lanes(&r, used, a->key_width, a->value_width);
     for (int i = 0; i < used; i++) {
         int token = (row0 + i) / a->heads_per_set;
         int head = set * a->heads_per_set + (row0 + i) % a->heads_per_set;
-        put_query(a, &b, &l, i, a->q.data + token * a->q.stride + head * a->key_width,
+        bf16_put_query(a, &b, &l, i, a->q.data + token * a->q.stride + head * a->key_width,
                   a->n_past + token + 1);
     }
-    turn_queries(a, &b, &l);
+    bf16_turn_queries(a, &b, &l);
     for (int64_t p = 0; p < l.end[used - 1] && !step_cancelled(a->d); p += KEY_BLOCK)
         meet(a, &b, &l, keys_of(a, set, p), values_of(a, set, p), p);
     finish(a, &b, &l);
@@ -355,22 +357,22 @@ static void expanded_head(const struct attention *a, int worker, int head, int t
 {
     const struct mla *m = a->mla;
     int64_t width = m->nope + m->rope;
-    struct room r = room_of(a, worker);
-    struct bench b = take_bench(&r, max_of(a->key_width, width + m->value));
-    struct matrices from = { take(&r, m->rank * m->nope / 2, sizeof *from.k_b),
-                             take(&r, m->rank * m->value / 2, sizeof *from.v_b) };
-    uint16_t *keys = take(&r, SPAN * width + DEPTH, sizeof *keys);
-    uint16_t *values = take(&r, SPAN * m->value, sizeof *values);
+    struct room r = bf16_room(a, worker);
+    struct bench b = bf16_bench(&r, max_of(a->key_width, width + m->value));
+    struct matrices from = { bf16_take(&r, m->rank * m->nope / 2, sizeof *from.k_b),
+                             bf16_take(&r, m->rank * m->value / 2, sizeof *from.v_b) };
+    uint16_t *keys = bf16_take(&r, SPAN * width + DEPTH, sizeof *keys);
+    uint16_t *values = bf16_take(&r, SPAN * m->value, sizeof *values);
     struct lanes *tiles = a->d->scratch[worker].lanes;
     int n_tiles = (n_tokens + LANES - 1) / LANES;
     for (int t = 0; t < n_tiles; t++) {
         int first = token0 + t * LANES, used = min_of(n_tokens - t * LANES, LANES);
-        tiles[t] = take_lanes(&r, used, width, m->value);
+        tiles[t] = bf16_lanes(&r, used, width, m->value);
         for (int i = 0; i < used; i++)
-            put_query(a, &b, &tiles[t], i,
+            bf16_put_query(a, &b, &tiles[t], i,
                       a->q.data + (first + i) * a->q.stride + head * width,
                       a->n_past + first + i + 1);
-        turn_queries(a, &b, &tiles[t]);
+        bf16_turn_queries(a, &b, &tiles[t]);
     }
     load_matrices(a, &b, head, &from);
     int64_t end = a->n_past + token0 + n_tokens;

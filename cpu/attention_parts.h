@@ -39,9 +39,19 @@ struct lanes {
     int64_t key_width, value_width;
 };
 
+/* A query as it meets the keys, not scaled: of latents, absorbed. */
+const float *attention_query(const struct attention *a, int token, int head);
+/* What a piece of the cache contributed to a query: sum and maximum (base e), weighted values
+ * [value_width], not divided. Pieces are merged in order. */
+void attention_put_piece(const struct attention *a, int split, int token, int head, float sum,
+                         float max, const float *out);
+
 /* Are the widths of this model multiples of what the tiles need? */
 bool attention_bf16_fits(const struct attention *a);
 void attention_bf16_gqa(const struct attention *a);
+/* Few tokens: up to LANES queries of a set from row0 on meet positions [first, last), a piece. */
+void attention_bf16_piece(const struct attention *a, int worker, int set, int row0, int64_t first,
+                          int64_t last);
 /* Latent attention from expanded keys and values. */
 void attention_bf16_expanded(const struct attention *a);
 

@@ -92,6 +92,10 @@ struct kernels {
     void (*bf16_round)(const float *x, float factor, uint16_t *y, int64_t n);
     /* y = pairs of two rows, to nearest even */
     void (*bf16_pair_rows)(const float *even, const float *odd, uint32_t *y, int64_t n);
+    /* Two rows of n halves as BF16, to nearest even: as rows [2, n], ldr apart, and as pairs [n].
+     * Either may be NULL. */
+    void (*bf16_lay_halves)(const uint16_t *even, const uint16_t *odd, int64_t n, uint16_t *rows,
+                            int64_t ldr, uint32_t *pairs);
     /* y [columns, rows] = x [rows, columns], of words; both multiples of 16 */
     void (*bf16_transpose)(const uint32_t *x, int64_t ldx, int rows, int columns, uint32_t *y,
                            int64_t ldy);

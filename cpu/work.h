@@ -90,7 +90,7 @@ struct device_cpu {
 };
 
 /* Has somebody asked to stop? Then long loops leave early: what they computed will be thrown away,
- * because the forward pass looks at the same flag before it returns, and it stays set until then. */
+ * because the forward pass looks at the same flag before it returns; it stays set until then. */
 static inline bool step_cancelled(const struct device_cpu *d)
 {
     return d->step.cancel && atomic_load_explicit(d->step.cancel, memory_order_relaxed);

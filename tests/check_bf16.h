@@ -82,6 +82,31 @@ static void check_bf16_rounding(const struct kernels *new, int64_t n, enum patte
     release(pairs);
 }
 
+static void check_bf16_lay_halves(const struct kernels *new, int64_t n, enum pattern p)
+{
+    int64_t ldr = n + 3;
+    struct guarded even = halves(n, p), odd = halves(n, RANDOM), rows = halves(ldr + n, ZEROS);
+    struct guarded pairs = floats(n, ZEROS), only = floats(n, ZEROS);
+    new->bf16_lay_halves(H(even), H(odd), n, H(rows), ldr, U32(pairs));
+    for (int64_t i = 0; i < n; i++) {
+        uint16_t a = f32_to_bf16(f16_to_f32(H(even)[i])), b = f32_to_bf16(f16_to_f32(H(odd)[i]));
+        CHECK_MSG(H(rows)[i] == a && H(rows)[ldr + i] == b, "row element %lld", (long long)i);
+        CHECK_MSG(U32(pairs)[i] == ((uint32_t)b << 16 | a), "pair %lld", (long long)i);
+    }
+    new->bf16_lay_halves(H(even), H(odd), n, NULL, 0, U32(only));
+    CHECK(memcmp(only.data, pairs.data, pairs.size) == 0);
+    memset(even.data, 0, even.size);
+    memset(odd.data, 0, odd.size);
+    new->bf16_lay_halves(H(even), H(odd), n, H(rows), ldr, NULL);
+    for (int64_t i = 0; i < n; i++)
+        CHECK(H(rows)[i] == 0 && H(rows)[ldr + i] == 0);
+    release(even);
+    release(odd);
+    release(rows);
+    release(pairs);
+    release(only);
+}
+
 static void check_bf16_transpose(const struct kernels *new, int rows, int columns)
 {
     int64_t ldx = columns + 3, ldy = rows + 5;
@@ -171,12 +196,14 @@ static void check_bf16(const char *isa, const struct kernels *new)
         for (size_t j = 0; j < ARRAY_LEN(sizes); j++)
             for (int k = 32; k <= 192; k += 160)
                 check_bf16_gemm(new, sizes[i], sizes[j], k, (i + j) % 2);
-    check_case("%s bf16_round, bf16_pair_rows", isa);
+    check_case("%s bf16_round, bf16_pair_rows, bf16_lay_halves", isa);
     int64_t lengths[24];
     size_t n_lengths = sizes_for(1, lengths);
     for (size_t i = 0; i < n_lengths; i++)
-        for (int p = 0; p < N_PATTERNS; p++)
+        for (int p = 0; p < N_PATTERNS; p++) {
             check_bf16_rounding(new, lengths[i], (enum pattern)p);
+            check_bf16_lay_halves(new, lengths[i], (enum pattern)p);
+        }
     check_case("%s bf16_transpose", isa);
     for (size_t i = 0; i < ARRAY_LEN(sizes); i++)
         check_bf16_transpose(new, sizes[i], sizes[ARRAY_LEN(sizes) - 1 - i]);

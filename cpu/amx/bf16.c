@@ -161,6 +161,33 @@ static void pair_rows_amx(const float *even, const float *odd, uint32_t *y, int6
     }
 }
 
+ALWAYS_INLINE void lay_halves(const uint16_t *even, const uint16_t *odd, int64_t n, uint16_t *rows,
+                              int64_t ldr, uint32_t *pairs)
+{
+    for (int64_t i = 0; i < n; i += 16) {
+        __mmask16 lanes = first_lanes(n - i);
+        __m512i a = rounded(_mm512_cvtph_ps(_mm256_maskz_loadu_epi16(lanes, even + i)));
+        __m512i b = rounded(_mm512_cvtph_ps(_mm256_maskz_loadu_epi16(lanes, odd + i)));
+        if (rows) {
+            _mm512_mask_cvtepi32_storeu_epi16(rows + i, lanes, _mm512_srli_epi32(a, 16));
+            _mm512_mask_cvtepi32_storeu_epi16(rows + ldr + i, lanes, _mm512_srli_epi32(b, 16));
+        }
+        if (pairs)
+            _mm512_mask_storeu_epi32(pairs + i, lanes, pair(a, b));
+    }
+}
+
+static void lay_halves_amx(const uint16_t *even, const uint16_t *odd, int64_t n, uint16_t *rows,
+                           int64_t ldr, uint32_t *pairs)
+{
+    if (rows && pairs)
+        lay_halves(even, odd, n, rows, ldr, pairs);
+    else if (rows)
+        lay_halves(even, odd, n, rows, ldr, NULL);
+    else
+        lay_halves(even, odd, n, NULL, 0, pairs);
+}
+
 /* Sixteen rows of sixteen words: four rounds that exchange 1, 2, 4 and 8 words between rows. */
 ALWAYS_INLINE void transpose_square(const uint32_t *x, int64_t ldx, uint32_t *y, int64_t ldy)
 {
@@ -285,6 +312,7 @@ void use_bf16_amx(struct kernels *k)
     k->bf16_gemm = gemm_amx;
     k->bf16_round = round_amx;
     k->bf16_pair_rows = pair_rows_amx;
+    k->bf16_lay_halves = lay_halves_amx;
     k->bf16_transpose = transpose_amx;
     k->bf16_softmax = softmax_amx;
     k->bf16_scale_lanes = scale_lanes_amx;

@@ -1,0 +1,44 @@
+/* What the two forms of attention on BF16 operands share: tiles of queries, worker memory. Private to
+ * cpu/attention_bf16*.c. */
+#ifndef TANDEM_CPU_ATTENTION_BF16_H
+#define TANDEM_CPU_ATTENTION_BF16_H
+
+#include "cpu/attention_parts.h"
+#include "src/base/util.h"
+
+#define DEPTH 32 /* a product's inner width is a multiple of this, */
+#define SIDE 16  /* its outer ones of this */
+#define LOG2_E 1.44269504f
+
+/* The worker's memory, cut up for one use. */
+struct room {
+    uint8_t *next, *end;
+};
+
+/* What a tile needs while it meets a block, and for laying things out. */
+struct bench {
+    float *scores;     /* [KEY_BLOCK, LANES] */
+    uint32_t *weights; /* [KEY_BLOCK / 2, LANES] pairs */
+    float *floats;     /* [KEY_BLOCK, width] */
+    uint32_t *words;   /* [KEY_BLOCK / 2, width] */
+    float *even, *odd; /* [width] rows as floats */
+};
+
+struct room bf16_room(const struct attention *a, int worker);
+void *bf16_take(struct room *r, int64_t count, size_t size);
+struct bench bf16_bench(struct room *r, int64_t width);
+/* A tile for `used` queries that have seen nothing yet, its memory from the room. */
+struct lanes bf16_lanes(struct room *r, int used, int64_t key_width, int64_t value_width);
+/* Query of lane i, which sees the positions below `end`; bf16_turn_queries when all are there. */
+void bf16_put_query(const struct attention *a, const struct bench *b, struct lanes *l, int i,
+                    const float *q, int64_t end);
+void bf16_turn_queries(const struct attention *a, const struct bench *b, struct lanes *l);
+/* The cache's block from position `first` on as BF16: keys [KEY_BLOCK, key_width], and values as
+ * pairs [KEY_BLOCK / 2, value_width] unless NULL. Behind the last position: 0. */
+void bf16_lay_block(const struct attention *a, const struct bench *b, int set, int64_t first,
+                    uint16_t *keys, uint32_t *pairs);
+/* scores of `rows` positions from `first` on, then weights; shrink [LANES]. */
+void bf16_weigh(const struct attention *a, const struct bench *b, struct lanes *l,
+                const uint16_t *keys, int64_t first, int rows, float *shrink);
+
+#endif
