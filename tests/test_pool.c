@@ -331,6 +331,56 @@ static void test_topology(void)
     expect(4, 2, 4, " 2 3 0 1");
 }
 
+static void test_nodes(void)
+{
+    unsigned char allowed[CPUS_MAX] = { 0 };
+    struct cpus c;
+    short chosen[8];
+    check_case("no nodes known: all is one");
+    clear_root();
+    memset(allowed, 1, 8);
+    cpus_read(&c, root, allowed);
+    CHECK_INT(c.n_nodes, 1);
+    CHECK_INT(c.node_of[7], 0);
+
+    check_case("nodes without a processor of ours do not count");
+    put("/sys/devices/system/node/online", "0,2-4\n");
+    put("/sys/devices/system/node/node0/cpulist", "0-1,4-5\n");
+    put("/sys/devices/system/node/node2/cpulist", "\n");
+    put("/sys/devices/system/node/node3/cpulist", "2-3,6-7\n");
+    put("/sys/devices/system/node/node4/cpulist", "8-11\n");
+    cpus_read(&c, root, allowed);
+    CHECK_INT(c.n_nodes, 2);
+    CHECK_INT(c.node_id[0], 0);
+    CHECK_INT(c.node_id[1], 3);
+    CHECK_INT(c.node_of[5], 0);
+    CHECK_INT(c.node_of[6], 1);
+
+    check_case("workers are spread over the nodes and stand in their order");
+    static const short wanted[][4] = { { 0 }, { 0, 2 }, { 0, 1, 2 }, { 0, 1, 2, 3 } };
+    for (int n = 1; n <= 4; n++) {
+        cpus_choose(&c, n, chosen);
+        for (int w = 0; w < n; w++)
+            CHECK_INT(chosen[w], wanted[n - 1][w]);
+    }
+
+    check_case("cores before siblings, on every node");
+    for (int i = 0; i < 8; i++) {
+        char path[128], list[32];
+        snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu%d/topology/thread_siblings_list",
+                 i);
+        snprintf(list, sizeof list, "%d,%d\n", i % 4, i % 4 + 4);
+        put(path, list);
+    }
+    static const short all[] = { 0, 1, 4, 5, 2, 3, 6, 7 }, five[] = { 0, 1, 4, 2, 3 };
+    cpus_read(&c, root, allowed);
+    CHECK_INT(c.n_fast, 4);
+    cpus_choose(&c, 8, chosen);
+    CHECK(memcmp(chosen, all, sizeof all) == 0);
+    cpus_choose(&c, 5, chosen);
+    CHECK(memcmp(chosen, five, sizeof five) == 0);
+}
+
 static void test_quota(void)
 {
     check_case("cgroup version 2: the tightest limit on the way up");
@@ -376,6 +426,7 @@ int main(void)
     test_failures();
     test_affinity();
     test_topology();
+    test_nodes();
     test_quota();
     return check_finish();
 }

@@ -176,6 +176,57 @@ static long cgroup_limit(const char *root)
     return limit;
 }
 
+/* The nodes of the processors in the list, numbered from 0 without gaps. */
+static void find_nodes(struct cpus *c, const char *root)
+{
+    char line[4096], path[128];
+    unsigned char online[CPUS_MAX] = { 0 }, here[CPUS_MAX];
+    if (read_line(root, "/sys/devices/system/node/online", line, sizeof line))
+        parse_list(line, online);
+    for (int id = 0; id < CPUS_MAX && c->n_nodes < NODES_MAX; id++) {
+        snprintf(path, sizeof path, "/sys/devices/system/node/node%d/cpulist", id);
+        if (!online[id] || !read_line(root, path, line, sizeof line))
+            continue;
+        parse_list(line, here);
+        bool used = false;
+        for (int i = 0; i < c->n_list; i++) {
+            if (!here[c->list[i]])
+                continue;
+            c->node_of[c->list[i]] = (unsigned char)c->n_nodes;
+            used = true;
+        }
+        c->node_id[c->n_nodes] = (short)id;
+        c->n_nodes += used;
+    }
+    c->n_nodes = max_of(c->n_nodes, 1);
+}
+
+void cpus_choose(const struct cpus *c, int n, short *out)
+{
+    unsigned char taken[CPUS_MAX] = { 0 };
+    const int border[] = { 0, c->n_fast, c->n_list };
+    for (int part = 0, left = n; part < 2; part++) {
+        int next[NODES_MAX];
+        for (int node = 0; node < c->n_nodes; node++)
+            next[node] = border[part];
+        for (int node = 0, empty = 0; left > 0 && empty < c->n_nodes; node = (node + 1) % c->n_nodes) {
+            int *i = &next[node];
+            while (*i < border[part + 1] && c->node_of[c->list[*i]] != node)
+                ++*i;
+            bool found = *i < border[part + 1];
+            empty = found ? 0 : empty + 1;
+            if (found) {
+                taken[(*i)++] = 1;
+                left--;
+            }
+        }
+    }
+    for (int node = 0, w = 0; node < c->n_nodes; node++)
+        for (int i = 0; i < c->n_list; i++)
+            if (taken[i] && c->node_of[c->list[i]] == node)
+                out[w++] = c->list[i];
+}
+
 void cpus_read(struct cpus *c, const char *root, const unsigned char allowed[CPUS_MAX])
 {
     unsigned char fast[CPUS_MAX], first[CPUS_MAX] = { 0 };
@@ -187,11 +238,12 @@ void cpus_read(struct cpus *c, const char *root, const unsigned char allowed[CPU
             c->list[c->n_list++] = (short)i;
         }
     }
-    c->n_cores = c->n_list;
+    c->n_cores = c->n_fast = c->n_list;
     for (int i = 0; i < CPUS_MAX; i++) {
         if (allowed[i] && !first[i])
             c->list[c->n_list++] = (short)i;
     }
+    find_nodes(c, root);
     long limit = cgroup_limit(root);
     c->n_cores = max_of(c->n_cores ? c->n_cores : c->n_list, 1);
     c->n_pinnable = max_of(c->n_list, 1);

@@ -47,6 +47,7 @@ struct seat {
     pthread_t thread;
     struct pool *pool;
     int worker;
+    short cpu; /* to be pinned to */
     long patience; /* polls before sleeping; read and written by the worker only */
 };
 
@@ -235,7 +236,15 @@ static double measure_poll(void)
     return max_of(best, 1e-10);
 }
 
-static bool start_thread(struct pool *p, int worker, const struct cpus *cpus)
+static void choose_cpus(struct pool *p, int n_threads, const struct cpus *cpus)
+{
+    short chosen[CPUS_MAX];
+    cpus_choose(cpus, n_threads, chosen);
+    for (int w = 0; w < n_threads; w++)
+        p->seats[w].cpu = chosen[w];
+}
+
+static bool start_thread(struct pool *p, int worker)
 {
     struct seat *s = &p->seats[worker];
     s->pool = p;
@@ -246,7 +255,7 @@ static bool start_thread(struct pool *p, int worker, const struct cpus *cpus)
     if (p->pinned) { /* from its first instruction, so that its stack is local as well */
         cpu_set_t mask;
         CPU_ZERO(&mask);
-        CPU_SET(cpus->list[worker], &mask);
+        CPU_SET(s->cpu, &mask);
         pthread_attr_setaffinity_np(&attr, sizeof mask, &mask);
     }
     bool ok = pthread_create(&s->thread, &attr, worker_main, s) == 0;
@@ -256,7 +265,7 @@ static bool start_thread(struct pool *p, int worker, const struct cpus *cpus)
 
 /* Signals such as SIGINT must find a thread of the program, not one of ours; faults stay where they
  * happen. */
-static void start_threads(struct pool *p, int n_threads, const struct cpus *cpus)
+static void start_threads(struct pool *p, int n_threads)
 {
     sigset_t blocked, before;
     sigfillset(&blocked);
@@ -265,18 +274,18 @@ static void start_threads(struct pool *p, int n_threads, const struct cpus *cpus
     sigdelset(&blocked, SIGFPE);
     sigdelset(&blocked, SIGILL);
     pthread_sigmask(SIG_SETMASK, &blocked, &before); /* inherited by new threads */
-    while (p->n_threads < n_threads && start_thread(p, p->n_threads, cpus))
+    while (p->n_threads < n_threads && start_thread(p, p->n_threads))
         p->n_threads++;
     pthread_sigmask(SIG_SETMASK, &before, NULL);
 }
 
 /* Worker 0 is the caller: pin it too, and remember what it was allowed before. A failure only means
  * that it may wander. */
-static void pin_caller(struct pool *p, const struct cpus *cpus)
+static void pin_caller(struct pool *p)
 {
     cpu_set_t mask;
     CPU_ZERO(&mask);
-    CPU_SET(cpus->list[0], &mask);
+    CPU_SET(p->seats[0].cpu, &mask);
     p->pinned = pthread_getaffinity_np(pthread_self(), sizeof p->callers_mask,
                                        &p->callers_mask) == 0 &&
                 pthread_setaffinity_np(pthread_self(), sizeof mask, &mask) == 0;
@@ -310,11 +319,13 @@ bool pool_open(struct pool **out, int n_threads, struct error *err)
     for (int w = 0; w < n_threads; w++)
         seats[w].patience = p->long_spin;
     p->pinned = own_cpus && n_threads > 1;
-    start_threads(p, n_threads, cpus);
+    if (p->pinned)
+        choose_cpus(p, n_threads, cpus);
+    start_threads(p, n_threads);
     if (p->n_threads < n_threads)
         log_note("only %d of %d threads could be started", p->n_threads, n_threads);
     if (p->pinned)
-        pin_caller(p, cpus);
+        pin_caller(p);
     *out = p;
     return true;
 }

@@ -4,7 +4,8 @@
  * its own. Work is split statically: the same items go to the same worker in every run, rows are
  * computed whole by one worker, so results never depend on timing.
  *
- * With no more workers than usable CPUs each worker is pinned to one of them and waits by spinning
+ * With no more workers than usable CPUs each worker is pinned to one of them, in the order of the
+ * NUMA nodes (so equal shares of the same items lie on the same nodes), and waits by spinning
  * for a bounded time, then sleeps on a futex; with more, nobody is pinned and nobody spins. The
  * caller is pinned too until pool_close; threads that it starts meanwhile inherit its one CPU.
  * Inside a job: no locks, no allocation, no logging; a worker writes only its own items.
