@@ -5,7 +5,10 @@
  *   3  dst = sum weight * down h       each worker owns output rows, for all experts
  *
  * With one token (decode) every picked expert is thereby split over all workers by rows, and each
- * worker reads a few long contiguous streams of weights. */
+ * worker reads a few long contiguous streams of weights.
+ *
+ * Experts that are split by rows over NUMA nodes are worked off part by part: workers are in the
+ * order of the nodes, so the shares of a node's workers lie in its part. */
 #include "cpu/experts.h"
 
 #include <assert.h>
@@ -48,11 +51,6 @@ static void sort_pairs(struct device_cpu *d, int n_routed, int n_pairs, const in
     first[0] = 0;
 }
 
-static const uint8_t *weight_row(const struct weight *w, int matrix, int64_t row)
-{
-    return (const uint8_t *)w->data + (size_t)matrix * w->matrix_bytes + (size_t)row * w->row_bytes;
-}
-
 /* The activations of pairs [at, at + n) side by side in `to`; one is used where it lies. */
 static struct encoded gather(const struct experts_job *j, const struct dot_plan *p,
                              struct encoded act, int at, int n, uint8_t *to)
@@ -85,33 +83,35 @@ static void gate_up_tile(const struct experts_job *j, int worker, int expert, in
     for (int64_t r0 = first; r0 < last && !step_cancelled(d); r0 += ROW_GROUP) {
         int n_rows = (int)min_of(last - r0, ROW_GROUP);
         float *h = d->h + at * j->e->expert_size + r0;
-        dot_rows(&j->gate_plan, weight_row(&j->gate, expert, r0), j->gate.row_bytes, n_rows,
+        dot_rows(&j->gate_plan, weight_at(&j->gate, expert, r0), j->gate.row_bytes, n_rows,
                  gate_act, n, row_floats, h, (size_t)j->e->expert_size);
-        dot_rows(&j->up_plan, weight_row(&j->up, expert, r0), j->up.row_bytes, n_rows, up_act, n,
+        dot_rows(&j->up_plan, weight_at(&j->up, expert, r0), j->up.row_bytes, n_rows, up_act, n,
                  row_floats, up[0], ROW_GROUP);
         for (int t = 0; t < n; t++, h += j->e->expert_size)
             d->kernels.swiglu(h, up[t], h, n_rows);
     }
 }
 
-/* The blocks of ROW_TILE rows of all experts in use stand in one line, each as long as its cost. */
+/* The blocks of ROW_TILE rows of all experts in use stand in one line, each as long as its cost; one
+ * such line for each part, one behind the other. */
 static int64_t block_cost(const struct experts_job *j, int expert)
 {
     const int32_t *first = j->d->first;
     return first[expert + 1] == first[expert] ? 0 : first[expert + 1] - first[expert] + READ_COST;
 }
 
-static int64_t n_blocks(const struct experts_job *j)
+static int64_t n_blocks(int64_t n_rows)
 {
-    return (j->e->expert_size + ROW_TILE - 1) / ROW_TILE;
+    return (n_rows + ROW_TILE - 1) / ROW_TILE;
 }
 
-/* Job 1: the blocks that begin in [begin, end) of that line. */
-static void run_gate_up(void *ctx, int64_t begin, int64_t end, int worker)
+/* The blocks of rows [row, row_end) that begin in [begin, end) of a line that begins at `at`; returns
+ * where it ends. */
+static int64_t run_part(const struct experts_job *j, int worker, int64_t row, int64_t row_end,
+                        int64_t at, int64_t begin, int64_t end)
 {
-    const struct experts_job *j = ctx;
     const int32_t *first = j->d->first;
-    int64_t blocks = n_blocks(j), at = 0;
+    int64_t blocks = n_blocks(row_end - row);
     for (int e = 0; e < j->e->n_routed && at < end; e++) {
         int64_t cost = block_cost(j, e);
         if (cost == 0)
@@ -120,8 +120,21 @@ static void run_gate_up(void *ctx, int64_t begin, int64_t end, int worker)
         int64_t to = min_of((end - at + cost - 1) / cost, blocks);
         at += cost * blocks;
         for (int t = first[e]; from < to && t < first[e + 1]; t += j->tile)
-            gate_up_tile(j, worker, e, t, min_of(first[e + 1] - t, j->tile), from * ROW_TILE,
-                         min_of(to * ROW_TILE, j->e->expert_size));
+            gate_up_tile(j, worker, e, t, min_of(first[e + 1] - t, j->tile),
+                         row + from * ROW_TILE, min_of(row + to * ROW_TILE, row_end));
+    }
+    return at;
+}
+
+/* Job 1. */
+static void run_gate_up(void *ctx, int64_t begin, int64_t end, int worker)
+{
+    const struct experts_job *j = ctx;
+    int64_t at = 0, row = 0;
+    for (int p = 0; row < j->gate.rows && at < end; p++) {
+        int64_t row_end = weight_part_end(&j->gate, p);
+        at = run_part(j, worker, row, row_end, at, begin, end);
+        row = row_end;
     }
 }
 
@@ -134,7 +147,7 @@ static void down_tile(const struct experts_job *j, int worker, int expert, int a
     float out[TOKEN_TILE][ROW_GROUP];
     for (int64_t r0 = begin; r0 < end && !step_cancelled(d); r0 += ROW_GROUP) {
         int n_rows = (int)min_of(end - r0, ROW_GROUP);
-        dot_rows(&j->down_plan, weight_row(&j->e->down, expert, r0), j->e->down.row_bytes, n_rows,
+        dot_rows(&j->down_plan, weight_at(&j->e->down, expert, r0), j->e->down.row_bytes, n_rows,
                  act, n, d->scratch[worker].row, out[0], ROW_GROUP);
         for (int t = 0; t < n; t++) {
             int32_t pair = d->order[at + t];
@@ -153,9 +166,13 @@ static void run_down(void *ctx, int64_t begin, int64_t end, int worker)
     const int32_t *first = j->d->first;
     for (int t = 0; t < j->n_tokens; t++)
         memset(j->dst.data + t * j->dst.stride + begin, 0, (size_t)(end - begin) * sizeof(float));
-    for (int e = 0; e < j->e->n_routed; e++) {
-        for (int t = first[e]; t < first[e + 1]; t += TOKEN_TILE)
-            down_tile(j, worker, e, t, min_of(first[e + 1] - t, TOKEN_TILE), begin, end);
+    for (int p = 0; begin < end; p++) {
+        int64_t part_end = min_of(weight_part_end(&j->e->down, p), end);
+        for (int e = 0; e < j->e->n_routed && begin < part_end; e++) {
+            for (int t = first[e]; t < first[e + 1]; t += TOKEN_TILE)
+                down_tile(j, worker, e, t, min_of(first[e + 1] - t, TOKEN_TILE), begin, part_end);
+        }
+        begin = max_of(begin, part_end);
     }
 }
 
@@ -179,8 +196,9 @@ void experts_run(struct device_cpu *d, const struct experts *e, struct rows dst,
     job.up = e->up;
     if (e->gate_up.data) { /* one tensor, gate rows first in each matrix */
         job.gate = job.up = e->gate_up;
-        job.up.data = (const uint8_t *)e->gate_up.data +
-                      (size_t)e->expert_size * e->gate_up.row_bytes;
+        job.gate.rows = job.up.rows = e->expert_size;
+        int64_t rows = e->gate_up.part_rows > 0 ? e->gate_up.part_rows : e->expert_size;
+        job.up.data = (const uint8_t *)e->gate_up.data + (size_t)rows * e->gate_up.row_bytes;
     }
     job.gate_plan = dot_plan(d, &job.gate);
     job.up_plan = dot_plan(d, &job.up);
@@ -193,9 +211,14 @@ void experts_run(struct device_cpu *d, const struct experts *e, struct rows dst,
     sort_pairs(d, e->n_routed, n_tokens * e->top_k, ids);
 
     int n_pairs = n_tokens * e->top_k;
-    int64_t total = 0;
+    int64_t total = 0, blocks = 0, row = 0;
+    for (int p = 0; row < job.gate.rows; p++) {
+        int64_t row_end = weight_part_end(&job.gate, p);
+        blocks += n_blocks(row_end - row);
+        row = row_end;
+    }
     for (int i = 0; i < e->n_routed; i++)
-        total += block_cost(&job, i) * n_blocks(&job);
+        total += block_cost(&job, i) * blocks;
     pool_run(d->pool, run_gate_up, &job, total, grain_of(2 * ROW_TILE * job.gate.cols));
     struct rows h = { d->h, e->expert_size, e->expert_size };
     job.h_act = encode_rows(d, &job.down_plan, h, n_pairs, d->h_act, d->h_stride);

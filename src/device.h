@@ -36,14 +36,38 @@ struct rows {
 
 /* A weight where the device reads it: `n_matrices` matrices of [rows, cols], y = W x. Rows are
  * contiguous blocks of `type`. Vectors (norms, biases) are F32 with rows = 1. data == NULL: the
- * model does not have this weight. */
+ * model does not have this weight.
+ *
+ * Routed experts may be split by rows over the memory of NUMA nodes: part_rows > 0 says that rows
+ * [p * part_rows, (p + 1) * part_rows) of every matrix lie in part p, which is laid out like a weight
+ * of its own and begins p * part_bytes behind data. Fused gate_up: its two halves are split each. */
 struct weight {
     const void *data;
     enum tensor_type type;
     int64_t cols, rows, n_matrices;
     size_t row_bytes, matrix_bytes; /* distances; matrix_bytes may exceed rows * row_bytes */
+    int64_t part_rows;              /* 0: not split */
+    size_t part_bytes;
     const char *name;               /* of the tensor, borrowed from the file */
 };
+
+/* Where row `row` of matrix `matrix` lies. */
+static inline const void *weight_at(const struct weight *w, int64_t matrix, int64_t row)
+{
+    const char *part = (const char *)w->data;
+    if (w->part_rows > 0) {
+        part += (size_t)(row / w->part_rows) * w->part_bytes;
+        row %= w->part_rows;
+    }
+    return part + (size_t)matrix * w->matrix_bytes + (size_t)row * w->row_bytes;
+}
+
+/* Behind which row part p of each matrix ends. */
+static inline int64_t weight_part_end(const struct weight *w, int part)
+{
+    int64_t end = (part + 1) * w->part_rows;
+    return w->part_rows > 0 && end < w->rows ? end : w->rows;
+}
 
 /* Which dimensions a rotation pairs: (2i, 2i+1) or (i, i + n_rot/2). */
 enum rope_pairing { ROPE_NORM, ROPE_NEOX };

@@ -12,6 +12,7 @@
 #include "src/base/mem.h"
 #include "src/base/util.h"
 #include "src/engine/engine.h"
+#include "src/model/arch.h"
 #include "tests/tiny_model.h"
 
 #define N_TEXT 24
@@ -93,7 +94,7 @@ static void keep_note(void *ctx, enum log_level level, const char *line)
 
 /* ---- helpers ---- */
 
-static char small_path[256], split_path[256], large_path[256];
+static char small_path[256], split_path[256], fused_path[256], large_path[256];
 static int32_t text[N_TEXT];
 
 static bool open_both(struct engine **e, struct session **s, const char *path,
@@ -105,19 +106,27 @@ static bool open_both(struct engine **e, struct session **s, const char *path,
     return engine_open(e, path, o, err) && session_open(s, *e, &so, err);
 }
 
-/* Logits behind the text, with everything read by `mode`; false when it could not be loaded. */
-static bool logits_of(const char *path, enum load_mode mode, float *out, struct error *err)
+/* Logits behind the text and one token more; false when it could not be loaded. */
+static bool logits_with(const char *path, const struct engine_options *o, float *out,
+                        struct error *err)
 {
     struct engine *e;
     struct session *s;
-    struct engine_options o = { .n_threads = 2, .load = mode, .n_batch = 16 };
-    bool ok = open_both(&e, &s, path, &o, 64, err) &&
-              session_prefill(s, text, N_TEXT, NULL, NULL, err);
-    if (ok)
+    bool ok = open_both(&e, &s, path, o, 64, err) &&
+              session_prefill(s, text, N_TEXT, NULL, NULL, err) && session_decode(s, 5, err);
+    if (ok) {
+        CHECK_INT(engine_nodes(e), max_of(o->n_nodes, 1));
         memcpy(out, session_logits(s), (size_t)engine_model(e)->params.n_vocab * sizeof *out);
+    }
     session_close(s);
     engine_close(e);
     return ok;
+}
+
+static bool logits_of(const char *path, enum load_mode mode, float *out, struct error *err)
+{
+    struct engine_options o = { .n_threads = 2, .load = mode, .n_batch = 16, .n_nodes = 1 };
+    return logits_with(path, &o, out, err);
 }
 
 static const char *const mode_name[] = { "auto", "mmap", "copy", "direct" };
@@ -167,6 +176,68 @@ static void test_modes(void)
         CHECK_MSG(first && !strstr(first + 1, "refuses"), "noted \"%s\", wanted one line", noted);
         refuse_direct_open = refuse_direct_read = false;
     }
+}
+
+/* ---- memory nodes ---- */
+
+/* The same bits for any number of nodes and threads; large: more nodes than a tile of rows has. */
+static void test_nodes(const char *path, const char *what, bool act_f32)
+{
+    static float wanted[2048], found[2048];
+    struct error err = { 0 };
+    struct engine_options o = { .n_threads = 2, .load = LOAD_COPY, .n_nodes = 1, .n_batch = 16,
+                                .act_f32 = act_f32 };
+    memset(wanted, 0, sizeof wanted);
+    if (!CHECK_MSG(logits_with(path, &o, wanted, &err), "%s", err.text))
+        return;
+    for (int nodes = 1; nodes <= 4; nodes++) {
+        for (int threads = 1; threads <= 3; threads += 2) {
+            check_case("%s%s, %d nodes, %d threads: the same bits", what, act_f32 ? ", F32" : "",
+                       nodes, threads);
+            o.n_nodes = nodes;
+            o.n_threads = threads;
+            o.load = threads == 3 ? LOAD_DIRECT : LOAD_COPY;
+            memset(found, 0, sizeof found);
+            if (CHECK_MSG(logits_with(path, &o, found, &err), "%s", err.text))
+                CHECK(memcmp(found, wanted, sizeof found) == 0);
+        }
+    }
+}
+
+/* Every byte of every expert is where weight_at says, and what is split lies in its part. */
+static void test_places(const char *path, int n_parts, int n_split_wanted)
+{
+    struct model m;
+    struct error err = { 0 };
+    struct load_options o = { .mode = LOAD_COPY, .n_parts = n_parts };
+    check_case("%s in %d parts: every row where it is looked for", strrchr(path, '/') + 1, n_parts);
+    if (!CHECK(model_open(&m, path, NUMERICS_OFFICIAL, &err)))
+        return;
+    CHECK_MSG(model_load(&m, &o, &err), "%s", err.text);
+    int n_split = 0;
+    for (int i = 0; i < m.n_tensors; i++) {
+        const struct weight *w = m.tensors[i].weight;
+        if (m.tensors[i].role != ROLE_ROUTED)
+            continue;
+        const char *in_file = m.tensors[i].tensor->data;
+        if (m.tensors[i].spec->shape[1] == DIM_EXPERT2)
+            continue; /* two weights in one: its logits are compared above */
+        n_split += w->part_rows > 0;
+        CHECK(w->part_rows % 16 == 0 && w->part_rows <= w->rows);
+        for (int64_t row = 0; row < w->rows * w->n_matrices; row++) {
+            const char *at = weight_at(w, row / w->rows, row % w->rows);
+            const char *copy = m.copy;
+            CHECK(at >= copy && at + w->row_bytes <= copy + m.copy_bytes);
+            CHECK(memcmp(at, in_file + (size_t)row * w->row_bytes, w->row_bytes) == 0);
+        }
+        if (w->part_rows > 0) {
+            CHECK_INT((const char *)weight_at(w, 0, w->part_rows) - (const char *)w->data,
+                      w->part_bytes);
+            CHECK(w->part_bytes % (2 << 20) == 0);
+        }
+    }
+    CHECK_INT(n_split, n_split_wanted);
+    model_close(&m);
 }
 
 /* ---- interruption and damage: an error, and nothing is left behind ---- */
@@ -400,6 +471,7 @@ int main(void)
         text[i] = (i * 53 + 7) % N_VOCAB;
     tiny_path(small_path, "small");
     tiny_path(large_path, "large");
+    tiny_path(fused_path, "fused");
     snprintf(split_path, sizeof split_path, "%s/tests/parts.%d-00001-of-00003.gguf", build_folder(),
              (int)getpid());
     char parts[300];
@@ -407,18 +479,26 @@ int main(void)
     check_case("the models");
     if (tiny_write(small_path, "--like tiny-v2-lite") &&
         tiny_write(parts, "--like tiny-v2-lite --split 3") &&
+        tiny_write(fused_path, "--like tiny-v2-lite --generation fused") &&
         tiny_write(large_path, "--like v2-lite --layers 2 --vocab 2048 --type q2_k")) {
         test_peak(LOAD_COPY); /* first: later ones reuse freed memory */
         test_peak(LOAD_MMAP);
         test_faults(LOAD_COPY);
         test_faults(LOAD_MMAP);
         test_modes();
+        test_nodes(large_path, "1408 rows", false);
+        test_nodes(fused_path, "fused gate and up", false);
+        test_nodes(fused_path, "fused gate and up", true);
+        test_places(large_path, 3, 3);
+        test_places(large_path, 4, 3);
+        test_places(small_path, 5, 0);
         test_interruption();
         test_damage();
         test_lock();
     }
     unlink(small_path);
     unlink(large_path);
+    unlink(fused_path);
     for (int i = 1; i <= 3; i++) {
         snprintf(parts, sizeof parts, "%s/tests/parts.%d-%05d-of-00003.gguf", build_folder(),
                  (int)getpid(), i);

@@ -358,6 +358,7 @@ static void inspect_memory(struct bench *b)
     const struct model *m = b->model;
     struct pages pages;
     b->is_copy = m->copy != NULL;
+    b->n_parts = max_of(m->n_parts, 1);
     const void *at = m->copy ? m->copy : m->n_tensors ? m->tensors[0].tensor->data : NULL;
     b->huge_share = pages_of(at, m->copy ? m->copy_bytes : 1, &pages)
                         ? (double)pages.huge_bytes / (double)pages.resident_bytes

@@ -55,6 +55,7 @@ struct bench {
     struct token_cost cost;
     double huge_share;      /* of the weights, in huge pages; NAN: unknown */
     bool is_copy;           /* weights in our own memory, else in the mapped file */
+    int n_parts;            /* memory nodes that share the routed experts of a copy; 1: not split */
     struct energy energy;
     struct bench_row *rows; /* [n_rows] done, [max_rows] in all */
     int n_rows, max_rows;

@@ -89,6 +89,7 @@ static void collect(const struct bench *b, const struct bench_row *r, struct val
     put_word(v, "cpu", b->machine.cpu);
     put_word(v, "cpu_isa", cpu_isa_name(b->isa));
     put_whole(v, "nodes", b->machine.n_nodes);
+    put_whole(v, "expert_parts", b->n_parts);
     put_word(v, "model", b->description);
     put_word(v, "commit", version_commit());
     put_word(v, "logits_hash", v->hash);
@@ -205,12 +206,14 @@ static void md_row(struct buf *out, const struct bench *b, const struct bench_ro
 /* One line per test with all that another machine's figures would be held against. */
 static void run_line(struct buf *out, const struct bench *b, const struct bench_row *r)
 {
-    char name[64], share[32];
-    buf_printf(out, "%s: commit %s, %s, %d thread%s, %d node%s, batch %d, weights in %s, "
+    char name[64], share[32], split[48] = "";
+    if (b->n_parts > 1)
+        snprintf(split, sizeof split, " split over %d nodes", b->n_parts);
+    buf_printf(out, "%s: commit %s, %s, %d thread%s, %d node%s, batch %d, weights in %s%s, "
                "%s in huge pages", row_name(b, r, name, sizeof name), version_commit(),
                cpu_isa_name(b->isa), r->threads, r->threads == 1 ? "" : "s", b->machine.n_nodes,
                b->machine.n_nodes == 1 ? "" : "s", r->batch,
-               b->is_copy ? "own memory" : "the mapped file",
+               b->is_copy ? "own memory" : "the mapped file", split,
                cell(100 * b->huge_share, "%.0f %%", share, sizeof share));
     if (r->n_generate)
         buf_printf(out, ", BW_d %.1f GB/s, C %.3f GB, G %.3f GB, K %.3f GB, T %.2f ms, serial %.0f %%",

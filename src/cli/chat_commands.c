@@ -2,6 +2,8 @@
 #include <stdlib.h>
 
 #include "cpu/features.h"
+#include <stdio.h>
+
 #include "src/cli/chat.h"
 #include "src/cli/options.h"
 #include "src/cli/term.h"
@@ -105,11 +107,13 @@ static bool do_stats(struct chat *c, const char *argument, struct error *err)
     (void)argument, (void)err;
     const struct generation *g = &c->last;
     struct memory_report r = { 0 };
-    char mapped[32], copied[32], cache[32], work[32];
+    char mapped[32], copied[32], cache[32], work[32], split[48] = "";
     session_memory(c->m.session, &r);
     note("model     %s, chat format %s (%s)", c->m.description, chat_format_name(c->m.format),
          c->m.format_why);
-    note("machine   %d threads, %s", engine_threads(c->m.engine),
+    if (engine_nodes(c->m.engine) > 1)
+        snprintf(split, sizeof split, " on %d memory nodes", engine_nodes(c->m.engine));
+    note("machine   %d threads%s, %s", engine_threads(c->m.engine), split,
          cpu_isa_name(engine_isa(c->m.engine)));
     note("memory    weights %s mapped, %s copied; cache %s; working memory %s",
          human_bytes((double)r.mapped_bytes, mapped, sizeof mapped),

@@ -28,6 +28,7 @@ static bool open_engine(struct loaded *m, const struct options *o, const char *p
         .n_batch = (int)o->batch,
         .load = (enum load_mode)o->load,
         .lock = o->mlock,
+        .n_nodes = o->numa,
         .progress = on_load,
         .progress_ctx = &progress,
     };

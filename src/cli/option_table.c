@@ -6,6 +6,7 @@
 #include <stdlib.h>
 
 #include "cpu/features.h"
+#include "src/base/cpus.h"
 
 #define TALK (CMD_CHAT | CMD_RUN)
 #define ANSWERS (CMD_CHAT | CMD_RUN | CMD_EVAL)
@@ -42,6 +43,22 @@ static bool read_isa(struct options *o, const char *value, struct error *err)
     o->isa_given = true;
     return cpu_isa_cap(value, &o->isa) ||
            fail(err, ERR_USAGE, "wants ref, avx2, avx512, amx or neon, got \"%s\"", value);
+}
+
+static bool read_numa(struct options *o, const char *value, struct error *err)
+{
+    char *end;
+    if (strcmp(value, "auto") == 0 || strcmp(value, "off") == 0) {
+        o->numa = strcmp(value, "off") == 0;
+        return true;
+    }
+    errno = 0;
+    long n = strtol(value, &end, 10);
+    if (end == value || *end || errno || n < 1 || n > NODES_MAX)
+        return fail(err, ERR_USAGE, "wants auto, off or a number of nodes up to %d, got \"%s\"",
+                    NODES_MAX, value);
+    o->numa = (int)n;
+    return true;
 }
 
 static bool read_act(struct options *o, const char *value, struct error *err)
@@ -199,6 +216,8 @@ const struct option option_rows[] = {
               "the page cache", .fallback = "auto: copy what fits" },
     { "no-mmap", NULL, NULL, NULL, COMPUTES, GROUP_MODEL, CONST(load, LOAD_COPY) },
     { "mmap", NULL, NULL, NULL, COMPUTES, GROUP_MODEL, CONST(load, LOAD_MMAP) },
+    { "numa", NULL, NULL, "auto|off|N", COMPUTES, GROUP_MODEL, CUSTOM(read_numa),
+      .help = "share the experts out to memory nodes (of a copy)", .fallback = "auto" },
     { "mlock", NULL, NULL, NULL, COMPUTES, GROUP_MODEL, FLAG(mlock),
       .help = "keep the weights from being paged out" },
     { "cpu-isa", NULL, NULL, "NAME", COMPUTES, GROUP_MODEL, CUSTOM(read_isa),

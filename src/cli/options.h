@@ -72,6 +72,7 @@ struct options {
     int64_t threads, batch;
     int load;          /* enum load_mode */
     bool mlock;
+    int numa;          /* memory nodes; 0: as the machine has, 1: off */
     unsigned isa;
     bool isa_given;
     int numerics;      /* enum numerics */

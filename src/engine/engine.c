@@ -6,6 +6,7 @@
 
 #include "cpu/device_cpu.h"
 #include "cpu/features.h"
+#include "src/base/cpus.h"
 #include "src/base/mem.h"
 #include "src/base/util.h"
 
@@ -18,6 +19,8 @@ static bool check_options(const struct engine_options *o, struct error *err)
 {
     if (o->n_batch < 0 || o->n_batch > MAX_BATCH)
         return fail(err, ERR_USAGE, "batch of %d tokens, expected 1 to %d", o->n_batch, MAX_BATCH);
+    if (o->n_nodes < 0 || o->n_nodes > NODES_MAX)
+        return fail(err, ERR_USAGE, "%d memory nodes, expected at most %d", o->n_nodes, NODES_MAX);
     if (o->n_threads < 0)
         return fail(err, ERR_USAGE, "%d threads", o->n_threads);
     return true;
@@ -37,7 +40,7 @@ bool engine_open(struct engine **out, const char *path, const struct engine_opti
     e->isa = o->isa_given ? o->isa & cpu_isa() : cpu_isa();
     e->n_batch = o->n_batch ? o->n_batch : DEFAULT_BATCH;
     struct load_options lo = {
-        .mode = o->load, .act_f32 = o->act_f32, .lock = o->lock,
+        .mode = o->load, .act_f32 = o->act_f32, .n_parts = o->n_nodes, .lock = o->lock,
         .progress = o->progress, .ctx = o->progress_ctx,
     };
     /* The pool comes last: it pins this thread, and threads of the loader would inherit that. */
@@ -90,6 +93,11 @@ bool engine_retune(struct engine *e, int n_threads, int n_batch, struct error *e
     pool_close(e->pool);
     e->pool = NULL;
     return pool_open(&e->pool, n_threads, err);
+}
+
+int engine_nodes(const struct engine *e)
+{
+    return max_of(e->model.n_parts, 1);
 }
 
 unsigned engine_isa(const struct engine *e)

@@ -23,6 +23,8 @@ struct engine_options {
     bool act_f32;           /* reference path: F32 activations and cache */
     int n_batch;            /* most tokens per step, 0: 512 */
     enum load_mode load;
+    int n_nodes;            /* parts for NUMA nodes that routed experts are copied to; 0: as the
+                             * machine has; more than it has: for tests */
     bool lock;              /* keep the weights from being paged out, where the system allows it */
     load_progress *progress; /* may be NULL */
     void *progress_ctx;
@@ -35,6 +37,7 @@ void engine_close(struct engine *e);
 const struct model *engine_model(const struct engine *e);
 int engine_threads(const struct engine *e);
 int engine_batch(const struct engine *e); /* most tokens per step */
+int engine_nodes(const struct engine *e); /* memory nodes that share the routed experts; at least 1 */
 unsigned engine_isa(const struct engine *e);
 
 /* Go on with other numbers of threads and tokens per step (0: as in engine_options); no session may

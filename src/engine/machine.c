@@ -7,6 +7,7 @@
 
 #include "cpu/features.h"
 #include "cpu/probe.h"
+#include "src/base/cpus.h"
 #include "src/base/log.h"
 #include "src/base/pool.h"
 #include "src/base/util.h"
@@ -47,17 +48,6 @@ static size_t last_cache(void)
     return (size_t)max_of(max_of(l3, l2), 0);
 }
 
-/* Folders node0, node1 ... of the system; a machine without them is one node. */
-static int count_nodes(void)
-{
-    char path[64];
-    int n = 0;
-    do
-        snprintf(path, sizeof path, "/sys/devices/system/node/node%d", n);
-    while (access(path, F_OK) == 0 && ++n < 1024);
-    return max_of(n, 1);
-}
-
 static unsigned isa_of(const struct machine_options *o)
 {
     return o->isa_given ? o->isa & cpu_isa() : cpu_isa();
@@ -69,7 +59,7 @@ static void introduce(struct machine *m, const struct machine_options *o)
     machine_cpu_name(m->cpu, sizeof m->cpu);
     snprintf(m->isa, sizeof m->isa, "%s", cpu_isa_name(isa_of(o)));
     m->n_threads = o->n_threads > 0 ? o->n_threads : cpu_usable_cores();
-    m->n_nodes = count_nodes();
+    m->n_nodes = cpus_usable()->n_nodes;
     m->detail = o->detail;
     m->l3_gb = (double)last_cache() / 1e9;
 }

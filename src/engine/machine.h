@@ -42,7 +42,7 @@ struct machine {
     char cpu[96];  /* "Intel(R) Xeon(R) Processor" */
     char isa[16];  /* strongest instruction set in use: "avx512" */
     int n_threads; /* workers */
-    int n_nodes;   /* NUMA nodes of the machine */
+    int n_nodes;   /* NUMA nodes that this process may compute on */
     int detail;    /* enum machine_detail */
 
     /* Memory. */

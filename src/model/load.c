@@ -21,12 +21,11 @@
 #include "src/base/mem.h"
 #include "src/format/quant.h"
 #include "src/model/arch.h"
+#include "src/model/copy.h"
 #include "src/model/kvcache.h"
 #include "src/model/memory.h"
-#include "src/model/reader.h"
 
 #define PROGRESS_S 0.05
-#define HUGE_PAGE ((size_t)2 << 20)
 #define MARGIN_BYTES ((uint64_t)256 << 20) /* left to the system when copying was asked for */
 #define ROOM_BYTES ((uint64_t)2 << 30)     /* left when it was not */
 #define COPY_BYTES ((uint64_t)64 << 20)    /* below this caches and page tables hold the file anyway */
@@ -82,8 +81,7 @@ static bool list_matrices(struct loader *l, struct error *err)
 {
     size_t n = (size_t)l->m->n_tensors;
     l->order = mem_alloc(n, sizeof *l->order, "list of tensors", err);
-    l->extents = mem_alloc(n, sizeof *l->extents, "list of tensors", err);
-    if (!l->order || !l->extents)
+    if (!l->order)
         return false;
     for (int i = 0; i < l->m->n_tensors; i++) {
         if (!is_matrix(&l->m->tensors[i]))
@@ -92,11 +90,6 @@ static bool list_matrices(struct loader *l, struct error *err)
         l->total += l->m->tensors[i].tensor->bytes;
     }
     return true;
-}
-
-static void add_extent(struct loader *l, const struct tensor *t, char *to)
-{
-    l->extents[l->n_extents++] = (struct extent){ t->shard, t->file_offset, t->bytes, to };
 }
 
 static bool read_extents(struct loader *l, bool direct, bool drop_cache, struct error *err)
@@ -115,12 +108,15 @@ static bool read_extents(struct loader *l, bool direct, bool drop_cache, struct 
 static bool map_all(struct loader *l, struct error *err)
 {
     uint64_t budget = memory_available(), taken = 0;
+    l->extents = mem_alloc((size_t)l->n_order, sizeof *l->extents, "list of what to read", err);
+    if (!l->extents)
+        return false;
     qsort(l->order, (size_t)l->n_order, sizeof *l->order, trunk_first);
     for (int i = 0; i < l->n_order; i++) {
         const struct tensor *t = l->order[i]->tensor;
         if (l->order[i]->role == ROLE_ROUTED && taken + t->bytes > budget)
             continue;
-        add_extent(l, t, NULL);
+        l->extents[l->n_extents++] = (struct extent){ t->shard, t->file_offset, t->bytes, NULL };
         taken += t->bytes;
     }
     if (l->n_extents < (size_t)l->n_order)
@@ -129,38 +125,50 @@ static bool map_all(struct loader *l, struct error *err)
     return read_extents(l, false, false, err);
 }
 
-/* Where in a copy that has `used` bytes a tensor goes: its address and its place in the file agree
- * modulo DIRECT_ALIGN, as direct reading wants it. */
-static size_t place_of(const struct tensor *t, size_t used)
+/* Parts that routed experts are split into: one for each memory node with workers on it. */
+static int choose_parts(const struct loader *l)
 {
-    return used + (size_t)(t->file_offset - used) % DIRECT_ALIGN;
+    int n = l->o->n_parts ? l->o->n_parts : cpus_usable()->n_nodes;
+    return max_of(1, min_of(n, NODES_MAX));
+}
+
+/* Ask for pages near those who will read them. */
+static void bind_copy(const struct copy *c, char *base)
+{
+    const struct cpus *cpus = cpus_usable();
+    uint64_t balancing = 0;
+    if (c->n_parts == 1 || cpus->n_nodes == 1)
+        return;
+    if (!copy_bind(c, base, cpus))
+        log_note("weights cannot be placed on their memory nodes: %s", strerror(errno));
+    FILE *f = fopen("/proc/sys/kernel/numa_balancing", "re");
+    if (f && fscanf(f, "%" SCNu64, &balancing) == 1 && balancing)
+        log_detail("kernel.numa_balancing is on: it moves pages while they are read; "
+                   "\"sysctl kernel.numa_balancing=0\" turns it off");
+    if (f)
+        fclose(f);
 }
 
 static bool copy_all(struct loader *l, bool direct, struct error *err)
 {
     struct model *m = l->m;
-    size_t bytes = 0;
+    struct copy c = { .tensors = l->order, .n_tensors = l->n_order, .n_parts = choose_parts(l) };
     qsort(l->order, (size_t)l->n_order, sizeof *l->order, by_place);
-    for (int i = 0; i < l->n_order; i++)
-        bytes = place_of(l->order[i]->tensor, bytes) + l->order[i]->tensor->bytes;
-    bytes = align_up(bytes, HUGE_PAGE);
+    copy_measure(&c);
+    size_t bytes = c.common_bytes + (size_t)c.n_parts * c.part_bytes;
     uint64_t available = memory_available();
     if (available < MARGIN_BYTES || bytes > available - MARGIN_BYTES)
         return fail(err, ERR_FIT, "a copy of the model needs %zu MiB, available are %" PRIu64
                     " MiB; --load mmap needs less", bytes >> 20, available >> 20);
-    m->copy = mem_map(bytes, "copy of the model", err);
+    l->extents = mem_alloc(c.n_extents, sizeof *l->extents, "list of what to read", err);
+    m->copy = l->extents ? mem_map(bytes, "copy of the model", err) : NULL;
     if (!m->copy)
         return false;
     m->copy_bytes = bytes;
-
-    size_t used = 0;
-    for (int i = 0; i < l->n_order; i++) {
-        const struct tensor *t = l->order[i]->tensor;
-        used = place_of(t, used);
-        l->order[i]->weight->data = (char *)m->copy + used;
-        add_extent(l, t, (char *)m->copy + used);
-        used += t->bytes;
-    }
+    m->n_parts = c.n_parts;
+    l->n_extents = c.n_extents;
+    copy_place(&c, m->copy, l->extents);
+    bind_copy(&c, m->copy);
     return read_extents(l, direct, available / 2 < bytes + ROOM_BYTES / 2, err);
 }
 

@@ -62,6 +62,7 @@ struct model {
     uint64_t derived_bytes;  /* memory for weights rebuilt at load (k_b of old files) */
     void *copy;              /* our own memory that holds the weights; NULL: mapped */
     size_t copy_bytes;
+    int n_parts;             /* of the copy: memory nodes that share the routed experts; 0: mapped */
 };
 
 /* ERR_FILE when damaged, unsupported, or inconsistent: the message names key or tensor, what was
@@ -75,6 +76,8 @@ typedef bool load_progress(void *ctx, uint64_t done_bytes, uint64_t total_bytes)
 struct load_options {
     enum load_mode mode;
     bool act_f32;  /* derived matrices are kept in F32, else F16 */
+    int n_parts;   /* split routed experts into so many parts: 0: one per memory node, 1: none;
+                    * mapped weights stay whole */
     bool lock;     /* keep the weights from being paged out; a note where the system refuses */
     load_progress *progress; /* may be NULL */
     void *ctx;
