@@ -45,7 +45,7 @@ struct probe_order {
 };
 double probe_stream(struct probe *p, struct probe_order order, double seconds);
 
-/* The real kernels on that order: rows of `type` times n_tokens activations (1: decode; up to
+/* The real kernels on that order (slices of at least 64 rows, with several tokens of at most 256): rows of `type` times n_tokens activations (1: decode; up to
  * PROBE_MAX_TOKENS: an expert with so many tokens), chosen as the engine would among those of the
  * instruction sets `isa`. False when that type has no dot product. */
 #define PROBE_MAX_TOKENS 256

@@ -62,7 +62,10 @@ bool probe_kernel(struct probe *p, unsigned isa, enum tensor_type type, int n_to
     arg.act = encode_tokens(p, &arg.plan, arg.n_tokens);
     struct pass pass = { .fn = multiply_slice, .arg = &arg, .order = order,
                          .n_workers = probe_threads(p), .shuffled = true };
-    pass.order.slice_bytes = max_of(order.slice_bytes, (size_t)ROW_GROUP * arg.row_bytes);
+    /* Whole groups of rows; with many tokens a few of them are work enough. */
+    size_t group = (size_t)ROW_GROUP * arg.row_bytes;
+    size_t most = arg.n_tokens > 1 ? 4 * group : SIZE_MAX;
+    pass.order.slice_bytes = max_of(min_of(order.slice_bytes, most), group);
     double bytes_s = probe_measure(p, &pass, seconds);
     /* A slice ends with a part of a row, which is not read. */
     size_t slice = pass.order.slice_bytes / 1024 * 1024;

@@ -12,7 +12,8 @@ struct probe {
     struct probe_options options;
     struct pool *pool;
     struct kernels kernels; /* of options.isa */
-    void *memory;           /* owns the region */
+    void *map;              /* owns the region */
+    size_t map_bytes;
     uint8_t *region;        /* [n_threads, worker_bytes] */
     size_t worker_bytes;    /* from part to part */
     size_t part_bytes;      /* of each part, filled and used */

@@ -1,5 +1,6 @@
 /* The arithmetic behind tandem bench: what a token costs, limits and doubts, the grading against an
  * older file, drawings of a fixed curve, energy counters, and that other threads change no bits. */
+#include <fcntl.h>
 #include <math.h>
 #include <signal.h>
 #include <stdio.h>
@@ -332,41 +333,66 @@ static void check_retune(void)
     engine_close(e);
 }
 
-/* ---- Ctrl-C ---- */
+/* ---- the program: Ctrl-C, progress ---- */
 
-/* Run tandem bench until its stdout holds `last`, press Ctrl-C, and read what it still says; the exit
- * code, -1 when it had none. */
-static int interrupted(const char *format, const char *last, char *text, size_t size)
+/* tandem bench on its way, its stdout in a pipe. */
+struct child {
+    pid_t pid;
+    int out;
+};
+
+/* err: its stderr, or -1 for ours. */
+static bool start(struct child *c, const char *format, const char *generate, int err)
 {
     char program[256];
-    int fds[2], status;
-    size_t n = 0;
-    ssize_t got;
+    int fds[2];
     const char *build = getenv("B");
     snprintf(program, sizeof program, "%s/tandem", build ? build : "build");
     if (pipe(fds) != 0)
-        return -1;
-    pid_t child = fork();
-    if (child == 0) {
+        return false;
+    c->pid = fork();
+    if (c->pid == 0) {
         dup2(fds[1], 1);
+        if (err >= 0)
+            dup2(err, 2);
         close(fds[0]);
         close(fds[1]);
         setenv("XDG_CACHE_HOME", folder, 1);
+        setenv("TERM", "xterm", 1);
         signal(SIGINT, SIG_DFL);
-        execl(program, program, "bench", "models/demo.gguf", "-q", "-p", "8", "-n", "4,30000",
-              "-r", "1", "--limits", "kept", "-o", format, (char *)NULL);
+        execl(program, program, "bench", "models/demo.gguf", "-p", "8", "-n", generate, "-r", "1",
+              "--limits", "kept", "-o", format, (char *)NULL);
         _exit(127);
     }
     close(fds[1]);
+    c->out = fds[0];
+    return c->pid > 0;
+}
+
+/* The exit code, -1 when it had none. */
+static int finish(struct child *c)
+{
+    int status;
+    close(c->out);
+    return waitpid(c->pid, &status, 0) == c->pid && WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+/* Wait until stdout holds `last`, press Ctrl-C, and read what it still says. */
+static int interrupted(const char *format, const char *last, char *text, size_t size)
+{
+    struct child c;
+    size_t n = 0;
+    ssize_t got;
     bool sent = false;
-    while (n + 1 < size && (got = read(fds[0], text + n, size - 1 - n)) > 0) {
+    if (!start(&c, format, "4,30000", -1))
+        return -1;
+    while (n + 1 < size && (got = read(c.out, text + n, size - 1 - n)) > 0) {
         n += (size_t)got;
         text[n] = 0;
         if (!sent && strstr(text, last))
-            sent = kill(child, SIGINT) == 0;
+            sent = kill(c.pid, SIGINT) == 0;
     }
-    close(fds[0]);
-    return waitpid(child, &status, 0) == child && WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+    return finish(&c);
 }
 
 static void check_interrupt(void)
@@ -381,6 +407,31 @@ static void check_interrupt(void)
         CHECK_INT(interrupted("jsonl", "\"tg4\"", text, sizeof text), 130);
         CHECK(!strstr(text, "tg30000"));
     }
+}
+
+/* On a terminal the line with the test's name is there before its row, and is taken away again. */
+static void check_progress(void)
+{
+    char text[16384] = "";
+    size_t n = 0;
+    ssize_t got;
+    struct child c;
+    check_case("progress is shown on a terminal");
+    int master = posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC);
+    if (master < 0 || grantpt(master) || unlockpt(master)) {
+        check_skip("no terminals here");
+        return;
+    }
+    int slave = open(ptsname(master), O_RDWR | O_NOCTTY);
+    CHECK(start(&c, "csv", "4", slave));
+    close(slave);
+    while (n + 1 < sizeof text && (got = read(master, text + n, sizeof text - 1 - n)) > 0)
+        n += (size_t)got;
+    text[n] = 0;
+    close(master);
+    CHECK_INT(finish(&c), 0);
+    const char *shown = strstr(text, "tg4");
+    CHECK_MSG(shown && strstr(shown, "\r\033[K"), "stderr: %s", text);
 }
 
 int main(void)
@@ -408,6 +459,7 @@ int main(void)
     check_energy();
     check_retune();
     check_interrupt();
+    check_progress();
     snprintf(command, sizeof command, "rm -r %s", folder);
     if (system(command) != 0)
         return 2;

@@ -318,9 +318,12 @@ static void add_sweep(struct bench *b, const struct options *o, int threads, int
     }
 }
 
+/* What the tests need, or the larger context that -c asks for. */
 static int64_t context_needed(const struct bench *b)
 {
-    int64_t n = 1;
+    int64_t n = 1, asked = b->o->ctx_size;
+    if (asked != UNSET)
+        n = asked ? asked : b->model->params.context_length;
     for (int i = 0; i < b->max_rows; i++) {
         const struct bench_row *r = &b->rows[i];
         n = max_of(n, max_of(r->depth, 1) + r->n_prompt + r->n_generate);
@@ -350,6 +353,24 @@ static bool measure_limits(struct bench *b, int threads, struct error *err)
     bool ok = machine_probe(&b->machine, &mo, err);
     progress_end(&progress);
     return ok;
+}
+
+/* A row above its limit, of weights that no cache holds: other programs held the probe up, it tries
+ * again. The larger figures count. */
+static bool doubt_limits(struct bench *b, struct bench_row *r, struct error *err)
+{
+    bool cached = (double)b->model->weight_bytes < 1e9 * b->machine.l3_gb;
+    struct machine before = b->machine;
+    if (!(row_of_limit(r) > 1) || cached || b->o->limits == LIMITS_KEPT || b->n_doubts >= 3)
+        return true;
+    b->n_doubts++;
+    if (!measure_limits(b, before.n_threads, err))
+        return false;
+    b->machine.dram_gb_s = max_of(b->machine.dram_gb_s, before.dram_gb_s);
+    b->machine.int8_gops = max_of(b->machine.int8_gops, before.int8_gops);
+    for (int i = 0; i <= b->n_rows; i++)
+        row_limit(b, &b->rows[i]);
+    return true;
 }
 
 /* Where the weights lie and what pages they got. */
@@ -383,6 +404,7 @@ static bool run_setting(struct bench *b, struct loaded *m, const int32_t *ids, i
         if (!ok && r->n == 0)
             break;
         row_limit(b, r);
+        ok = ok && doubt_limits(b, r, err);
         ok = report_row(b, r, err) && ok;
     }
     session_close(run.session);

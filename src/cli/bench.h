@@ -52,6 +52,7 @@ struct bench {
     char description[128];
     unsigned isa;
     struct machine machine; /* the limits */
+    int n_doubts;           /* times they were measured again */
     struct token_cost cost;
     double huge_share;      /* of the weights, in huge pages; NAN: unknown */
     bool is_copy;           /* weights in our own memory, else in the mapped file */

@@ -133,15 +133,15 @@ static void print_arithmetic(struct buf *out, const struct machine *m)
     buf_printf(out, "\nint8 arithmetic in registers: %.0f GOPS\n", m->int8_gops);
     if (!(m->gemm_gops[0] > 0))
         return;
-    buf_puts(out, "\n| tokens per expert, Q4_K | ");
+    buf_puts(out, "\n| tokens per expert, Q4_K |");
     for (int i = 0; i < MACHINE_TOKENS; i++)
-        buf_printf(out, "%5d | ", 1 << i);
+        buf_printf(out, " %5d |", 1 << i);
     buf_puts(out, "\n|-------------------------|");
     for (int i = 0; i < MACHINE_TOKENS; i++)
         buf_puts(out, "------:|");
-    buf_puts(out, "\n| GOPS                    | ");
+    buf_puts(out, "\n| GOPS                    |");
     for (int i = 0; i < MACHINE_TOKENS; i++)
-        buf_printf(out, "%5.0f | ", m->gemm_gops[i]);
+        buf_printf(out, " %5.0f |", m->gemm_gops[i]);
     buf_puts(out, "\n");
 }
 

@@ -11,6 +11,7 @@
 #include "src/base/log.h"
 #include "src/base/pool.h"
 #include "src/base/util.h"
+#include "src/format/quant.h"
 #include "src/model/memory.h"
 
 #define MIB ((size_t)1 << 20)
@@ -149,12 +150,12 @@ static void measure_type(struct run *r, unsigned isa, enum tensor_type type, dou
     struct probe_order order = order_of(r->m, SMALL_EXPERT, SMALL_PICKS), one = order;
     struct probe_rate rate;
     one.n_slices = 1;
-    if (probe_kernel(r->probe, isa, type, 1, order, quick ? 0.015 : 0.15, &rate))
+    if (probe_kernel(r->probe, isa, type, 1, quick ? one : order, quick ? 0.012 : 0.12, &rate))
         *gb_s = rate.gb_s;
     if (quick && type != TYPE_Q4_K && type != TYPE_Q8_0)
         return;
     int n_tokens = quick ? 64 : PROBE_MAX_TOKENS;
-    if (probe_kernel(r->probe, isa, type, n_tokens, one, quick ? 0.03 : 0.1, &rate))
+    if (probe_kernel(r->probe, isa, type, n_tokens, one, quick ? 0.03 : 0.08, &rate))
         *gops = rate.gops;
 }
 
@@ -214,9 +215,37 @@ static bool measure_weaker_sets(struct run *r)
     return true;
 }
 
+/* A kernel that outran the readers proves that other programs held them up: they try again. What then
+ * is still faster was reading too. */
+static bool measure_memory_again(struct run *r)
+{
+    struct machine *m = r->m;
+    double fastest = 0;
+    int which = 0;
+    for (int i = 0; i < N_TENSOR_TYPES; i++) {
+        if (m->dot_gb_s[i] > fastest) {
+            fastest = m->dot_gb_s[i];
+            which = i;
+        }
+    }
+    for (int i = 0; i < 3 && fastest > m->dram_gb_s && !stopped(r); i++) {
+        m->n_points = 0;
+        m->dram_gb_s = 0;
+        if (!measure_memory(r) || !measure_streams(r))
+            return false;
+    }
+    if (fastest > m->dram_gb_s) {
+        m->dram_gb_s = fastest;
+        m->best_threads = m->n_threads;
+        snprintf(m->reader, sizeof m->reader, "the kernel of %s",
+                 quant_traits((uint32_t)which)->name);
+    }
+    return !stopped(r);
+}
+
 bool machine_probe(struct machine *m, const struct machine_options *o, struct error *err)
 {
-    static const double expected_s[] = { 1, 5, 20 };
+    static const double expected_s[] = { 1, 5, 25 };
     bool quick = o->detail == MACHINE_QUICK;
     introduce(m, o);
     struct run r = { .m = m, .o = o, .isa = isa_of(o), .start_s = now_s(),
@@ -233,7 +262,7 @@ bool machine_probe(struct machine *m, const struct machine_options *o, struct er
     if (ok)
         m->int8_gops = probe_int8(r.probe, r.isa, quick ? 0.05 : 0.3);
     ok = ok && !stopped(&r) && (o->detail == MACHINE_LIMITS || measure_kernels(&r)) &&
-         (o->detail != MACHINE_FULL || measure_weaker_sets(&r));
+         (o->detail != MACHINE_FULL || (measure_memory_again(&r) && measure_weaker_sets(&r)));
     probe_close(r.probe);
     return ok || fail(err, ERR_INTERRUPTED, "interrupted");
 }
