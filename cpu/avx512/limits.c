@@ -11,7 +11,11 @@ static uint64_t read_words(const void *at, size_t bytes)
         for (int j = 0; j < 4; j++)
             sum[j] = _mm512_add_epi64(sum[j], _mm512_loadu_si512(p + i + 64 * j));
     sum[0] = _mm512_add_epi64(_mm512_add_epi64(sum[0], sum[1]), _mm512_add_epi64(sum[2], sum[3]));
-    return (uint64_t)_mm512_reduce_add_epi64(sum[0]);
+    uint64_t words[8], total = 0; /* the compiler's own reduction adds signed numbers */
+    _mm512_storeu_si512(words, sum[0]);
+    for (int j = 0; j < 8; j++)
+        total += words[j];
+    return total;
 }
 
 #define CHAINS 12 /* enough to hide the latency of two units */
