@@ -541,6 +541,14 @@ size_t device_cpu_bytes(const struct device_cpu_options *o)
     return sizeof d + cut_memory(&d, NULL);
 }
 
+void device_cpu_woven(const struct device_cpu_options *o, bool types[N_TENSOR_TYPES])
+{
+    struct kernels k;
+    kernels_init(&k, o->isa);
+    for (int t = 0; t < N_TENSOR_TYPES; t++)
+        types[t] = !o->act_f32 && k.woven_matvec[t] && k.woven_gemm[t];
+}
+
 bool device_cpu_open(struct device **out, const struct device_cpu_options *o, struct error *err)
 {
     *out = NULL;

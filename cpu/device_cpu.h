@@ -25,6 +25,9 @@ struct device_cpu_options {
     int64_t expert_size;
 };
 
+/* The weight types whose rows this device wants woven (src/format/weave.h), if they can be. */
+void device_cpu_woven(const struct device_cpu_options *o, bool types[N_TENSOR_TYPES]);
+
 bool device_cpu_open(struct device **out, const struct device_cpu_options *o, struct error *err);
 
 /* Bytes device_cpu_open will allocate for these options (memory report, plan). */

@@ -79,16 +79,17 @@ static void gate_up_tile(const struct experts_job *j, int worker, int expert, in
     struct encoded up_act = gate_act;
     if (j->up_act.data != j->gate_act.data)
         up_act = gather(j, &j->up_plan, j->up_act, at, n, gathered + (size_t)n * gate_act.stride);
-    float up[TOKEN_TILE][ROW_GROUP];
-    for (int64_t r0 = first; r0 < last && !step_cancelled(d); r0 += ROW_GROUP) {
-        int n_rows = (int)min_of(last - r0, ROW_GROUP);
+    float up[TOKEN_TILE * ROW_GROUP]; /* [n][group] */
+    int64_t group = n == 1 ? LONE_GROUP : ROW_GROUP;
+    for (int64_t r0 = first; r0 < last && !step_cancelled(d); r0 += group) {
+        int n_rows = (int)min_of(last - r0, group);
         float *h = d->h + at * j->e->expert_size + r0;
         dot_rows(&j->gate_plan, weight_at(&j->gate, expert, r0), j->gate.row_bytes, n_rows,
                  gate_act, n, row_floats, h, (size_t)j->e->expert_size);
         dot_rows(&j->up_plan, weight_at(&j->up, expert, r0), j->up.row_bytes, n_rows, up_act, n,
-                 row_floats, up[0], ROW_GROUP);
+                 row_floats, up, (size_t)group);
         for (int t = 0; t < n; t++, h += j->e->expert_size)
-            d->kernels.swiglu(h, up[t], h, n_rows);
+            d->kernels.swiglu(h, up + t * group, h, n_rows);
     }
 }
 
@@ -144,17 +145,18 @@ static void down_tile(const struct experts_job *j, int worker, int expert, int a
 {
     struct device_cpu *d = j->d;
     struct encoded act = { j->h_act.data + (size_t)at * j->h_act.stride, j->h_act.stride };
-    float out[TOKEN_TILE][ROW_GROUP];
-    for (int64_t r0 = begin; r0 < end && !step_cancelled(d); r0 += ROW_GROUP) {
-        int n_rows = (int)min_of(end - r0, ROW_GROUP);
+    float out[TOKEN_TILE * ROW_GROUP]; /* [n][group] */
+    int64_t group = n == 1 ? LONE_GROUP : ROW_GROUP;
+    for (int64_t r0 = begin; r0 < end && !step_cancelled(d); r0 += group) {
+        int n_rows = (int)min_of(end - r0, group);
         dot_rows(&j->down_plan, weight_at(&j->e->down, expert, r0), j->e->down.row_bytes, n_rows,
-                 act, n, d->scratch[worker].row, out[0], ROW_GROUP);
+                 act, n, d->scratch[worker].row, out, (size_t)group);
         for (int t = 0; t < n; t++) {
             int32_t pair = d->order[at + t];
             float weight = j->weights[pair];
             float *dst = j->dst.data + pair / j->top_k * j->dst.stride + r0;
             for (int r = 0; r < n_rows; r++)
-                dst[r] += weight * out[t][r];
+                dst[r] += weight * out[t * group + r];
         }
     }
 }

@@ -50,6 +50,12 @@ struct kernels {
     gemm_fn *gemm[N_TENSOR_TYPES];             /* by weight type; NULL: none, use dot */
     gemm_fn *gemm_wide[N_TENSOR_TYPES];        /* by weight type; NULL: none, use gemm */
     decode_fn *decode[N_TENSOR_TYPES];         /* by weight type */
+    /* The same for woven rows (src/format/weave.h), n_rows a multiple of 16, n <= WEAVE_MAX_COLS;
+     * the bits are those of the plain rows. A type has the first two or neither; woven_matvec needs
+     * 64 KiB of stack. */
+    matvec_fn *woven_matvec[N_TENSOR_TYPES];
+    gemm_fn *woven_gemm[N_TENSOR_TYPES];
+    gemm_fn *woven_gemm_wide[N_TENSOR_TYPES]; /* NULL: use woven_gemm */
 
     /* sum x[i] y[i] */
     float (*dot_f32)(const float *x, const float *y, int64_t n);

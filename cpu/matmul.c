@@ -18,13 +18,15 @@ struct dot_plan dot_plan(const struct device_cpu *d, const struct weight *w)
         p.act = TYPE_F32;
     } else {
         p.dot = k->dot[w->type];
-        p.matvec = k->matvec[w->type];
-        p.gemm = k->gemm[w->type];
-        p.gemm_wide = k->gemm_wide[w->type];
+        p.woven = w->woven;
+        p.matvec = (w->woven ? k->woven_matvec : k->matvec)[w->type];
+        p.gemm = (w->woven ? k->woven_gemm : k->gemm)[w->type];
+        p.gemm_wide = (w->woven ? k->woven_gemm_wide : k->gemm_wide)[w->type];
         p.act = quant_traits(w->type)->act;
         p.encode = p.act == TYPE_F32 ? NULL : k->quantize[p.act];
     }
     assert(p.dot && (p.decode || p.dot == k->dot[w->type])); /* types are checked at load */
+    assert(!w->woven || (p.matvec && p.gemm));               /* device_cpu_woven said so */
     return p;
 }
 
@@ -81,15 +83,15 @@ struct matmul_job {
 void dot_rows(const struct dot_plan *p, const uint8_t *rows, size_t row_bytes, int n_rows,
               struct encoded act, int n_tokens, float *row_floats, float *out, size_t out_stride)
 {
-    gemm_fn *gemm = n_tokens >= GEMM_MIN_TOKENS ? p->gemm : NULL;
+    if (p->matvec && n_tokens == 1) {
+        p->matvec(p->cols, rows, row_bytes, n_rows, act.data, out);
+        return;
+    }
+    gemm_fn *gemm = p->woven || n_tokens >= GEMM_MIN_TOKENS ? p->gemm : NULL;
     if (p->gemm_wide && n_tokens >= GEMM_WIDE_MIN_TOKENS)
         gemm = p->gemm_wide;
     if (gemm) {
         gemm(p->cols, rows, row_bytes, n_rows, act.data, act.stride, n_tokens, out, out_stride);
-        return;
-    }
-    if (p->matvec && n_tokens == 1) {
-        p->matvec(p->cols, rows, row_bytes, n_rows, act.data, out);
         return;
     }
     float line[TOKEN_TILE];
@@ -116,8 +118,9 @@ static void run_matmul(void *ctx, int64_t begin, int64_t end, int worker)
 {
     const struct matmul_job *j = ctx;
     float *row_floats = j->d->scratch[worker].row;
-    for (int64_t r = begin; r < end && !step_cancelled(j->d); r += ROW_GROUP) {
-        int n_rows = (int)min_of(end - r, ROW_GROUP);
+    int64_t group = j->n_tokens == 1 ? LONE_GROUP : ROW_GROUP;
+    for (int64_t r = begin; r < end && !step_cancelled(j->d); r += group) {
+        int n_rows = (int)min_of(end - r, group);
         for (int t = 0; t < j->n_tokens; t += TOKEN_TILE)
             multiply_block(j, r, n_rows, t, min_of(j->n_tokens - t, TOKEN_TILE), row_floats);
     }

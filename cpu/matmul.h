@@ -30,6 +30,7 @@ struct dot_plan {
     matvec_fn *matvec;       /* NULL: dot serves a single token too */
     gemm_fn *gemm;           /* NULL: there is no tile kernel */
     gemm_fn *gemm_wide;      /* NULL: gemm serves any number of tokens */
+    bool woven;              /* matvec and gemm want woven rows; nothing else reads those */
     decode_fn *decode;       /* NULL: dot reads the encoded row itself */
     act_quantize_fn *encode; /* NULL: dot reads float activations */
     enum tensor_type act;
@@ -46,7 +47,7 @@ size_t encoded_bytes(int64_t cols);
 struct encoded encode_rows(struct device_cpu *d, const struct dot_plan *p, struct rows src,
                            int n_tokens, uint8_t *buffer, size_t stride);
 
-/* out[t] = row . act[t]; n_tokens <= TOKEN_TILE; `row_floats` [cols] is scratch. */
+/* out[t] = row . act[t], a plain row; n_tokens <= TOKEN_TILE; `row_floats` [cols] is scratch. */
 static inline void dot_row(const struct dot_plan *p, const uint8_t *row, struct encoded act,
                            int n_tokens, float *row_floats, float *out)
 {
@@ -58,7 +59,8 @@ static inline void dot_row(const struct dot_plan *p, const uint8_t *row, struct 
     p->dot(p->cols, operand, act.data, act.stride, n_tokens, out);
 }
 
-/* out[t * out_stride + r] = rows[r] . act[t], each as dot_row gives it; n_tokens <= TOKEN_TILE. */
+/* out[t * out_stride + r] = rows[r] . act[t], each as dot_row gives it; n_tokens <= TOKEN_TILE.
+ * Woven rows: whole groups of sixteen. */
 void dot_rows(const struct dot_plan *p, const uint8_t *rows, size_t row_bytes, int n_rows,
               struct encoded act, int n_tokens, float *row_floats, float *out, size_t out_stride);
 

@@ -15,6 +15,8 @@
 #define ROW_TILE 16
 /* ... and meet all tokens of a tile in groups of this many, which a tile kernel likes best. */
 #define ROW_GROUP 64
+/* With one token nothing is gained by coming back to rows: as many as their results may take. */
+#define LONE_GROUP (TOKEN_TILE * ROW_GROUP)
 
 /* Attention works on blocks: this many positions of the cache, converted to floats ... */
 #define KEY_BLOCK 256

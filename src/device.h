@@ -48,6 +48,7 @@ struct weight {
     size_t row_bytes, matrix_bytes; /* distances; matrix_bytes may exceed rows * row_bytes */
     int64_t part_rows;              /* 0: not split */
     size_t part_bytes;
+    bool woven;                     /* rows lie sixteen together: src/format/weave.h */
     const char *name;               /* of the tensor, borrowed from the file */
 };
 

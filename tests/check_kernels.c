@@ -356,6 +356,8 @@ static void check_tiles(const struct kernels *k, gemm_fn *gemm, enum tensor_type
         check_tile(k, gemm, type, 5 * (int64_t)block, 18, 6, (enum pattern)weights);
 }
 
+#include "tests/kernels_woven.h"
+
 /* ---- Quantizing and decoding: bit for bit ---- */
 
 /* Largest magnitude 127, so one step is 1: everything else lies half-way between two steps. */
@@ -738,6 +740,16 @@ static void check_table(const char *isa, const struct kernels *new, const struct
     if (new->count_int8 != before->count_int8) {
         check_case("%s count_int8", isa);
         check_count_int8(new);
+    }
+    for (int type = 0; type < N_TENSOR_TYPES; type++) {
+        bool is_new = new->woven_matvec[type] != before->woven_matvec[type] ||
+                      new->woven_gemm[type] != before->woven_gemm[type] ||
+                      new->woven_gemm_wide[type] != before->woven_gemm_wide[type];
+        if (!new->woven_matvec[type] || !is_new)
+            continue;
+        check_case("%s woven %s", isa, quant_traits((uint32_t)type)->name);
+        CHECK(weave_known((enum tensor_type)type) && new->woven_gemm[type]);
+        check_woven(new, (enum tensor_type)type);
     }
     for (size_t i = 0; i < ARRAY_LEN(float_cases); i++) {
         const struct float_case *c = &float_cases[i];

@@ -1,8 +1,10 @@
 /* Engine and session: prefix reuse, batches, truncation, interruption, limits, failures, and that
- * decoding allocates nothing. */
+ * decoding allocates nothing; mapped and woven weights compute alike. */
 #include <math.h>
 #include <pthread.h>
 
+#include "cpu/device_cpu.h"
+#include "cpu/features.h"
 #include "src/base/mem.h"
 #include "src/base/util.h"
 #include "src/engine/engine.h"
@@ -522,6 +524,45 @@ static void test_failing_allocations(void)
     CHECK(done && n > 8);
 }
 
+#define DEMO "models/demo.gguf"
+#define DEMO_VOCAB 2048
+
+/* Logits behind every text[i] modulo the demo's vocabulary: a prompt of 40, then one by one. */
+static bool demo_logits(enum load_mode load, float *out, int *n_woven)
+{
+    struct engine *e = NULL;
+    struct session *s = NULL;
+    struct error err = { 0 };
+    struct engine_options eo = { .n_threads = 2, .load = load };
+    struct session_options so = { .n_ctx = N_CTX };
+    bool ok = CHECK_MSG(engine_open(&e, DEMO, &eo, &err) && session_open(&s, e, &so, &err) &&
+                            session_prefill(s, text, 40, NULL, NULL, &err), "%s", err.text);
+    for (int i = 40; ok && i < N_CTX; i++, out += DEMO_VOCAB) {
+        ok = CHECK_MSG(session_decode(s, text[i], &err), "%s", err.text);
+        if (ok)
+            memcpy(out, session_logits(s), DEMO_VOCAB * sizeof *out);
+    }
+    for (int i = 0; ok && i < engine_model(e)->n_tensors; i++)
+        *n_woven += engine_model(e)->tensors[i].weight->woven;
+    session_close(s);
+    engine_close(e);
+    return ok;
+}
+
+static void test_woven(void)
+{
+    static float mapped[(N_CTX - 40) * DEMO_VOCAB], copied[(N_CTX - 40) * DEMO_VOCAB];
+    bool types[N_TENSOR_TYPES];
+    int n_mapped = 0, n_copied = 0;
+    check_case("copied weights, woven, give the bits of mapped ones");
+    device_cpu_woven(&(struct device_cpu_options){ .isa = cpu_isa() }, types);
+    if (!demo_logits(LOAD_MMAP, mapped, &n_mapped) || !demo_logits(LOAD_COPY, copied, &n_copied))
+        return;
+    CHECK_INT(n_mapped, 0);
+    CHECK_INT(n_copied >= 20, types[TYPE_Q8_0] && types[TYPE_Q4_K]);
+    CHECK(memcmp(mapped, copied, sizeof mapped) == 0);
+}
+
 int main(void)
 {
     for (int i = 0; i < N_CTX; i++)
@@ -543,6 +584,7 @@ int main(void)
         test_not_finite();
         test_shrinking();
         test_no_allocation();
+        test_woven();
         test_failing_allocations();
     }
     unlink(latent_path);

@@ -10,6 +10,7 @@
 
 #define ISA_NAME(name) name##_amx
 #define GEMM_ROWS gemm_wide
+#define WOVEN_ROWS woven_gemm_wide
 #define SLICE_TOKENS 16
 #define PLANES 2
 #include "cpu/avx512/gemm.h"

@@ -4,6 +4,7 @@
 void kernels_use_amx(struct kernels *k)
 {
     use_gemm_amx(k);
+    use_woven_gemm_amx(k);
     use_limits_amx(k);
     use_bf16_amx(k);
 }

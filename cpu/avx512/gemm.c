@@ -3,6 +3,7 @@
 
 #define ISA_NAME(name) name##_avx512
 #define GEMM_ROWS gemm
+#define WOVEN_ROWS woven_gemm
 #define SLICE_TOKENS 8
 #define PLANES 1
 #include "cpu/avx512/gemm.h"

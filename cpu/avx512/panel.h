@@ -20,6 +20,7 @@
 #define TANDEM_CPU_AVX512_PANEL_H
 
 #include "cpu/avx2/sums.h"
+#include "cpu/avx512/woven.h"
 
 #define PANEL_ROWS 16
 #define CHUNK 256 /* columns */
@@ -209,6 +210,70 @@ ALWAYS_INLINE void fill_panel32(struct panel *p, const uint8_t *block, size_t ro
             p->block_m[b] = scales16(block + b * f.bytes + f.m_at, row_stride, n_rows, f16x4);
     }
 }
+
+/* ---- The same from sixteen woven rows: lines as they are ---- */
+
+/* Eight lines, bytes too large by `offset`, from line `first` of the panel on. */
+ALWAYS_INLINE void set_lines(struct panel *p, int first, const __m512i q[8], int offset)
+{
+    for (int u = 0; u < 8; u++) {
+        __m512i line = PLANES == 1 ? q[u] : _mm512_sub_epi8(q[u], _mm512_set1_epi8((char)offset));
+        _mm512_store_si512(p->q[0][first + u], line);
+    }
+}
+
+/* Part of the next block of a group of rows. */
+ALWAYS_INLINE void prefetch_woven(const uint8_t *w, int bytes, int part, int parts)
+{
+    for (int i = bytes / 4 * part / parts; i < bytes / 4 * (part + 1) / parts; i++)
+        _mm_prefetch((const char *)w + 16 * bytes + 64 * i, _MM_HINT_T0);
+}
+
+ALWAYS_INLINE void fill_woven256(struct panel *p, const uint8_t *w, const struct woven f,
+                                 lines_fn *lines, run_scale_fn *scale, run_mins_fn *mins,
+                                 row_scale_fn *row_scale)
+{
+#pragma GCC unroll 8
+    for (int j = 0; j < 8; j++) {
+        __m512i q[8];
+        prefetch_woven(w, f.bytes, j, 8);
+        lines(w, j, q);
+        set_lines(p, 8 * j, q, f.offset);
+    }
+#pragma GCC unroll 16
+    for (int j = 0; j < 16; j++)
+        if (j < CHUNK / f.run)
+            p->scale[j] = scale(w, j);
+    p->d = row_scale(w);
+    p->dmin = _mm512_setzero_ps();
+    if (f.m_at >= 0) {
+#define SET_MINS(j)                                                                               \
+    if (j < CHUNK / f.run / 2)                                                                    \
+        p->min[j] = mins(w, j);
+        EACH_OF_8(SET_MINS)
+        p->dmin = f16_at(w, f.m_at);
+    }
+#if PLANES == 2
+    fold_scales(p, f.run);
+#endif
+}
+
+/* n_blocks (1..8) blocks; lines past them stay as they are. */
+ALWAYS_INLINE void fill_woven32(struct panel *p, const uint8_t *w, int n_blocks,
+                                const struct woven f, lines_fn *lines, row_scale_fn *row_scale)
+{
+    for (int b = 0; b < n_blocks; b++, w += 16 * f.bytes) {
+        __m512i q[8];
+        prefetch_woven(w, f.bytes, 0, 1);
+        lines(w, 0, q);
+        set_lines(p, 8 * b, q, f.offset);
+        p->block_d[b] = row_scale(w);
+        if (f.m_at >= 0)
+            p->block_m[b] = f16_at(w, f.m_at);
+    }
+}
+
+/* ---- Activations ---- */
 
 /* One block Q8_K of each token; tokens past n_tokens become zero. */
 static inline void fill_slice256(struct slice *s, const uint8_t *block, size_t act_stride,

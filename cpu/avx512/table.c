@@ -7,6 +7,8 @@ void kernels_use_avx512(struct kernels *k)
     use_dot_avx512(k);
     k->dot[TYPE_IQ3_XXS] = iq3_xxs; /* with one token AVX2 is half as fast again */
     use_gemm_avx512(k);
+    use_woven_avx512(k);
+    use_woven_gemm_avx512(k);
     use_float_avx512(k);
     use_limits_avx512(k);
 }

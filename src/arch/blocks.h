@@ -18,7 +18,7 @@
 /* Embedding, head, norms. */
 #define SKELETON_TENSORS                                                                          \
     { "token_embd.weight", M(token_embd), { DIM_HIDDEN, DIM_VOCAB }, ROLE_EMBED, ONCE,            \
-      .need = REQUIRED },                                                                         \
+      .need = REQUIRED, .by_rows = true },                                                        \
     { "output.weight", M(output), { DIM_HIDDEN, DIM_VOCAB }, ROLE_HEAD, ONCE,                     \
       .need = OPTIONAL },                                                                         \
     { "output_norm.weight", M(output_norm), { DIM_HIDDEN }, ROLE_TRUNK, ONCE, .is_f32 = true },   \
@@ -30,7 +30,7 @@
 /* Grouped-query attention: separate or fused projections. */
 #define GQA_TENSORS                                                                               \
     { "blk.%d.attn_qkv.weight", W(qkv), { DIM_HIDDEN, DIM_QKV }, ROLE_TRUNK, EVERY_LAYER,         \
-      .need = OPTIONAL },                                                                         \
+      .need = OPTIONAL, .by_rows = true },                                                                         \
     { "blk.%d.attn_q.weight", W(q), { DIM_HIDDEN, DIM_Q }, ROLE_TRUNK, EVERY_LAYER,               \
       .instead = "blk.%d.attn_qkv.weight" },                                                      \
     { "blk.%d.attn_k.weight", W(k), { DIM_HIDDEN, DIM_KV }, ROLE_TRUNK, EVERY_LAYER,              \
@@ -89,11 +89,11 @@
     { "blk.%d.attn_kv_a_norm.weight", W(kv_a_norm), { DIM_KV_LORA }, ROLE_TRUNK, EVERY_LAYER,     \
       .is_f32 = true },                                                                           \
     { "blk.%d.attn_k_b.weight", W(k_b), { DIM_NOPE, DIM_KV_LORA, DIM_HEADS }, ROLE_TRUNK,         \
-      EVERY_LAYER, .need = OPTIONAL, .may_fold = true },                                          \
+      EVERY_LAYER, .need = OPTIONAL, .by_rows = true, .may_fold = true },                                         \
     { "blk.%d.attn_v_b.weight", W(v_b), { DIM_KV_LORA, DIM_VALUE, DIM_HEADS }, ROLE_TRUNK,        \
-      EVERY_LAYER, .need = OPTIONAL, .may_fold = true },                                          \
+      EVERY_LAYER, .need = OPTIONAL, .by_rows = true, .may_fold = true },                                         \
     { "blk.%d.attn_kv_b.weight", W(kv_b), { DIM_KV_LORA, DIM_KV_B }, ROLE_TRUNK, EVERY_LAYER,     \
-      .instead = "blk.%d.attn_k_b.weight" },                                                      \
+      .by_rows = true, .instead = "blk.%d.attn_k_b.weight" },                                     \
     { "blk.%d.attn_output.weight", W(attn_output), { DIM_ATTN_OUT, DIM_HIDDEN }, ROLE_TRUNK,      \
       EVERY_LAYER, .need = REQUIRED }
 

@@ -43,9 +43,12 @@ bool engine_open(struct engine **out, const char *path, const struct engine_opti
         .mode = o->load, .act_f32 = o->act_f32, .n_parts = o->n_nodes, .lock = o->lock,
         .progress = o->progress, .ctx = o->progress_ctx,
     };
-    /* The pool comes last: it pins this thread, and threads of the loader would inherit that. */
+    bool woven[N_TENSOR_TYPES];
+    device_cpu_woven(&(struct device_cpu_options){ .isa = e->isa, .act_f32 = o->act_f32 }, woven);
+    /* The pool comes late: it pins this thread, and threads of the loader would inherit that. */
     bool ok = model_open(&e->model, path, o->numerics, err) &&
-              model_load(&e->model, &lo, err) && pool_open(&e->pool, o->n_threads, err);
+              model_load(&e->model, &lo, err) && pool_open(&e->pool, o->n_threads, err) &&
+              model_weave(&e->model, woven, e->pool, err);
     if (!ok) {
         engine_close(e);
         return false;

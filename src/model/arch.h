@@ -47,6 +47,7 @@ struct tensor_spec {
     enum when when;
     enum need need;
     bool is_f32;        /* norms, biases, routers: F32, F16 or BF16 in the file, decoded at load */
+    bool by_rows;       /* rows are taken one by one or cut apart: never woven (model_weave) */
     bool may_fold;      /* files with the last two dimensions multiplied into one hold the same bytes */
     const char *alias;  /* a second name in older files; NULL: none */
     const char *instead; /* not looked for when the file has this tensor (same layer); NULL: none */
