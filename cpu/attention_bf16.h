@@ -1,5 +1,5 @@
-/* What the two forms of attention on BF16 operands share: tiles of queries, worker memory. Private to
- * cpu/attention_bf16*.c. */
+/* What the two forms of attention on BF16 operands share: tiles of queries, worker memory.
+ * Private to cpu/attention_bf16*.c. */
 #ifndef TANDEM_CPU_ATTENTION_BF16_H
 #define TANDEM_CPU_ATTENTION_BF16_H
 

@@ -1,5 +1,5 @@
-/* Attention of few tokens on BF16 operands: one piece of the cache meets tiles of queries (all heads
- * of latent attention look at the same latents; so do the heads of a group).
+/* Attention of few tokens on BF16 operands: one piece of the cache meets tiles of queries (all
+ * heads of latent attention look at the same latents; heads of a group share theirs).
  *
  * Here laying out a block costs more than multiplying it, so it is read once for keys and values,
  * row by row as it lies. Values are then the right operand, and it is the weights, few as they are,

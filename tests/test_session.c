@@ -8,6 +8,7 @@
 #include "src/base/mem.h"
 #include "src/base/util.h"
 #include "src/engine/engine.h"
+#include "src/engine/internal.h"
 #include "src/model/memory.h"
 #include "tests/tiny_model.h"
 
@@ -286,6 +287,29 @@ static void test_does_not_fit(void)
     session_close(s);
     engine_close(e);
     unlink(path);
+}
+
+static void test_batch(void)
+{
+    check_case("tokens per step follow the number of experts, and can be chosen");
+    CHECK_INT(engine_wanted_batch(0, 0), 512);
+    CHECK_INT(engine_wanted_batch(8, 2), 512);
+    CHECK_INT(engine_wanted_batch(64, 6), 1024);  /* V2-Lite */
+    CHECK_INT(engine_wanted_batch(160, 6), 2048); /* V2 */
+    CHECK_INT(engine_wanted_batch(384, 8), 2048); /* no more, however many */
+    struct engine *e = NULL;
+    struct error err = { 0 };
+    struct engine_options eo = { .n_threads = 1 };
+    if (CHECK(engine_open(&e, latent_path, &eo, &err))) {
+        const struct params *p = &engine_model(e)->params;
+        CHECK_INT(engine_batch(e), engine_wanted_batch(p->n_routed, p->top_k));
+    }
+    engine_close(e);
+    eo.n_batch = 100;
+    e = NULL;
+    if (CHECK(engine_open(&e, latent_path, &eo, &err)))
+        CHECK_INT(engine_batch(e), 100);
+    engine_close(e);
 }
 
 /* ---- interruption ---- */
@@ -577,6 +601,7 @@ int main(void)
         test_eval();
         test_limits();
         test_does_not_fit();
+        test_batch();
         test_cancel();
         test_cancel_soon();
         test_cancel_anywhere(latent_path);

@@ -207,9 +207,11 @@ const struct option option_rows[] = {
       .common = true, .help = "worker threads, one table row for each number",
       .fallback = "the cores this process may use" },
     { "batch-size", "-b", "--ubatch-size -ub", "N", ANSWERS, GROUP_MODEL, INT(batch, 1, 65536),
-      .help = "tokens per step while reading a prompt", .fallback = "512" },
+      .help = "tokens per step while reading a prompt",
+      .fallback = "512; up to 2048 with many experts" },
     { "batch-size", "-b", "--ubatch-size -ub", "N,…", CMD_BENCH, GROUP_MODEL, SIZES(batch_list, 65536),
-      .help = "tokens per step while reading a prompt", .fallback = "512" },
+      .help = "tokens per step while reading a prompt",
+      .fallback = "512; up to 2048 with many experts" },
     { "load", NULL, NULL, "auto|mmap|copy|direct", COMPUTES, GROUP_MODEL,
       CHOICE(load, "auto|mmap|copy|direct"),
       .help = "use the weights where the file is mapped, or copy them into memory; direct: past "

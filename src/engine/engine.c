@@ -9,9 +9,41 @@
 #include "src/base/cpus.h"
 #include "src/base/mem.h"
 #include "src/base/util.h"
+#include "src/model/memory.h"
 
 #define DEFAULT_BATCH 512
 #define MAX_BATCH 4096
+
+/* ---- tokens per step ---- */
+
+/* A step unpacks the weights of every expert once: the more tokens share that the better, up to
+ * some 64 for each (docs/performance.md). One in n_routed / top_k tokens meets a given expert. */
+#define TOKENS_PER_EXPERT 64
+#define LARGEST_DEFAULT 2048
+#define WORK_SHARE 16 /* of the available memory, for working memory beyond DEFAULT_BATCH */
+
+int engine_wanted_batch(int n_routed, int top_k)
+{
+    int batch = DEFAULT_BATCH;
+    while (top_k > 0 && batch < LARGEST_DEFAULT &&
+           (int64_t)batch * top_k < (int64_t)TOKENS_PER_EXPERT * n_routed)
+        batch *= 2;
+    return batch;
+}
+
+/* What was asked for, or what this model wants if memory is plenty. */
+static void choose_batch(struct engine *e)
+{
+    const struct params *p = &e->model.params;
+    uint64_t budget = memory_available() / WORK_SHARE;
+    e->n_batch = e->options.n_batch;
+    if (e->n_batch > 0)
+        return;
+    e->n_batch = engine_wanted_batch(p->n_routed, p->top_k);
+    while (e->n_batch > DEFAULT_BATCH &&
+           workspace_bytes(e, e->n_batch) > budget)
+        e->n_batch /= 2;
+}
 
 /* ---- engine ---- */
 
@@ -38,7 +70,6 @@ bool engine_open(struct engine **out, const char *path, const struct engine_opti
         return false;
     e->options = *o;
     e->isa = o->isa_given ? o->isa & cpu_isa() : cpu_isa();
-    e->n_batch = o->n_batch ? o->n_batch : DEFAULT_BATCH;
     struct load_options lo = {
         .mode = o->load, .act_f32 = o->act_f32, .n_parts = o->n_nodes, .lock = o->lock,
         .progress = o->progress, .ctx = o->progress_ctx,
@@ -53,6 +84,7 @@ bool engine_open(struct engine **out, const char *path, const struct engine_opti
         engine_close(e);
         return false;
     }
+    choose_batch(e);
     *out = e;
     return true;
 }
@@ -90,7 +122,7 @@ bool engine_retune(struct engine *e, int n_threads, int n_batch, struct error *e
     if (!check_options(&o, err))
         return false;
     e->options = o;
-    e->n_batch = n_batch ? n_batch : DEFAULT_BATCH;
+    choose_batch(e);
     if (n_threads == pool_threads(e->pool))
         return true;
     pool_close(e->pool);

@@ -21,7 +21,7 @@ struct engine_options {
     bool isa_given;         /* false: everything this CPU has */
     enum numerics numerics;
     bool act_f32;           /* reference path: F32 activations and cache */
-    int n_batch;            /* most tokens per step, 0: 512 */
+    int n_batch;            /* most tokens per step, 0: 512 to 2048 by experts and memory */
     enum load_mode load;
     int n_nodes;            /* parts for NUMA nodes that routed experts are copied to; 0: as the
                              * machine has; more than it has: for tests */

@@ -26,6 +26,9 @@ struct engine {
     struct workspace *last; /* the newest workspace that is in use; NULL: none */
 };
 
+/* Tokens per step that a mixture of n_routed experts, top_k of them used, is read with best. */
+int engine_wanted_batch(int n_routed, int top_k);
+
 /* Bytes of a workspace for n_ctx positions, before making one. */
 uint64_t workspace_bytes(const struct engine *e, int64_t n_ctx);
 /* One that fits n_ctx positions: shared where possible. workspace_leave frees it with its last
