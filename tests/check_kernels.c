@@ -350,6 +350,8 @@ static void check_tiles(const struct kernels *k, gemm_fn *gemm, enum tensor_type
                                     { 5, 15, 9 }, { 8, 33, 4 },  { 9, 64, 3 },  { 13, 5, 17 },
                                     { 4, 65, 7 }, { 1, 20, 131 }, { 11, 2, 12 }, { 6, 100, 2 } };
     int block = quant_traits(type)->block_elements;
+    if (block == 1) /* whole vectors and a rest */
+        block = 37;
     for (size_t i = 0; i < ARRAY_LEN(sizes); i++)
         check_tile(k, gemm, type, (int64_t)sizes[i][0] * block, sizes[i][1], sizes[i][2], RANDOM);
     for (int weights = 0; weights < N_PATTERNS - 1; weights++)

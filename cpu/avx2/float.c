@@ -5,3 +5,4 @@
 #include "cpu/avx2/vec.h"
 
 #include "cpu/avx2/float_kernels.h"
+#include "cpu/avx2/float_tiles.h"

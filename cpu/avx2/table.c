@@ -8,5 +8,6 @@ void kernels_use_avx2(struct kernels *k)
     use_quantize_avx2(k);
     use_gemm_avx2(k);
     use_float_avx2(k);
+    use_float_gemm_avx2(k);
     use_limits_avx2(k);
 }

@@ -10,5 +10,6 @@ void kernels_use_avx512(struct kernels *k)
     use_woven_avx512(k);
     use_woven_gemm_avx512(k);
     use_float_avx512(k);
+    use_float_gemm_avx512(k);
     use_limits_avx512(k);
 }

@@ -9,6 +9,7 @@ void use_gemm_avx512(struct kernels *k);  /* tiles of them */
 void use_woven_avx512(struct kernels *k); /* woven rows times one int8 activation */
 void use_woven_gemm_avx512(struct kernels *k); /* tiles of them */
 void use_float_avx512(struct kernels *k); /* everything on F32, F16 and BF16 */
+void use_float_gemm_avx512(struct kernels *k); /* tiles of F32, F16, BF16 */
 void use_limits_avx512(struct kernels *k);    /* the fastest reading and multiplying, for the probe */
 
 #endif
