@@ -148,9 +148,11 @@ ALWAYS_INLINE __m512i dot_points16(const struct points *p, __m512i low, __m512i 
         __m512i ranks = h ? _mm512_unpackhi_epi16(low, high) : _mm512_unpacklo_epi16(low, high);
         __m512i s = h ? _mm512_unpackhi_epi16(signs, signs) : _mm512_unpacklo_epi16(signs, signs);
         __m512i last = _mm512_srli_epi16(ranks, 2), sum = _mm512_setzero_si512();
-        for (int c = 0; c < 4; c++)
+        for (int c = 0; c < 4; c++) {
+            __m512i sign = _mm512_set1_epi32((int)(0x10100101u << c));
             sum = add_coordinate(sum, c < 3 ? ranks : last, load_value(p, c < 3 ? c : 2),
-                                 act + 64 * (2 * c + h), s, _mm512_set1_epi32(0x10100101 << c));
+                                 act + 64 * (2 * c + h), s, sign);
+        }
         __m512i run = _mm512_add_epi32(dwords, _mm512_set1_epi32(4 * h));
         __m512i times = _mm512_maskz_permutexvar_epi8(0x1111111111111111, run,
                                                       _mm512_castsi256_si512(scale));
