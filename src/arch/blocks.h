@@ -97,6 +97,19 @@
     { "blk.%d.attn_output.weight", W(attn_output), { DIM_ATTN_OUT, DIM_HIDDEN }, ROLE_TRUNK,      \
       EVERY_LAYER, .need = REQUIRED }
 
+/* The indexer of V3.2; blocks for multi-token prediction attend without it. */
+#define INDEXER_TENSORS                                                                           \
+    { "blk.%d.indexer.attn_q_b.weight", W(indexer_q_b), { DIM_Q_LORA, DIM_INDEX_Q }, ROLE_TRUNK,  \
+      MAIN_LAYER, .need = REQUIRED },                                                             \
+    { "blk.%d.indexer.attn_k.weight", W(indexer_k), { DIM_HIDDEN, DIM_INDEX }, ROLE_TRUNK,        \
+      MAIN_LAYER, .need = REQUIRED },                                                             \
+    { "blk.%d.indexer.k_norm.weight", W(indexer_k_norm), { DIM_INDEX }, ROLE_TRUNK, MAIN_LAYER,   \
+      .is_f32 = true },                                                                           \
+    { "blk.%d.indexer.k_norm.bias", W(indexer_k_norm_bias), { DIM_INDEX }, ROLE_TRUNK,            \
+      MAIN_LAYER, .is_f32 = true },                                                               \
+    { "blk.%d.indexer.proj.weight", W(indexer_proj), { DIM_HIDDEN, DIM_INDEX_HEADS }, ROLE_TRUNK, \
+      MAIN_LAYER, .need = REQUIRED }
+
 /* Mixture of experts: router, routed experts (separate or fused gate and up), shared experts. */
 #define MOE_TENSORS                                                                               \
     { "blk.%d.ffn_gate_inp.weight", W(router), { DIM_HIDDEN, DIM_ROUTED }, ROLE_TRUNK,            \
@@ -178,6 +191,10 @@ bool mla_solve(struct model *m, struct error *err);
 bool mla_assemble(struct model *m, int layer, struct error *err);
 /* k_b of layer from kv_b. */
 bool mla_derive(struct model *m, int layer, bool act_f32, struct error *err);
+uint64_t mla_derived_bytes(const struct model *m, int layer, bool act_f32);
+
+/* Heads, width and picks of the indexer. */
+bool indexer_solve(struct model *m, struct error *err);
 
 /* Expert counts and the router. may_group: groups of experts exist in this architecture. */
 bool moe_solve(struct model *m, bool may_group, struct error *err);

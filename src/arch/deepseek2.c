@@ -29,6 +29,7 @@ const struct arch arch_deepseek2 = {
     .name = "deepseek2",
     .tensors = tensors, .n_tensors = ARRAY_LEN(tensors),
     .pairing = ROPE_NORM, .has_latent_cache = true,
-    .solve = solve, .assemble = assemble, .derive = mla_derive, .forward = forward,
+    .solve = solve, .assemble = assemble, .derive = mla_derive,
+    .derived_bytes = mla_derived_bytes, .forward = forward,
     .buffers = buffers, .n_buffers = ARRAY_LEN(buffers),
 };

@@ -152,6 +152,15 @@ bool mla_assemble(struct model *m, int layer, struct error *err)
     return true;
 }
 
+uint64_t mla_derived_bytes(const struct model *m, int layer, bool act_f32)
+{
+    const struct params *p = &m->params;
+    const struct layer *l = &m->layers[layer];
+    uint64_t element = act_f32 ? sizeof(float) : sizeof(uint16_t);
+    bool in_file = !l->kv_b.name || (l->k_b.name && l->k_b.name != l->kv_b.name);
+    return in_file ? 0 : element * (uint64_t)(p->n_heads * (int64_t)p->qk_nope_dim * p->kv_lora_rank);
+}
+
 /* Transpose the key rows of kv_b: k_b[h][r][i] = kv_b[h * (nope + value) + i][r]. */
 bool mla_derive(struct model *m, int layer, bool act_f32, struct error *err)
 {

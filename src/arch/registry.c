@@ -8,6 +8,8 @@ static const struct arch *const known[] = {
     &arch_qwen3,
     &arch_deepseek,
     &arch_deepseek2,
+    &arch_deepseek32,
+    &arch_deepseek4,
 };
 
 const struct arch *arch_at(int index)

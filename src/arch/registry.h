@@ -4,6 +4,7 @@
 
 #include "src/model/arch.h"
 
-extern const struct arch arch_llama, arch_qwen2, arch_qwen3, arch_deepseek, arch_deepseek2;
+extern const struct arch arch_llama, arch_qwen2, arch_qwen3, arch_deepseek, arch_deepseek2,
+    arch_deepseek32, arch_deepseek4;
 
 #endif

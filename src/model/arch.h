@@ -23,6 +23,13 @@ enum dim {
     DIM_EXPERT, DIM_EXPERT2, DIM_SHARED, /* expert_size, twice it, n_shared * expert_size */
     DIM_ROUTED,                      /* n_routed */
     DIM_HIDDEN2,                     /* 2 * hidden_size */
+    DIM_INDEX, DIM_INDEX2, DIM_INDEX_HEADS, DIM_INDEX_Q, /* index_dim, twice it, heads, all heads */
+    DIM_STREAMS, DIM_STREAMS_HIDDEN, /* residual streams, all of them side by side */
+    DIM_MIX, DIM_MIX_SCALES,         /* outputs of a hyper-connection, and their scales */
+    DIM_HEAD2,                       /* 2 * head_dim */
+    DIM_RATIO_CSA, DIM_RATIO_HCA,    /* positions summed up in one row: 4, 128 */
+    DIM_OUT_GROUP, DIM_OUT_LORA,     /* inputs of a group of heads; out_groups * out_lora_rank */
+    DIM_TOP_K, DIM_ONE,
     N_DIMS
 };
 int64_t params_dim(const struct params *p, enum dim d);
@@ -36,6 +43,9 @@ enum when {
     DENSE_LAYER,
     MOE_LAYER,
     MTP_LAYER,
+    MAIN_LAYER,           /* every one but those */
+    CSA_LAYER, HCA_LAYER, /* compression ratio 4, 128 */
+    HASH_LAYER,           /* experts picked by token id */
 };
 enum need { REQUIRED, OPTIONAL };
 
@@ -48,6 +58,7 @@ struct tensor_spec {
     enum need need;
     bool is_f32;        /* norms, biases, routers: F32, F16 or BF16 in the file, decoded at load */
     bool by_rows;       /* rows are taken one by one or cut apart: never woven (model_weave) */
+    bool is_i32;        /* a table of numbers: I32 in the file */
     bool may_fold;      /* files with the last two dimensions multiplied into one hold the same bytes */
     const char *alias;  /* a second name in older files; NULL: none */
     const char *instead; /* not looked for when the file has this tensor (same layer); NULL: none */
@@ -104,7 +115,13 @@ struct arch {
     /* Rebuild what the file of this layer lacks, in the model's arena; then assemble is called. NULL:
      * never needed. */
     bool (*derive)(struct model *m, int layer, bool act_f32, struct error *err);
-    /* One step through all layers. Buffers come from `work`. */
+    /* Bytes that derive will take for this layer. NULL: none ever. */
+    uint64_t (*derived_bytes)(const struct model *m, int layer, bool act_f32);
+    /* Bytes of one layer's cache. NULL: latents, or keys and values, as kvcache.h has them. */
+    uint64_t (*cache_bytes)(const struct params *p, enum tensor_type type, int64_t n_ctx,
+                            int layer);
+    /* One step through all layers. Buffers come from `work`. NULL: models of this architecture can
+     * be inspected and planned, but this version cannot run them. */
     bool (*forward)(const struct model *m, struct device *d, const struct step *s,
                     struct activations *work, struct error *err);
     const struct buffer_spec *buffers;

@@ -22,15 +22,28 @@ static uint64_t part_bytes(int64_t width, enum tensor_type type, int64_t n_ctx)
     return align_up(bytes, ALIGNMENT);
 }
 
+uint64_t kvcache_layer_bytes(const struct arch *arch, const struct params *p, enum tensor_type type,
+                             int64_t n_ctx, int layer)
+{
+    int64_t k_width, v_width;
+    if (arch->cache_bytes)
+        return arch->cache_bytes(p, type, n_ctx, layer);
+    cache_widths(arch, p, &k_width, &v_width);
+    uint64_t k = part_bytes(k_width, type, n_ctx), v = part_bytes(v_width, type, n_ctx);
+    return k == UINT64_MAX || v == UINT64_MAX ? UINT64_MAX : k + v;
+}
+
 uint64_t kvcache_bytes(const struct arch *arch, const struct params *p, enum tensor_type type,
                        int64_t n_ctx)
 {
-    int64_t k_width, v_width;
-    cache_widths(arch, p, &k_width, &v_width);
-    uint64_t k = part_bytes(k_width, type, n_ctx), v = part_bytes(v_width, type, n_ctx);
-    if (k == UINT64_MAX || v == UINT64_MAX)
-        return UINT64_MAX;
-    return (k + v) * (uint64_t)p->n_layers; /* each below 2^52, at most 512 layers */
+    uint64_t sum = 0; /* of at most 512 layers, each below 2^53 */
+    for (int i = 0; i < p->n_layers; i++) {
+        uint64_t layer = kvcache_layer_bytes(arch, p, type, n_ctx, i);
+        if (layer == UINT64_MAX)
+            return UINT64_MAX;
+        sum += layer;
+    }
+    return sum;
 }
 
 bool kvcache_open(struct kvcache *c, const struct arch *arch, const struct params *p,

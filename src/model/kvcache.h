@@ -13,6 +13,10 @@
 uint64_t kvcache_bytes(const struct arch *arch, const struct params *p, enum tensor_type type,
                        int64_t n_ctx);
 
+/* The part of one layer; the sum over layers is kvcache_bytes. */
+uint64_t kvcache_layer_bytes(const struct arch *arch, const struct params *p, enum tensor_type type,
+                             int64_t n_ctx, int layer);
+
 bool kvcache_open(struct kvcache *c, const struct arch *arch, const struct params *p,
                   enum tensor_type type, int64_t n_ctx, struct device *d, struct error *err);
 void kvcache_close(struct kvcache *c, struct device *d);

@@ -59,12 +59,35 @@ static bool solve_vocab(struct model *m, struct error *err)
     return true;
 }
 
+/* "blk.%d.x" -> "blk.7.x" */
+static void tensor_name(char *out, const char *pattern, int layer)
+{
+    const char *mark = strstr(pattern, "%d");
+    if (mark)
+        snprintf(out, NAME_SIZE, "%.*s%d%s", (int)(mark - pattern), pattern, layer, mark + 2);
+    else
+        snprintf(out, NAME_SIZE, "%s", pattern);
+}
+
+/* Does the first block for multi-token prediction hold a whole main layer instead? Some files count
+ * blocks that they do not have. */
+static bool mtp_is_main(const struct model *m, int64_t n_layers)
+{
+    char name[NAME_SIZE];
+    tensor_name(name, "blk.%d.nextn.eh_proj.weight", (int)n_layers);
+    if (gguf_tensor(&m->gguf, name))
+        return false;
+    tensor_name(name, "blk.%d.attn_norm.weight", (int)n_layers);
+    return gguf_tensor(&m->gguf, name);
+}
+
 static bool solve_skeleton(struct model *m, enum numerics numerics, struct error *err)
 {
     const struct keys *k = &m->keys;
     struct params *p = &m->params;
-    p->n_layers = (int)(k->block_count - k->n_mtp);
-    p->n_mtp = (int)k->n_mtp;
+    bool all_main = k->n_mtp > 0 && mtp_is_main(m, k->block_count - k->n_mtp);
+    p->n_mtp = all_main ? 0 : (int)k->n_mtp;
+    p->n_layers = (int)k->block_count - p->n_mtp;
     p->hidden_size = k->embedding_length;
     p->ffn_size = max_of(k->feed_forward_length, 0);
     p->context_length = k->context_length;
@@ -103,16 +126,6 @@ struct weight weight_rows(const struct weight *w, int64_t first, int64_t rows)
         part.data = (const char *)w->data + (size_t)first * w->row_bytes;
     part.rows = rows;
     return part;
-}
-
-/* "blk.%d.x" -> "blk.7.x" */
-static void tensor_name(char *out, const char *pattern, int layer)
-{
-    const char *mark = strstr(pattern, "%d");
-    if (mark)
-        snprintf(out, NAME_SIZE, "%.*s%d%s", (int)(mark - pattern), pattern, layer, mark + 2);
-    else
-        snprintf(out, NAME_SIZE, "%s", pattern);
 }
 
 static const struct tensor *find_tensor(const struct model *m, const char *pattern, int layer)
@@ -161,7 +174,10 @@ static bool check_type(const struct tensor_spec *s, const struct tensor *t, stru
     if (s->is_f32 && !is_float)
         return fail(err, ERR_FILE, "%s: type %s, expected F32, F16 or BF16", t->name,
                     q->name ? q->name : "unknown");
-    if (!q->dequantize)
+    if (s->is_i32 && t->type != TYPE_I32)
+        return fail(err, ERR_FILE, "%s: type %s, expected I32", t->name,
+                    q->name ? q->name : "unknown");
+    if (!q->dequantize && !s->is_i32)
         return fail(err, ERR_FILE, "%s: type %s is not supported", t->name,
                     q->name ? q->name : "unknown");
     return true;
@@ -203,6 +219,11 @@ bool layer_is_moe(const struct params *p, int layer)
     return p->n_routed > 0 && (layer >= p->n_dense_lead || layer >= p->n_layers);
 }
 
+static int main_layer_ratio(const struct params *p, int layer)
+{
+    return layer >= 0 && layer < p->n_layers ? p->compress_ratio[layer] : 0;
+}
+
 bool tensor_stands_in(const struct tensor_spec *s, const struct params *p, int layer)
 {
     switch (s->when) {
@@ -211,6 +232,10 @@ bool tensor_stands_in(const struct tensor_spec *s, const struct params *p, int l
     case DENSE_LAYER: return layer >= 0 && !layer_is_moe(p, layer);
     case MOE_LAYER:   return layer >= 0 && layer_is_moe(p, layer);
     case MTP_LAYER:   return layer >= p->n_layers;
+    case MAIN_LAYER:  return layer >= 0 && layer < p->n_layers;
+    case CSA_LAYER:   return main_layer_ratio(p, layer) == 4;
+    case HCA_LAYER:   return main_layer_ratio(p, layer) == 128;
+    case HASH_LAYER:  return layer >= 0 && layer < p->n_hash_layers;
     }
     return false;
 }

@@ -29,6 +29,15 @@ struct layer {
     struct weight router, router_bias, gate_routed, up_routed, gate_up_routed, down_routed;
     struct router route;
     struct experts experts;
+    /* sparse attention: the indexer (V3.2, V4), compressed rows and their indexer (V4) */
+    struct weight indexer_q_b, indexer_k, indexer_k_norm, indexer_k_norm_bias, indexer_proj;
+    struct weight compressor_kv, compressor_gate, compressor_ape, compressor_norm;
+    struct weight indexer_compressor_kv, indexer_compressor_gate, indexer_compressor_ape,
+        indexer_compressor_norm;
+    /* V4: one row as key and value, output in two steps, hyper-connections, experts by token id */
+    struct weight kv, attn_sinks, output_a, output_b;
+    struct weight hc_attn_fn, hc_attn_base, hc_attn_scale, hc_ffn_fn, hc_ffn_base, hc_ffn_scale;
+    struct weight expert_table;
     /* multi-token prediction (only blocks behind the main layers) */
     struct weight nextn_eh_proj, nextn_enorm, nextn_hnorm, nextn_head_norm, nextn_head,
         nextn_embed;
@@ -51,6 +60,7 @@ struct model {
     struct params params; /* what that means */
     struct arena arena;
     struct weight token_embd, output_norm, output, output_bias, rope_freqs;
+    struct weight hc_fn, hc_base, hc_scale; /* V4: streams to one before the output */
     struct layer *layers; /* [n_layers + n_mtp] */
     struct model_tensor *tensors;
     int n_tensors;
@@ -74,7 +84,7 @@ bool model_open(struct model *m, const char *path, enum numerics numerics, struc
 typedef bool load_progress(void *ctx, uint64_t done_bytes, uint64_t total_bytes);
 
 struct load_options {
-    enum load_mode mode;
+    enum load_mode mode; /* as the placement decided; LOAD_AUTO is LOAD_MMAP here */
     bool act_f32;  /* derived matrices are kept in F32, else F16 */
     int n_parts;   /* split routed experts into so many parts: 0: one per memory node, 1: none;
                     * mapped weights stay whole */

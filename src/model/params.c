@@ -8,7 +8,6 @@
 #include "src/format/gguf.h"
 #include "src/model/arch.h"
 
-#define MAX_LAYERS 512
 #define MAX_VOCAB (1 << 20)
 #define ABSENT (-1)
 
@@ -58,6 +57,15 @@ static const struct key_spec key_specs[] = {
     { "attention.q_lora_rank", K(q_lora_rank), INT, OPTIONAL, 0, 65536, 0, SCALAR },
     { "attention.kv_lora_rank", K(kv_lora_rank), INT, OPTIONAL, 1, 65536, ABSENT, SCALAR },
     { "attention.layer_norm_rms_epsilon", K(rms_eps), REAL, REQUIRED, 1e-12, 1e-1, 0, SCALAR },
+
+    { "attention.indexer.head_count", K(index_heads), INT, OPTIONAL, 1, 1024, ABSENT, SCALAR },
+    { "attention.indexer.key_length", K(index_dim), INT, OPTIONAL, 1, 8192, ABSENT, SCALAR },
+    { "attention.indexer.top_k", K(index_top_k), INT, OPTIONAL, 1, 1 << 20, ABSENT, SCALAR },
+    { "attention.output_group_count", K(out_groups), INT, OPTIONAL, 1, 1024, ABSENT, SCALAR },
+    { "attention.output_lora_rank", K(out_lora_rank), INT, OPTIONAL, 1, 65536, ABSENT, SCALAR },
+    { "attention.sliding_window", K(window), INT, OPTIONAL, 0, 1 << 20, 0, SCALAR },
+    { "hyper_connection.count", K(n_streams), INT, OPTIONAL, 0, 64, 0, SCALAR },
+    { "hash_layer_count", K(n_hash_layers), INT, OPTIONAL, 0, MAX_LAYERS, 0, SCALAR },
 
     { "rope.dimension_count", K(rope_dim), INT, OPTIONAL, 2, 8192, ABSENT, SCALAR },
     { "rope.freq_base", K(rope_base), REAL, OPTIONAL, 1, 1e12, 10000, SCALAR },
@@ -183,6 +191,27 @@ static bool read_rope_scaling(struct keys *k, const struct gguf *g, const char *
                 (int)min_of(type.len, (size_t)40), type.data);
 }
 
+/* One compression ratio per layer; entries behind the last are not read. */
+static bool read_ratios(struct keys *k, const struct gguf *g, const char *arch, struct error *err)
+{
+    char key[256];
+    snprintf(key, sizeof key, "%s.attention.compress_ratios", arch);
+    if (!gguf_has(g, key))
+        return true;
+    const struct gguf_kv *kv = gguf_array(g, key, GGUF_KIND_INT, err);
+    if (!kv)
+        return false;
+    k->n_compress_ratios = (int)min_of(kv->count, (uint64_t)MAX_LAYERS);
+    for (int i = 0; i < k->n_compress_ratios; i++) {
+        int64_t ratio = gguf_int_at(kv, (uint64_t)i);
+        if (ratio < 0 || ratio > 255)
+            return fail(err, ERR_FILE, "%s: layer %d has %lld, expected 0 to 255", key, i,
+                        (long long)ratio);
+        k->compress_ratio[i] = (uint8_t)ratio;
+    }
+    return true;
+}
+
 /* Relations between keys; what depends on the architecture is checked there. */
 static bool check_keys(const struct keys *k, const char *arch, struct error *err)
 {
@@ -210,7 +239,8 @@ bool keys_read(struct keys *k, const struct gguf *g, const char *arch, struct er
         k->n_kv_heads = k->n_heads;
     if (k->rope_original_context == ABSENT)
         k->rope_original_context = k->context_length;
-    return read_rope_scaling(k, g, arch, err) && check_keys(k, arch, err);
+    return read_rope_scaling(k, g, arch, err) && read_ratios(k, g, arch, err) &&
+           check_keys(k, arch, err);
 }
 
 int64_t params_dim(const struct params *p, enum dim d)
@@ -240,6 +270,21 @@ int64_t params_dim(const struct params *p, enum dim d)
     case DIM_SHARED:     return p->n_shared * p->expert_size;
     case DIM_ROUTED:     return p->n_routed;
     case DIM_HIDDEN2:    return 2 * p->hidden_size;
+    case DIM_INDEX:      return p->index_dim;
+    case DIM_INDEX2:     return 2 * (int64_t)p->index_dim;
+    case DIM_INDEX_HEADS: return p->index_heads;
+    case DIM_INDEX_Q:    return (int64_t)p->index_heads * p->index_dim;
+    case DIM_STREAMS:    return p->n_streams;
+    case DIM_STREAMS_HIDDEN: return p->n_streams * p->hidden_size;
+    case DIM_MIX:        return (int64_t)p->n_streams * (2 + p->n_streams);
+    case DIM_MIX_SCALES: return p->n_streams ? 3 : 0;
+    case DIM_HEAD2:      return 2 * (int64_t)p->head_dim;
+    case DIM_RATIO_CSA:  return 4;
+    case DIM_RATIO_HCA:  return 128;
+    case DIM_OUT_GROUP:  return p->out_groups ? (int64_t)p->n_heads / p->out_groups * p->value_dim : 0;
+    case DIM_OUT_LORA:   return (int64_t)p->out_groups * p->out_lora_rank;
+    case DIM_TOP_K:      return p->top_k;
+    case DIM_ONE:        return 1;
     case DIM_NONE:
     case N_DIMS:         break;
     }

@@ -10,6 +10,8 @@
 
 #include "src/device.h"
 
+#define MAX_LAYERS 512
+
 struct gguf;
 
 /* Where official code and llama.cpp compute different logits from the same file:
@@ -28,6 +30,10 @@ struct keys {
     int64_t key_length_mla, value_length_mla, q_lora_rank, kv_lora_rank;
     int64_t rope_dim, rope_original_context;
     int64_t n_dense_lead, n_routed, top_k, n_shared, expert_size, gating, n_groups, n_groups_used;
+    int64_t index_heads, index_dim, index_top_k, out_groups, out_lora_rank, window;
+    int64_t n_streams, n_hash_layers;
+    uint8_t compress_ratio[MAX_LAYERS];
+    int n_compress_ratios;
     double rms_eps, rope_base, rope_factor, rope_attn_factor;
     double yarn_beta_fast, yarn_beta_slow, yarn_log_multiplier, weights_scale;
     bool weights_norm;
@@ -59,6 +65,13 @@ struct params {
     int q_lora_rank, kv_lora_rank;
     int qk_nope_dim, qk_rope_dim;
 
+    /* sparse attention (V3.2, V4) */
+    int index_heads, index_dim, index_top_k;
+    int window;                         /* recent positions that are always read */
+    uint8_t compress_ratio[MAX_LAYERS]; /* 0, 4 or 128 positions in one row, per layer */
+    int out_groups, out_lora_rank;      /* output projection in two steps, by groups of heads */
+    int n_streams;                      /* residual streams of hyper-connections */
+
     /* rope, as used by forward: scaling resolved into frequencies */
     struct rope rope;
     float rope_base;
@@ -67,6 +80,7 @@ struct params {
 
     /* experts */
     int n_routed, top_k, n_shared, n_dense_lead;
+    int n_hash_layers; /* first layers, whose experts follow from the token id */
     int64_t expert_size;
     struct router router; /* bias left empty: it belongs to a layer */
 
