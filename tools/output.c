@@ -99,10 +99,11 @@ static bool begin(struct gguf_writer *w, struct journal *j, const char *out, con
                   bool resume, struct error *err)
 {
     bool found = false, taken = false;
-    if (resume && !journal_resume(j, out, plan, &found, err))
+    if ((resume && !journal_resume(j, out, plan, &found, err)) ||
+        (!found && !journal_create(j, out, plan, err))) {
+        journal_close(j);
         return false;
-    if (!found && !journal_create(j, out, plan, err))
-        return false;
+    }
     bool ok = found ? gguf_writer_resume(w, out, &taken, err) : gguf_writer_begin(w, out, err);
     if (ok && found && !taken) { /* what the journal speaks of is gone */
         journal_close(j);

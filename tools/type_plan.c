@@ -73,7 +73,8 @@ static bool check_requantize(const struct type_plan *p, const struct options *o,
     const struct recipe_tensor *first = NULL;
     for (size_t i = 0; i < p->n; i++) {
         const struct recipe_tensor *t = &p->tensors[i];
-        if (type_is_quantized(t->source) && t->type != t->source && type_bits(t->source) < 8) {
+        if (type_is_quantized(t->source) && type_is_quantized(t->type) && t->type != t->source &&
+            type_bits(t->source) < 8) {
             first = first ? first : t;
             n++;
         }
