@@ -512,7 +512,6 @@ static void test_config_faults(void)
     write_shards("");
     refuse_config("two architectures", "[\"Deep", "[\"LlamaForCausalLM\",\"Deep", "architectures");
     refuse_config("an unknown architecture", "V3For", "V9For", "DeepseekV9");
-    refuse_config("an architecture of later versions", "V3For", "V4For", "cannot convert");
     refuse_config("another hidden size", "\"hidden_size\":64", "\"hidden_size\":72",
                   "config.json implies");
     refuse_config("a missing field", "\"kv_lora_rank\"", "\"x\"", "kv_lora_rank");

@@ -386,6 +386,13 @@ static void settle_mtp(struct hf_config *config, const struct checkpoint *c, boo
 {
     char name[64];
     int announced = config->params.n_mtp;
+    if (config->spelling == SPELLING_V4) {
+        config->params.n_mtp = 0;
+        if (announced)
+            log_note("multi-token prediction (mtp.*) is left out: it belongs into a file of its "
+                     "own");
+        return;
+    }
     for (int i = 0; i < announced; i++) {
         snprintf(name, sizeof name, "model.layers.%d.eh_proj.weight", config->params.n_layers + i);
         if (keep && checkpoint_find(c, name))

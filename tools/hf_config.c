@@ -9,16 +9,18 @@
 /* ---- architecture ---- */
 
 static const struct {
-    const char *hf, *gguf; /* gguf NULL: known, not supported by this converter */
+    const char *hf, *gguf;
+    enum spelling spelling;
+    const char *scoring; /* of the router where the file does not say */
 } architectures[] = {
-    { "LlamaForCausalLM", "llama" },
-    { "Qwen2ForCausalLM", "qwen2" },
-    { "Qwen3ForCausalLM", "qwen3" },
-    { "DeepseekForCausalLM", "deepseek" },
-    { "DeepseekV2ForCausalLM", "deepseek2" },
-    { "DeepseekV3ForCausalLM", "deepseek2" },
-    { "DeepseekV32ForCausalLM", NULL },
-    { "DeepseekV4ForCausalLM", NULL },
+    { "LlamaForCausalLM", "llama", SPELLING_HF, NULL },
+    { "Qwen2ForCausalLM", "qwen2", SPELLING_HF, NULL },
+    { "Qwen3ForCausalLM", "qwen3", SPELLING_HF, NULL },
+    { "DeepseekForCausalLM", "deepseek", SPELLING_HF, "softmax" },
+    { "DeepseekV2ForCausalLM", "deepseek2", SPELLING_HF, "softmax" },
+    { "DeepseekV3ForCausalLM", "deepseek2", SPELLING_HF, "sigmoid" },
+    { "DeepseekV32ForCausalLM", "deepseek32", SPELLING_HF, "sigmoid" },
+    { "DeepseekV4ForCausalLM", "deepseek4", SPELLING_V4, "sqrtsoftplus" },
 };
 
 static bool find_architecture(struct hf_config *c, struct error *err)
@@ -31,14 +33,14 @@ static bool find_architecture(struct hf_config *c, struct error *err)
     for (size_t i = 0; i < ARRAY_LEN(architectures); i++) {
         if (!str_is(name, architectures[i].hf))
             continue;
-        c->is_v3 = str_is(name, "DeepseekV3ForCausalLM");
-        c->arch = architectures[i].gguf ? arch_find(str_of(architectures[i].gguf)) : NULL;
+        c->arch = arch_find(str_of(architectures[i].gguf));
+        c->spelling = architectures[i].spelling;
+        c->scoring = architectures[i].scoring;
         return c->arch || fail(err, ERR_FILE, "config.json: %s: this version cannot convert it",
                                architectures[i].hf);
     }
     return fail(err, ERR_FILE, "config.json: architecture %.*s: not supported (Llama, Qwen2, "
-                "Qwen3, "
-                "Deepseek, DeepseekV2 and DeepseekV3 are)", (int)min_of(name.len, (size_t)60),
+                "Qwen3, Deepseek, DeepseekV2, V3, V32 and V4 are)", (int)min_of(name.len, (size_t)60),
                 name.data);
 }
 
@@ -55,12 +57,14 @@ static bool read_skeleton(struct hf_config *c, struct error *err)
     const struct json *j = c->json;
     int64_t layers, heads, kv_heads;
     double eps;
+    bool has_dense = c->spelling != SPELLING_V4; /* that one has experts in every layer */
     if (!field_int(j, "num_hidden_layers", 1, 504, REQUIRED_FIELD, &layers, err) ||
         !field_int(j, "hidden_size", 8, 65536, REQUIRED_FIELD, &p->hidden_size, err) ||
         !field_int(j, "vocab_size", 1, 1 << 20, REQUIRED_FIELD, &p->n_vocab, err) ||
         !field_int(j, "max_position_embeddings", 1, 1 << 24, REQUIRED_FIELD, &p->context_length,
                  err) ||
-        !field_int(j, "intermediate_size", 1, 1 << 20, REQUIRED_FIELD, &p->ffn_size, err) ||
+        !field_int(j, "intermediate_size", 1, 1 << 20, has_dense ? REQUIRED_FIELD : 0,
+                   &p->ffn_size, err) ||
         !field_int(j, "num_attention_heads", 1, 1024, REQUIRED_FIELD, &heads, err) ||
         !field_int(j, "num_key_value_heads", 1, 1024, heads, &kv_heads, err) ||
         !field_real(j, "rms_norm_eps", 1e-12, 0.1, 1e-6, &eps, err) ||
@@ -122,6 +126,69 @@ static bool read_mla(struct hf_config *c, struct error *err)
     return true;
 }
 
+/* The indexer of V3.2 and V4. */
+static bool read_indexer(struct hf_config *c, struct error *err)
+{
+    struct params *p = &c->params;
+    int64_t heads, dim, top_k;
+    if (!field_int(c->json, "index_n_heads", 1, 1024, REQUIRED_FIELD, &heads, err) ||
+        !field_int(c->json, "index_head_dim", 2, 8192, REQUIRED_FIELD, &dim, err) ||
+        !field_int(c->json, "index_topk", 1, 1 << 20, REQUIRED_FIELD, &top_k, err))
+        return false;
+    p->index_heads = (int)heads;
+    p->index_dim = (int)dim;
+    p->index_top_k = (int)top_k;
+    return true;
+}
+
+static bool read_ratios(struct hf_config *c, struct error *err)
+{
+    const struct json *list = js_get(c->json, "compress_ratios");
+    if (!js_is_array(list) || js_count(list) < (size_t)c->params.n_layers)
+        return fail(err, ERR_FILE, "config.json: compress_ratios: %zu values for %d layers",
+                    js_count(list), c->params.n_layers);
+    for (size_t i = 0; i < js_count(list); i++) {
+        int64_t ratio;
+        if (!js_as_int(js_at(list, i), &ratio) || (ratio != 0 && ratio != 4 && ratio != 128))
+            return fail(err, ERR_FILE, "config.json: compress_ratios: value %zu is not 0, 4 or 128",
+                        i);
+        if (i < (size_t)c->params.n_layers)
+            c->params.compress_ratio[i] = (uint8_t)ratio;
+    }
+    return true;
+}
+
+/* V4: one key-value row of head size, output in two steps by groups of heads, four streams. */
+static bool read_v4(struct hf_config *c, struct error *err)
+{
+    struct params *p = &c->params;
+    const struct json *j = c->json;
+    int64_t head, rotary, rank, groups, out_rank, window, hash, streams;
+    if (!field_int(j, "head_dim", 2, 8192, REQUIRED_FIELD, &head, err) ||
+        !field_int(j, "qk_rope_head_dim", 2, head, REQUIRED_FIELD, &rotary, err) ||
+        !field_int(j, "q_lora_rank", 1, 65536, REQUIRED_FIELD, &rank, err) ||
+        !field_int(j, "o_groups", 1, p->n_heads, REQUIRED_FIELD, &groups, err) ||
+        !field_int(j, "o_lora_rank", 1, 65536, REQUIRED_FIELD, &out_rank, err) ||
+        !field_int(j, "sliding_window", 1, 1 << 20, REQUIRED_FIELD, &window, err) ||
+        !field_int(j, "num_hash_layers", 0, p->n_layers, 0, &hash, err) ||
+        !field_int(j, "hc_mult", 4, 4, REQUIRED_FIELD, &streams, err) ||
+        !field_bool_is(j, "attention_bias", false, err) || !read_ratios(c, err))
+        return false;
+    if (p->n_heads % groups || rotary % 2 || p->n_kv_heads != 1)
+        return fail(err, ERR_FILE, "config.json: %d heads in %lld groups, %lld rotary dimensions, "
+                    "%d key-value heads: expected a divisor, an even number and 1", p->n_heads,
+                    (long long)groups, (long long)rotary, p->n_kv_heads);
+    p->head_dim = p->value_dim = (int)head;
+    p->q_lora_rank = (int)rank;
+    p->rope.n_rot = (int)rotary;
+    p->out_groups = (int)groups;
+    p->out_lora_rank = (int)out_rank;
+    p->window = (int)window;
+    p->n_hash_layers = (int)hash;
+    p->n_streams = (int)streams;
+    return read_indexer(c, err);
+}
+
 static bool read_experts(struct hf_config *c, struct error *err)
 {
     struct params *p = &c->params;
@@ -134,7 +201,8 @@ static bool read_experts(struct hf_config *c, struct error *err)
         !field_int(j, "first_k_dense_replace", 0, p->n_layers, 0, &lead, err) ||
         !field_int(j, "moe_layer_freq", 1, 1, 1, &every, err) ||
         !field_int(j, "num_nextn_predict_layers", 0, 8, 0, &mtp, err) ||
-        !field_text_is(j, "scoring_func", "softmax sigmoid", err) ||
+        !field_text_is(j, "scoring_func", c->spelling == SPELLING_V4 ? "sqrtsoftplus"
+                                                                      : "softmax sigmoid", err) ||
         !field_text_is(j, "topk_method", "greedy group_limited_greedy noaux_tc", err))
         return false;
     p->n_routed = (int)routed;
@@ -221,17 +289,23 @@ static bool read_quantization(struct hf_config *c, struct error *err)
            fail(err, ERR_FILE, "config.json: weight_block_size: expected [128, 128]");
 }
 
+static bool read_attention(struct hf_config *c, struct error *err)
+{
+    if (c->spelling == SPELLING_V4)
+        return read_v4(c, err);
+    if (!c->arch->has_latent_cache)
+        return read_gqa(c, err);
+    return read_mla(c, err) && (!hf_is_arch(c, "deepseek32") || read_indexer(c, err));
+}
+
 bool hf_config_read(struct hf_config *c, const struct json *json, struct error *err)
 {
     *c = (struct hf_config){ .json = json };
     if (!js_is_object(json))
         return fail(err, ERR_FILE, "config.json: not an object");
-    if (!find_architecture(c, err) || !read_skeleton(c, err) || !read_rope(c, err) ||
-        !read_quantization(c, err))
-        return false;
-    bool moe = hf_is_arch(c, "deepseek") || hf_is_arch(c, "deepseek2");
-    return (c->arch->has_latent_cache ? read_mla(c, err) : read_gqa(c, err)) &&
-           (!moe || read_experts(c, err));
+    return find_architecture(c, err) && read_skeleton(c, err) && read_rope(c, err) &&
+           read_quantization(c, err) && read_attention(c, err) &&
+           (!c->scoring || read_experts(c, err));
 }
 
 void hf_config_rope_freqs(const struct hf_config *c, float *divisors)

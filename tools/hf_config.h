@@ -1,7 +1,8 @@
 /* config.json of a Hugging Face checkpoint: which architecture, which dimensions, which metadata.
  *
  * Understood are LlamaForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM, DeepseekForCausalLM (the
- * first MoE), DeepseekV2ForCausalLM and DeepseekV3ForCausalLM (also R1, V3.1, Kimi-K2). A value
+ * first MoE), DeepseekV2ForCausalLM, DeepseekV3ForCausalLM (also R1, V3.1, Kimi-K2),
+ * DeepseekV32ForCausalLM and DeepseekV4ForCausalLM. A value
  * that would make the model compute something else than this program does is an error, never
  * ignored.
  *
@@ -27,7 +28,7 @@ struct hf_config {
     struct params params;      /* what params_dim needs; n_mtp blocks are those announced */
     bool tied;                 /* the head is the embedding */
     bool has_head_dim;         /* said explicitly */
-    bool is_v3;                /* newer files take V3's sigmoid router for granted */
+    const char *scoring;       /* of the router where the file does not say; NULL: no experts */
     bool fp8;                  /* weights may be FP8 with scales of 128 x 128 blocks */
     double rope_base;
     struct llama3_rope llama3;

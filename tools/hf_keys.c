@@ -36,6 +36,62 @@ static void put_str(struct keys_out *k, const char *suffix, const char *value)
     k->ok = k->ok && gguf_writer_add_str(k->w, full(k, suffix), value, k->err);
 }
 
+static void put_indexer(struct keys_out *k, const struct params *p)
+{
+    put_u32(k, "attention.indexer.head_count", p->index_heads);
+    put_u32(k, "attention.indexer.key_length", p->index_dim);
+    put_u32(k, "attention.indexer.top_k", p->index_top_k);
+}
+
+static void put_array(struct keys_out *k, const char *suffix, enum gguf_type type,
+                      const void *values, size_t n)
+{
+    k->ok = k->ok && gguf_writer_add_array(k->w, full(k, suffix), type, values, n, k->err);
+}
+
+/* Attention and streams of V4. The list of ratios is written as the checkpoint has it, with those
+ * of prediction blocks behind. */
+static bool put_v4(struct keys_out *k, const struct hf_config *c)
+{
+    const struct params *p = &c->params;
+    const struct json *j = c->json, *list = js_get(j, "compress_ratios");
+    int32_t ratios[2 * MAX_LAYERS];
+    float clamps[MAX_LAYERS];
+    int64_t ratio, rounds;
+    double base, eps, limit;
+    size_t n = min_of(js_count(list), ARRAY_LEN(ratios));
+    if (!field_real(j, "compress_rope_theta", 1, 1e12, NAN, &base, k->err) ||
+        !field_int(j, "hc_sinkhorn_iters", 1, 1000, REQUIRED_FIELD, &rounds, k->err) ||
+        !field_real(j, "hc_eps", 1e-12, 0.1, NAN, &eps, k->err) ||
+        !field_real(j, "swiglu_limit", 0, 1e6, 0, &limit, k->err))
+        return false;
+    for (size_t i = 0; i < n; i++)
+        ratios[i] = js_as_int(js_at(list, i), &ratio) ? (int32_t)ratio : 0;
+    for (int i = 0; i < p->n_layers; i++)
+        clamps[i] = (float)limit;
+    put_u32(k, "embedding_length_out", p->n_streams * p->hidden_size);
+    put_u32(k, "attention.head_count", p->n_heads);
+    put_u32(k, "attention.head_count_kv", 1);
+    put_f32(k, "attention.layer_norm_rms_epsilon", p->rms_eps);
+    put_u32(k, "attention.key_length", p->head_dim);
+    put_u32(k, "attention.value_length", p->value_dim);
+    put_u32(k, "attention.q_lora_rank", p->q_lora_rank);
+    put_u32(k, "attention.sliding_window", p->window);
+    put_u32(k, "attention.output_group_count", p->out_groups);
+    put_u32(k, "attention.output_lora_rank", p->out_lora_rank);
+    put_array(k, "attention.compress_ratios", GGUF_I32, ratios, n);
+    put_f32(k, "attention.compress_rope_freq_base", base);
+    put_indexer(k, p);
+    put_u32(k, "hyper_connection.count", p->n_streams);
+    put_u32(k, "hyper_connection.sinkhorn_iterations", rounds);
+    put_f32(k, "hyper_connection.epsilon", eps);
+    put_u32(k, "hash_layer_count", p->n_hash_layers);
+    put_array(k, "swiglu_clamp_exp", GGUF_F32, clamps, (size_t)p->n_layers);
+    put_array(k, "swiglu_clamp_shexp", GGUF_F32, clamps, (size_t)p->n_layers);
+    put_u32(k, "rope.dimension_count", p->rope.n_rot);
+    return k->ok;
+}
+
 static void put_attention(struct keys_out *k, const struct hf_config *c)
 {
     const struct params *p = &c->params;
@@ -50,6 +106,8 @@ static void put_attention(struct keys_out *k, const struct hf_config *c)
         put_u32(k, "rope.dimension_count", p->head_dim);
         return;
     }
+    if (hf_is_arch(c, "deepseek32"))
+        put_indexer(k, p);
     put_u32(k, "attention.head_count_kv", 1); /* as the absorbed form sees it: one latent for all */
     if (p->q_lora_rank)
         put_u32(k, "attention.q_lora_rank", p->q_lora_rank);
@@ -69,7 +127,7 @@ static bool put_experts(struct keys_out *k, const struct hf_config *c)
     bool is_v1 = hf_is_arch(c, "deepseek"), norm;
     int64_t groups, groups_used;
     double scale;
-    struct str scoring = str_of(c->is_v3 ? "sigmoid" : "softmax"), method;
+    struct str scoring = str_of(c->scoring), method;
     if (!field_bool(j, "norm_topk_prob", false, &norm, k->err) ||
         !field_real(j, "routed_scaling_factor", -1e6, 1e6, 1, &scale, k->err) ||
         !field_int(j, "n_group", 0, 1024, 0, &groups, k->err) ||
@@ -78,7 +136,8 @@ static bool put_experts(struct keys_out *k, const struct hf_config *c)
     js_as_text(js_get(j, "scoring_func"), &scoring);
     if (js_as_text(js_get(j, "topk_method"), &method) && str_is(method, "greedy"))
         groups = groups_used = min_of(groups, 1); /* announced or not, this method has none */
-    put_u32(k, "leading_dense_block_count", p->n_dense_lead);
+    if (c->spelling != SPELLING_V4)
+        put_u32(k, "leading_dense_block_count", p->n_dense_lead);
     put_u32(k, "expert_count", p->n_routed);
     put_u32(k, "expert_used_count", p->top_k);
     put_u32(k, "expert_shared_count", p->n_shared);
@@ -86,7 +145,9 @@ static bool put_experts(struct keys_out *k, const struct hf_config *c)
     put_f32(k, "expert_weights_scale", is_v1 ? 1 : scale);
     if (norm)
         k->ok = k->ok && gguf_writer_add_bool(k->w, full(k, "expert_weights_norm"), true, k->err);
-    put_u32(k, "expert_gating_func", str_is(scoring, "sigmoid") ? 2 : 1);
+    put_u32(k, "expert_gating_func", str_is(scoring, "sqrtsoftplus") ? 4
+                                     : str_is(scoring, "sigmoid")    ? 2
+                                                                     : 1);
     if (!is_v1 && groups > 0 && groups_used > 0) {
         if (p->n_routed % groups || groups_used > groups)
             return fail(k->err, ERR_FILE, "config.json: n_group %lld, topk_group %lld with %d "
@@ -153,7 +214,11 @@ bool hf_config_write(const struct hf_config *c, struct gguf_writer *w, struct er
     put_u32(&k, "context_length", p->context_length);
     put_u32(&k, "embedding_length", p->hidden_size);
     put_u32(&k, "block_count", p->n_layers + p->n_mtp);
-    put_u32(&k, "feed_forward_length", p->ffn_size);
-    put_attention(&k, c);
+    if (p->ffn_size)
+        put_u32(&k, "feed_forward_length", p->ffn_size);
+    if (c->spelling != SPELLING_V4)
+        put_attention(&k, c);
+    else if (!put_v4(&k, c))
+        return false;
     return put_rope(&k, c) && (!p->n_routed || put_experts(&k, c)) && k.ok;
 }

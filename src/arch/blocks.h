@@ -97,18 +97,20 @@
     { "blk.%d.attn_output.weight", W(attn_output), { DIM_ATTN_OUT, DIM_HIDDEN }, ROLE_TRUNK,      \
       EVERY_LAYER, .need = REQUIRED }
 
-/* The indexer of V3.2; blocks for multi-token prediction attend without it. */
-#define INDEXER_TENSORS                                                                           \
+/* The indexer of V3.2. Blocks for multi-token prediction attend without it, but checkpoints have one
+ * there and llama.cpp wants to see it. */
+#define INDEXER_ROWS(when_, need_)                                                                \
     { "blk.%d.indexer.attn_q_b.weight", W(indexer_q_b), { DIM_Q_LORA, DIM_INDEX_Q }, ROLE_TRUNK,  \
-      MAIN_LAYER, .need = REQUIRED },                                                             \
+      when_, .need = need_ },                                                                     \
     { "blk.%d.indexer.attn_k.weight", W(indexer_k), { DIM_HIDDEN, DIM_INDEX }, ROLE_TRUNK,        \
-      MAIN_LAYER, .need = REQUIRED },                                                             \
-    { "blk.%d.indexer.k_norm.weight", W(indexer_k_norm), { DIM_INDEX }, ROLE_TRUNK, MAIN_LAYER,   \
-      .is_f32 = true },                                                                           \
-    { "blk.%d.indexer.k_norm.bias", W(indexer_k_norm_bias), { DIM_INDEX }, ROLE_TRUNK,            \
-      MAIN_LAYER, .is_f32 = true },                                                               \
+      when_, .need = need_ },                                                                     \
+    { "blk.%d.indexer.k_norm.weight", W(indexer_k_norm), { DIM_INDEX }, ROLE_TRUNK, when_,        \
+      .need = need_, .is_f32 = true },                                                            \
+    { "blk.%d.indexer.k_norm.bias", W(indexer_k_norm_bias), { DIM_INDEX }, ROLE_TRUNK, when_,     \
+      .need = need_, .is_f32 = true },                                                            \
     { "blk.%d.indexer.proj.weight", W(indexer_proj), { DIM_HIDDEN, DIM_INDEX_HEADS }, ROLE_TRUNK, \
-      MAIN_LAYER, .need = REQUIRED }
+      when_, .need = need_ }
+#define INDEXER_TENSORS INDEXER_ROWS(MAIN_LAYER, REQUIRED), INDEXER_ROWS(MTP_LAYER, OPTIONAL)
 
 /* Mixture of experts: router, routed experts (separate or fused gate and up), shared experts. */
 #define MOE_TENSORS                                                                               \
