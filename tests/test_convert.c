@@ -329,6 +329,110 @@ static void test_llama(void)
     model_close(&m);
 }
 
+/* ---- stored forms ---- */
+
+static void add_f16(struct st *s, const char *name, int rows, int cols)
+{
+    static uint16_t v[1 << 15];
+    for (int i = 0; i < rows * cols; i++)
+        v[i] = f32_to_f16(value_of(name, i));
+    st_add(s, name, "F16", rows, cols, v, (size_t)(rows * cols) * 2);
+}
+
+/* FP8 of one block, its scale 1.5 or 2^-5 in the type asked for. */
+static void add_fp8_scaled(struct st *s, const char *name, int rows, int cols, const char *dtype)
+{
+    static uint8_t v[1 << 14];
+    char scale_name[120];
+    uint16_t half = f32_to_bf16(1.5f);
+    uint8_t power = 122;
+    bool e8m0 = strcmp(dtype, "F8_E8M0") == 0;
+    for (int i = 0; i < rows * cols; i++)
+        v[i] = fp8_code(name, i);
+    st_add(s, name, "F8_E4M3", rows, cols, v, (size_t)(rows * cols));
+    snprintf(scale_name, sizeof scale_name, "%s_scale_inv", name);
+    st_add(s, scale_name, dtype, 1, 1, e8m0 ? (const void *)&power : &half, e8m0 ? 1 : 2);
+}
+
+static void check_scaled(const struct gguf *g, const char *name, const char *source, int n,
+                         float scale)
+{
+    const float *v = floats(g, name, (uint64_t)n);
+    int wrong = 0;
+    for (int i = 0; v && i < n; i++)
+        wrong += v[i] != fp8_value(fp8_code(source, i)) * scale;
+    CHECK_MSG(wrong == 0, "%s: %d of %d", name, wrong, n);
+}
+
+static void test_forms(void)
+{
+    static const char config[] =
+        "{\"architectures\":[\"Qwen2ForCausalLM\"],\"num_hidden_layers\":1,\"hidden_size\":64,"
+        "\"vocab_size\":264,\"max_position_embeddings\":512,\"intermediate_size\":96,"
+        "\"num_attention_heads\":4,\"num_key_value_heads\":2,\"rms_norm_eps\":1e-5,"
+        "\"tie_word_embeddings\":true,\"quantization_config\":{\"quant_method\":\"fp8\","
+        "\"fmt\":\"e4m3\",\"weight_block_size\":[128,128]}}";
+    char said[2000], out[700], options[900];
+    struct gguf g = { 0 };
+    struct error err = { 0 };
+    struct st *s = &shards[0];
+    check_case("F32, F16, BF16, FP8 with scales in F32, BF16 and E8M0");
+    clean_folder();
+    st_start(s);
+    add_bf16(s, "model.embed_tokens.weight", N_VOCAB, HIDDEN);
+    add_f16(s, layer_name(0, "self_attn.q_proj.weight"), 64, HIDDEN);
+    add_f32(s, layer_name(0, "self_attn.k_proj.weight"), 32, HIDDEN);
+    add_bf16(s, layer_name(0, "self_attn.v_proj.weight"), 32, HIDDEN);
+    add_fp8(s, layer_name(0, "self_attn.o_proj.weight"), HIDDEN, 64);
+    add_fp8_scaled(s, layer_name(0, "mlp.gate_proj.weight"), 96, HIDDEN, "BF16");
+    add_fp8_scaled(s, layer_name(0, "mlp.up_proj.weight"), 96, HIDDEN, "F8_E8M0");
+    add_f16(s, layer_name(0, "mlp.down_proj.weight"), HIDDEN, 96);
+    add_bf16(s, "model.norm.weight", 0, HIDDEN);
+    add_bf16(s, layer_name(0, "input_layernorm.weight"), 0, HIDDEN);
+    add_bf16(s, layer_name(0, "post_attention_layernorm.weight"), 0, HIDDEN);
+    for (int i = 0; i < 3; i++) {
+        char name[40];
+        snprintf(name, sizeof name, "self_attn.%c_proj.bias", "qkv"[i]);
+        add_f32(s, layer_name(0, name), 0, i ? 32 : 64);
+    }
+    st_write(s, "model.safetensors");
+    write_text("config.json", config);
+    write_tokenizer(V3_REGEX);
+    snprintf(out, sizeof out, "%s", in_folder("forms.gguf"));
+    snprintf(options, sizeof options, "-o %s --type f32", out);
+    int code = convert(options, said);
+    if (CHECK_MSG(code == 0, "exit %d: %s", code, said) &&
+        CHECK_MSG(gguf_open(&g, out, &err), "%s", err.text)) {
+        check_plain(&g, "blk.0.attn_q.weight", layer_name(0, "self_attn.q_proj.weight"), 64 * 64);
+        check_plain(&g, "blk.0.attn_k.weight", layer_name(0, "self_attn.k_proj.weight"), 32 * 64);
+        check_plain(&g, "blk.0.attn_v.weight", layer_name(0, "self_attn.v_proj.weight"), 32 * 64);
+        check_plain(&g, "blk.0.ffn_down.weight", layer_name(0, "mlp.down_proj.weight"), 64 * 96);
+        check_fp8(&g, "blk.0.attn_output.weight", layer_name(0, "self_attn.o_proj.weight"), -1,
+                  HIDDEN, 64);
+        check_scaled(&g, "blk.0.ffn_gate.weight", layer_name(0, "mlp.gate_proj.weight"), 96 * 64,
+                     1.5f);
+        check_scaled(&g, "blk.0.ffn_up.weight", layer_name(0, "mlp.up_proj.weight"), 96 * 64,
+                     1.0f / 32);
+    }
+    gguf_close(&g);
+
+    check_case("native types of the same");
+    snprintf(options, sizeof options, "-o %s --force", out);
+    CHECK_INT(convert(options, said), 0);
+    if (CHECK_MSG(gguf_open(&g, out, &err), "%s", err.text)) {
+        static const struct { const char *name; enum tensor_type type; } wanted[] = {
+            { "blk.0.attn_q.weight", TYPE_F16 }, { "blk.0.attn_k.weight", TYPE_F32 },
+            { "blk.0.attn_v.weight", TYPE_BF16 }, { "blk.0.attn_output.weight", TYPE_Q8_0 },
+            { "blk.0.ffn_up.weight", TYPE_Q8_0 }, { "blk.0.attn_norm.weight", TYPE_F32 },
+        };
+        for (size_t i = 0; i < ARRAY_LEN(wanted); i++) {
+            const struct tensor *t = gguf_tensor(&g, wanted[i].name);
+            CHECK_MSG(t && t->type == wanted[i].type, "%s", wanted[i].name);
+        }
+    }
+    gguf_close(&g);
+}
+
 /* A conversion that must fail with this code before any output exists, saying `word`. */
 static void refuse(const char *what, int code, const char *word)
 {
@@ -542,6 +646,7 @@ int main(void)
     }
     test_v3();
     test_llama();
+    test_forms();
     test_hostile_headers();
     test_hostile_sets();
     test_fp8_faults();

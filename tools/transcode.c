@@ -11,7 +11,7 @@
 
 #define SYNC_S 2.0
 #define LARGEST_F16 65504.0f
-#define BIG_FILE (4ull << 30) /* sources above this are not left in the page cache */
+#define BIG_FILE (4ull << 30) /* what is larger is not left in the page cache */
 
 typedef unsigned long long ull;
 
@@ -267,6 +267,8 @@ static bool record(struct run *r, struct error *err)
         return false;
     for (size_t i = 0; i < n; i++)
         atomic_store(&r->state[r->batch[i].chunk], RECORDED);
+    if (r->total_bytes > BIG_FILE)
+        gguf_writer_forget(r->t->writer);
     r->synced_s = now_s();
     return true;
 }
