@@ -303,7 +303,7 @@ static void test_interruption(void)
         CHECK(whole.calls >= 2);
         int fds = count_files("/proc/self/fd"), threads = count_files("/proc/self/task");
         long kib = mapped_kib();
-        for (int stop_at = 1; stop_at <= min_of(whole.calls, 4); stop_at++) {
+        for (int stop_at = 1; stop_at <= min_of(whole.calls, 3); stop_at++) {
             struct watch w = { .stop_at = stop_at };
             int code = load_watched(large_path, (enum load_mode)mode, &w, said);
             /* Fewer calls than last time may do: then it was not interrupted. */
@@ -341,6 +341,28 @@ static void test_damage(void)
             CHECK_MSG(strstr(said, "unreadable at offset") && strstr(said, small_path), "%s", said);
         }
     }
+}
+
+/* Every allocation of loading fails once, the readers' too. */
+static void test_failing_allocations(void)
+{
+    check_case("failed allocations while copying are reported and leak nothing");
+    bool done = false;
+    uint64_t n = 0;
+    int fds = count_files("/proc/self/fd");
+    for (; !done && n < 10000; n++) {
+        struct engine *e = NULL;
+        struct error err = { 0 };
+        struct engine_options o = { .n_threads = 2, .load = LOAD_DIRECT, .n_nodes = 2 };
+        mem_fail_after(n);
+        done = engine_open(&e, small_path, &o, &err);
+        mem_fail_never();
+        CHECK_MSG(done || err.code == ERR_FIT, "allocation %llu: code %d, %s",
+                  (unsigned long long)n, (int)err.code, err.text);
+        engine_close(e);
+    }
+    CHECK(done && n > 8);
+    CHECK_INT(count_files("/proc/self/fd"), fds);
 }
 
 static void test_lock(void)
@@ -494,6 +516,7 @@ int main(void)
         test_places(small_path, 5, 0);
         test_interruption();
         test_damage();
+        test_failing_allocations();
         test_lock();
     }
     unlink(small_path);

@@ -1,9 +1,8 @@
 /* What a line with a slash in front does in a chat. One row per command. */
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "cpu/features.h"
-#include <stdio.h>
-
 #include "src/cli/chat.h"
 #include "src/cli/options.h"
 #include "src/cli/term.h"

@@ -19,6 +19,7 @@
 
 #include "src/base/log.h"
 #include "src/base/mem.h"
+#include "src/base/pages.h"
 #include "src/format/quant.h"
 #include "src/model/arch.h"
 #include "src/model/copy.h"
@@ -169,7 +170,14 @@ static bool copy_all(struct loader *l, bool direct, struct error *err)
     l->n_extents = c.n_extents;
     copy_place(&c, m->copy, l->extents);
     bind_copy(&c, m->copy);
-    return read_extents(l, direct, available / 2 < bytes + ROOM_BYTES / 2, err);
+    double start = now_s();
+    if (!read_extents(l, direct, available / 2 < bytes + ROOM_BYTES / 2, err))
+        return false;
+    struct pages p;
+    if (pages_of(m->copy, bytes, &p))
+        log_detail("copied %zu MiB in %.2f s, %.0f %% of it in huge pages", bytes >> 20,
+                   now_s() - start, 100 * (double)p.huge_bytes / (double)p.resident_bytes);
+    return true;
 }
 
 /* What LOAD_AUTO does: see the top. */

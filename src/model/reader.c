@@ -236,6 +236,8 @@ static bool open_direct(struct team *t, struct error *err)
 {
     const struct gguf *g = t->r->gguf;
     t->direct_fds = mem_alloc((size_t)g->n_shards, sizeof *t->direct_fds, "file descriptors", err);
+    for (int i = 0; t->direct_fds && i < g->n_shards; i++)
+        t->direct_fds[i] = -1;
     t->bounces = mem_alloc_aligned(1, MAX_READERS * BOUNCE_BYTES + DIRECT_ALIGN,
                                    "buffers to read into", err);
     if (!t->direct_fds || !t->bounces)
