@@ -64,12 +64,12 @@ GPU_CARDS := $(sort $(subst .,,$(shell nvidia-smi --query-gpu=compute_cap --form
 GPU_ARCH  ?= $(or $(GPU_CARDS),80)
 GPU_SRC   := $(wildcard gpu/*.cu)
 CXX_OK    := $(shell command -v $(CXX) 2>/dev/null)
-CXX_FLAGS  = -std=c++17 -I. -Wall -Wextra -ffp-contract=off -fno-math-errno -fPIC \
+CXX_FLAGS  = -std=c++20 -I. -Wall -Wextra -ffp-contract=off -fno-math-errno -fPIC \
              -fvisibility=hidden -pthread $(CFLAGS)
 EMULATED  := $(if $(CXX_OK),$(B)/tests/tandem-gpu-emulated.so)
 gencode    = $(foreach a,$(1),-gencode arch=compute_$(a),code=sm_$(a)) \
              -gencode arch=compute_$(lastword $(1)),code=compute_$(lastword $(1))
-NVCC_FLAGS = -std=c++17 -O3 -I. -Werror all-warnings \
+NVCC_FLAGS = -std=c++20 -O3 -I. -Werror all-warnings \
              -Xcompiler -fPIC,-fvisibility=hidden,-Wall,-Wextra,-ffp-contract=off
 
 OBJ   := $(SRC:%.c=$(B)/%.o)
@@ -205,6 +205,8 @@ fuzz:
 install: all
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/tandem
 	install -m 755 $(B)/tandem $(DESTDIR)$(PREFIX)/bin/tandem
+	if [ -f $(B)/tandem-gpu.so ]; then install -d $(DESTDIR)$(PREFIX)/lib/tandem && \
+	  install -m 755 $(B)/tandem-gpu.so $(DESTDIR)$(PREFIX)/lib/tandem/; fi
 	for name in $(ALSO); do ln -sf tandem $(DESTDIR)$(PREFIX)/bin/$$name; done
 	install -m 644 $(MODEL) $(DESTDIR)$(PREFIX)/share/tandem/demo.gguf
 	install -m 644 LICENSE $(DESTDIR)$(PREFIX)/share/tandem/LICENSE

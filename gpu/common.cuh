@@ -27,6 +27,7 @@ static inline bool gpu_try(struct error *err, cudaError_t result, const char *wh
 
 struct gpu_stream {
     cudaStream_t queue;
+    cudaEvent_t mark;
     int device;
     int n_sms;
     int max_threads;     /* most threads worth giving a block: 256, less in the emulation */

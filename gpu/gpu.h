@@ -56,6 +56,10 @@ struct gpu_step {
 
 /* ---- memory and order ---- */
 
+/* Host memory that the card reads and writes directly; zeroed. NULL and ERR_FIT. */
+void *gpu_host_alloc(struct gpu_stream *s, size_t bytes, const char *what, struct error *err);
+void gpu_host_release(struct gpu_stream *s, void *block);
+
 /* Uninitialised; NULL and ERR_FIT on failure. Accepts 0 bytes. */
 void *gpu_alloc(struct gpu_stream *s, size_t bytes, const char *what, struct error *err);
 void gpu_release(struct gpu_stream *s, void *block);
@@ -63,6 +67,10 @@ void gpu_release(struct gpu_stream *s, void *block);
 void gpu_write(struct gpu_stream *s, void *dst, const void *host_src, size_t bytes);
 void gpu_read(struct gpu_stream *s, void *host_dst, const void *src, size_t bytes);
 void gpu_fill(struct gpu_stream *s, void *dst, int byte, size_t bytes);
+/* Remember this point of the queue; wait until everything before the last mark is done, while what
+ * was queued behind it goes on. gpu_wait fails as gpu_finish does. */
+void gpu_mark(struct gpu_stream *s);
+bool gpu_wait(struct gpu_stream *s, struct error *err);
 /* Wait until the queue is empty. ERR_DEVICE naming the launch or call that failed first. The latch
  * stays: a card in this state is not used again. */
 bool gpu_finish(struct gpu_stream *s, struct error *err);
@@ -190,11 +198,25 @@ size_t gpu_attention_scratch(const struct gpu_limits *l);
 size_t gpu_mla_absorbed_scratch(const struct gpu_limits *l);
 size_t gpu_mla_decompressed_scratch(const struct gpu_limits *l);
 
+/* ---- the device: gpu/device_gpu.cu ---- */
+
+struct gpu_device_options;
+size_t gpu_device_bytes(const struct gpu_device_options *o);
+bool gpu_device_open(struct device **out, const struct gpu_device_options *o, struct error *err);
+struct gpu_stream *gpu_device_stream(struct device *d);
+
+/* Bytes of scratch for these limits: the most that any launcher needs. */
+size_t gpu_scratch_bytes(const struct gpu_limits *l);
+bool gpu_stream_open(struct gpu_stream **out, int index, const struct gpu_limits *l,
+                     struct error *err);
+void gpu_stream_close(struct gpu_stream *s);
+
 /* ---- the library ---- */
 
 /* Every launcher, for the table: X(name) with the function gpu_name. */
 #define GPU_LAUNCHERS(X)                                                                          \
-    X(alloc) X(release) X(write) X(read) X(fill) X(finish)                                        \
+    X(host_alloc) X(host_release)                                                                 \
+    X(alloc) X(release) X(write) X(read) X(fill) X(mark) X(wait) X(finish)                        \
     X(add) X(add3) X(copy) X(swiglu) X(rmsnorm)                                                   \
     X(rope_angles) X(rope) X(cache_store) X(router_topk)
 
@@ -202,6 +224,26 @@ struct gpu_launchers {
 #define GPU_ROW(name) __typeof__(gpu_##name) *name;
     GPU_LAUNCHERS(GPU_ROW)
 #undef GPU_ROW
+};
+
+/* Who computes routed experts that are not in device memory (src/engine/hybrid.c). Both are called
+ * while the step is being queued. begin: src [n_tokens, hidden], ids and weights [n_tokens, top_k]
+ * are device memory, complete when what is queued so far is done; src stays until end. end: queue
+ * what fills dst. */
+struct gpu_partner {
+    void *ctx;
+    void (*begin)(void *ctx, const struct experts *e, struct rows src, const int32_t *ids,
+                  const float *weights, int n_tokens);
+    void (*end)(void *ctx, struct rows dst, int n_tokens);
+};
+
+/* A whole device of src/device.h on one card. */
+struct gpu_device_options {
+    int index;                   /* which card */
+    struct gpu_limits limits;
+    int64_t n_vocab;             /* rows of the output head */
+    size_t logits_bytes;         /* its output on the card at a time, at least one row; 0: 16 MiB */
+    struct gpu_partner partner;  /* begin NULL: all experts are in device memory */
 };
 
 /* What the library borrows from the program; valid until it is closed. */
@@ -231,6 +273,12 @@ struct gpu_library {
     bool (*stream_open)(struct gpu_stream **out, int index, const struct gpu_limits *l,
                         struct error *err);
     void (*stream_close)(struct gpu_stream *s); /* accepts NULL */
+
+    /* Bytes of device memory that a device takes, and the device: all of src/device.h, weights and
+     * caches in device memory. Closed by its own close. */
+    size_t (*device_bytes)(const struct gpu_device_options *o);
+    bool (*device_open)(struct device **out, const struct gpu_device_options *o, struct error *err);
+    struct gpu_stream *(*device_stream)(struct device *d); /* its queue, borrowed */
     struct gpu_launchers launch;
 };
 

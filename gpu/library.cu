@@ -55,13 +55,52 @@ static bool describe_card(int index, struct gpu_info *info, struct error *err)
 
 /* ---- streams ---- */
 
-static size_t scratch_for(const struct gpu_limits *l)
+/* Shows that this card runs our code and reaches host memory. */
+KERNEL void answer(uint32_t *out, uint32_t number)
 {
-    (void)l;
-    return 0;
+    if (threadIdx.x == 0)
+        *out = number;
 }
 
-static void stream_close(struct gpu_stream *s)
+/* Was code built that this card runs? *ptx: for which capability (tensor cores differ), 75, 80 ... */
+static bool kernels_fit(struct gpu_stream *s, const struct cudaDeviceProp *p, int *ptx,
+                        struct error *err)
+{
+    struct cudaFuncAttributes a;
+    cudaError_t result = cudaFuncGetAttributes(&a, answer);
+    if (result == cudaErrorNoKernelImageForDevice || result == cudaErrorInvalidDeviceFunction) {
+        cudaGetLastError();
+        return fail(err, ERR_DEVICE, "GPU %d (%s) has compute capability %d.%d, which this build does "
+                    "not serve", s->device, p->name, p->major, p->minor);
+    }
+    *ptx = a.ptxVersion;
+    if (!CUDA_TRY(err, result))
+        return false;
+    uint32_t *word = (uint32_t *)gpu_host_alloc(s, sizeof *word, "probe", err);
+    if (!word)
+        return false;
+    LAUNCH(s, answer, 1, 32, 0, word, 42u);
+    bool ok = gpu_finish(s, err);
+    if (ok && *word != 42)
+        ok = fail(err, ERR_DEVICE, "GPU %d (%s): a first computation gave a wrong result", s->device,
+                  p->name);
+    gpu_host_release(s, word);
+    return ok;
+}
+
+size_t gpu_scratch_bytes(const struct gpu_limits *l)
+{
+    const size_t needs[] = {
+        gpu_gemv_scratch(l), gpu_gemm_scratch(l), gpu_experts_scratch(l),
+        gpu_attention_scratch(l), gpu_mla_absorbed_scratch(l), gpu_mla_decompressed_scratch(l),
+    };
+    size_t most = 0;
+    for (size_t need : needs)
+        most = need > most ? need : most;
+    return (most + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
+}
+
+void gpu_stream_close(struct gpu_stream *s)
 {
     if (!s)
         return;
@@ -69,16 +108,19 @@ static void stream_close(struct gpu_stream *s)
     if (s->queue)
         cudaStreamSynchronize(s->queue);
     cudaFree(s->scratch);
+    if (s->mark)
+        cudaEventDestroy(s->mark);
     if (s->queue)
         cudaStreamDestroy(s->queue);
     cudaGetLastError();
     gpu_host->mem_free(s);
 }
 
-static bool stream_open(struct gpu_stream **out, int index, const struct gpu_limits *l,
-                        struct error *err)
+bool gpu_stream_open(struct gpu_stream **out, int index, const struct gpu_limits *l,
+                     struct error *err)
 {
     struct cudaDeviceProp p;
+    int ptx = 0;
     *out = NULL;
     struct gpu_stream *s =
         (struct gpu_stream *)gpu_host->mem_alloc(1, sizeof *s, "GPU stream", err);
@@ -88,17 +130,19 @@ static bool stream_open(struct gpu_stream **out, int index, const struct gpu_lim
     s->limits = *l;
     bool ok = CUDA_TRY(err, cudaSetDevice(index)) &&
               CUDA_TRY(err, cudaGetDeviceProperties(&p, index)) &&
-              CUDA_TRY(err, cudaStreamCreateWithFlags(&s->queue, cudaStreamNonBlocking));
+              CUDA_TRY(err, cudaStreamCreateWithFlags(&s->queue, cudaStreamNonBlocking)) &&
+              CUDA_TRY(err, cudaEventCreateWithFlags(&s->mark, cudaEventDisableTiming)) &&
+              kernels_fit(s, &p, &ptx, err);
     if (ok) {
         s->n_sms = p.multiProcessorCount;
         s->max_threads = p.maxThreadsPerBlock < MAX_THREADS ? p.maxThreadsPerBlock : MAX_THREADS;
         s->max_shared = p.sharedMemPerBlockOptin;
-        s->has_bf16 = p.major >= 8;
-        s->scratch_bytes = scratch_for(l);
+        s->has_bf16 = ptx >= 80;
+        s->scratch_bytes = gpu_scratch_bytes(l);
         s->scratch = gpu_alloc(s, s->scratch_bytes, "working memory of the GPU", err);
     }
     if (!ok || !s->scratch) {
-        stream_close(s);
+        gpu_stream_close(s);
         return false;
     }
     *out = s;
@@ -148,13 +192,52 @@ void gpu_fill(struct gpu_stream *s, void *dst, int byte, size_t bytes)
         gpu_latch(s, cudaMemsetAsync(dst, byte, bytes, s->queue), "fill");
 }
 
+void *gpu_host_alloc(struct gpu_stream *s, size_t bytes, const char *what, struct error *err)
+{
+    void *block = NULL;
+    cudaSetDevice(s->device);
+    cudaError_t result = cudaHostAlloc(&block, bytes ? bytes : 1, cudaHostAllocMapped);
+    if (result == cudaSuccess)
+        return memset(block, 0, bytes);
+    cudaGetLastError();
+    fail(err, result == cudaErrorMemoryAllocation ? ERR_FIT : ERR_DEVICE,
+         "GPU: %s: %zu bytes of pinned memory: %s", what, bytes, cudaGetErrorString(result));
+    return NULL;
+}
+
+void gpu_host_release(struct gpu_stream *s, void *block)
+{
+    if (!block)
+        return;
+    cudaStreamSynchronize(s->queue);
+    cudaFreeHost(block);
+}
+
+void gpu_mark(struct gpu_stream *s)
+{
+    if (s->failed == cudaSuccess)
+        gpu_latch(s, cudaEventRecord(s->mark, s->queue), "mark");
+}
+
+static bool report(const struct gpu_stream *s, struct error *err)
+{
+    if (s->failed == cudaSuccess)
+        return true;
+    return fail(err, ERR_DEVICE, "GPU: %s: %s", s->failed_where, cudaGetErrorString(s->failed));
+}
+
+bool gpu_wait(struct gpu_stream *s, struct error *err)
+{
+    if (s->failed == cudaSuccess)
+        gpu_latch(s, cudaEventSynchronize(s->mark), "waiting for the GPU");
+    return report(s, err);
+}
+
 bool gpu_finish(struct gpu_stream *s, struct error *err)
 {
     if (s->failed == cudaSuccess)
         gpu_latch(s, cudaStreamSynchronize(s->queue), "waiting for the GPU");
-    if (s->failed == cudaSuccess)
-        return true;
-    return fail(err, ERR_DEVICE, "GPU: %s: %s", s->failed_where, cudaGetErrorString(s->failed));
+    return report(s, err);
 }
 
 /* ---- the table ---- */
@@ -163,8 +246,11 @@ static const struct gpu_library library = {
     GPU_ABI,
     count_cards,
     describe_card,
-    stream_open,
-    stream_close,
+    gpu_stream_open,
+    gpu_stream_close,
+    gpu_device_bytes,
+    gpu_device_open,
+    gpu_device_stream,
     {
 #define GPU_ROW(name) gpu_##name,
         GPU_LAUNCHERS(GPU_ROW)

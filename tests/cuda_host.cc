@@ -159,8 +159,10 @@ struct worker {
 
     ~worker()
     {
-        for (auto &f : fibres)
+        for (auto &f : fibres) { /* frames that were left for good are still marked */
+            ASAN_UNPOISON_MEMORY_REGION(f->stack, STACK_BYTES);
             munmap(f->stack - GUARD_BYTES, STACK_BYTES + GUARD_BYTES);
+        }
     }
 };
 

@@ -199,7 +199,9 @@ enum cudaError_t {
     cudaErrorInsufficientDriver = 35,
     cudaErrorDevicesUnavailable = 46,
     cudaErrorNoDevice = 100,
+    cudaErrorInvalidDeviceFunction = 98,
     cudaErrorInvalidDevice = 101,
+    cudaErrorNoKernelImageForDevice = 209,
     cudaErrorNotReady = 600,
     cudaErrorIllegalAddress = 700,
     cudaErrorLaunchFailure = 719,
@@ -249,6 +251,16 @@ cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t bytes, cudaMemcpy
                             cudaStream_t s);
 cudaError_t cudaMemsetAsync(void *dst, int byte, size_t bytes, cudaStream_t s);
 cudaError_t cudaLaunchHostFunc(cudaStream_t s, cudaHostFn_t f, void *ctx);
+struct cudaFuncAttributes {
+    int ptxVersion;
+};
+template <typename F>
+static inline cudaError_t cudaFuncGetAttributes(struct cudaFuncAttributes *a, F *kernel)
+{
+    (void)kernel;
+    a->ptxVersion = 89;
+    return cudaSuccess;
+}
 cudaError_t cudaFuncSetAttribute(const void *kernel, cudaFuncAttribute attribute, int value);
 
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t *e, unsigned flags);

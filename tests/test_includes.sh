@@ -23,8 +23,8 @@ allow src/text src/format
 allow src/model src/format src/device.h
 allow src/arch src/model src/device.h src/format
 allow src/engine src/arch src/model src/device.h src/format cpu/device_cpu.h cpu/features.h \
-      cpu/probe.h src/gpu_load.h gpu/gpu.h
-allow src/cli src/engine src/model src/arch src/text src/format src/device.h cpu src/gpu_load.h tools
+      cpu/probe.h src/gpu_load.h gpu/gpu.h cpu/experts.h
+allow src/cli src/engine src/model src/arch src/text src/format src/device.h cpu src/gpu_load.h gpu/gpu.h tools
 allow cpu src/device.h src/format
 allow cpu/avx2 cpu src/format src/device.h
 allow cpu/avx512 cpu src/format src/device.h

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 
 #include "cpu/features.h"
+#include "gpu/gpu.h"
 #include "src/cli/chat.h"
 #include "src/cli/options.h"
 #include "src/cli/term.h"
@@ -114,6 +115,9 @@ static bool do_stats(struct chat *c, const char *argument, struct error *err)
         snprintf(split, sizeof split, " on %d memory nodes", engine_nodes(c->m.engine));
     note("machine   %d threads%s, %s", engine_threads(c->m.engine), split,
          cpu_isa_name(engine_isa(c->m.engine)));
+    if (engine_gpu(c->m.engine))
+        note("GPU       %s: %s of weights, the cache and working memory",
+             engine_gpu(c->m.engine)->name, human_bytes((double)r.gpu_bytes, work, sizeof work));
     note("memory    weights %s mapped, %s copied; cache %s; working memory %s",
          human_bytes((double)r.mapped_bytes, mapped, sizeof mapped),
          human_bytes((double)r.copied_bytes, copied, sizeof copied),

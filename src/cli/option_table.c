@@ -7,6 +7,7 @@
 
 #include "cpu/features.h"
 #include "src/base/cpus.h"
+#include "src/engine/engine.h"
 
 #define TALK (CMD_CHAT | CMD_RUN)
 #define ANSWERS (CMD_CHAT | CMD_RUN | CMD_EVAL)
@@ -58,6 +59,28 @@ static bool read_numa(struct options *o, const char *value, struct error *err)
         return fail(err, ERR_USAGE, "wants auto, off or a number of nodes up to %d, got \"%s\"",
                     NODES_MAX, value);
     o->numa = (int)n;
+    return true;
+}
+
+static bool read_ngl(struct options *o, const char *value, struct error *err)
+{
+    static const struct {
+        const char *word;
+        enum gpu_use use;
+    } words[] = { { "auto", GPU_AUTO }, { "all", GPU_MUST }, { "on", GPU_MUST }, { "off", GPU_NEVER } };
+    o->gpu_layers = 0;
+    for (size_t i = 0; i < ARRAY_LEN(words); i++) {
+        if (strcmp(value, words[i].word) == 0) {
+            o->gpu = words[i].use;
+            return true;
+        }
+    }
+    char *end;
+    long n = strtol(value, &end, 10);
+    if (end == value || *end || n < 0 || n > 100000)
+        return fail(err, ERR_USAGE, "wants auto, all or a number of layers, got \"%s\"", value);
+    o->gpu = n > 0 ? GPU_MUST : GPU_NEVER;
+    o->gpu_layers = n;
     return true;
 }
 
@@ -212,6 +235,12 @@ const struct option option_rows[] = {
     { "batch-size", "-b", "--ubatch-size -ub", "N,…", CMD_BENCH, GROUP_MODEL, SIZES(batch_list, 65536),
       .help = "tokens per step while reading a prompt",
       .fallback = "512; up to 2048 with many experts" },
+    { "gpu-layers", "-ngl", "--n-gpu-layers --gpu", "auto|all|0|N", COMPUTES, GROUP_MODEL,
+      CUSTOM(read_ngl),
+      .help = "layers whose attention and shared experts a GPU computes; 0: the CPU alone",
+      .fallback = "auto: all of them where a GPU can hold them" },
+    { "device", NULL, "--main-gpu -mg", "N", COMPUTES, GROUP_MODEL, INT(gpu_index, 0, 63),
+      .help = "which GPU", .fallback = "0" },
     { "load", NULL, NULL, "auto|mmap|copy|direct", COMPUTES, GROUP_MODEL,
       CHOICE(load, "auto|mmap|copy|direct"),
       .help = "use the weights where the file is mapped, or copy them into memory; direct: past "
@@ -349,7 +378,7 @@ const struct option option_rows[] = {
 };
 const int n_option_rows = ARRAY_LEN(option_rows);
 
-#define CPU_ONLY "this version computes on the CPU only; leave it out"
+#define CPU_ONLY "leave it out: routed experts are computed by the CPU, everything else by one GPU"
 
 const struct foreign_option foreign_options[] = {
     { "-fa", SWITCH_VALUE, true, "attention is always computed in one pass" },
@@ -370,9 +399,6 @@ const struct foreign_option foreign_options[] = {
     { "--rpc", ONE_VALUE, false, "one machine only; there is no replacement" },
     { "-amb", ONE_VALUE, false, "working memory is sized before loading; -b N makes it smaller" },
     { "-ser", ONE_VALUE, false, "experts are never dropped; there is no replacement" },
-    { "-ngl", ONE_VALUE, false, CPU_ONLY },
-    { "--gpu-layers", ONE_VALUE, false, CPU_ONLY },
-    { "--gpu", ONE_VALUE, false, CPU_ONLY },
     { "-ncmoe", ONE_VALUE, false, CPU_ONLY },
     { "--n-cpu-moe", ONE_VALUE, false, CPU_ONLY },
     { "-cmoe", ALONE, false, CPU_ONLY },

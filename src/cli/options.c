@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "src/cli/option_table.h"
+#include "src/engine/engine.h"
 #include "src/cli/paths.h"
 #include "src/cli/term.h"
 #include "src/cli/repair.h"
@@ -240,6 +241,7 @@ static bool read_config(struct options *o, unsigned command, struct error *err)
 bool options_init(struct options *o, unsigned command, struct error *err)
 {
     memset(o, 0, sizeof *o);
+    o->gpu = GPU_AUTO;
     o->ctx_size = o->think_budget = o->top_k = UNSET;
     o->n_predict = o->seed = -1;
     o->temperature = o->top_p = o->min_p = NAN;

@@ -71,6 +71,8 @@ struct options {
     int64_t ctx_size;  /* UNSET: choose; 0: as trained */
     int64_t threads, batch;
     int load;          /* enum load_mode */
+    int gpu;           /* enum gpu_use */
+    int64_t gpu_layers, gpu_index;
     bool mlock;
     int numa;          /* memory nodes; 0: as the machine has, 1: off */
     unsigned isa;

@@ -7,8 +7,10 @@
 #include "cpu/device_cpu.h"
 #include "cpu/features.h"
 #include "src/base/cpus.h"
+#include "src/base/log.h"
 #include "src/base/mem.h"
 #include "src/base/util.h"
+#include "src/gpu_load.h"
 #include "src/model/memory.h"
 
 #define DEFAULT_BATCH 512
@@ -58,6 +60,32 @@ static bool check_options(const struct engine_options *o, struct error *err)
     return true;
 }
 
+/* The trunk to the GPU, as the options want it. Without one that will do, GPU_AUTO stays on the CPU
+ * and says why; when no GPU code was installed at all, only to who asks for details. */
+static bool open_gpu(struct engine *e, struct error *err)
+{
+    const struct engine_options *o = &e->options;
+    int n_layers = e->model.params.n_layers;
+    struct error why = { 0 };
+    if (o->gpu == GPU_NEVER)
+        return true;
+    if (o->gpu_layers > 0 && o->gpu_layers < n_layers)
+        return fail(err, ERR_USAGE, "-ngl %d: this model has %d layers, and their attention and shared "
+                    "experts go to the GPU together; -ngl all, and -ngl 0 for the CPU", o->gpu_layers,
+                    n_layers);
+    if (hybrid_open(&e->hybrid, &e->model, o->gpu_index, &why))
+        return true;
+    if (o->gpu == GPU_MUST) {
+        *err = why;
+        return false;
+    }
+    if (gpu_load(NULL))
+        log_note("running on the CPU: %s", why.text);
+    else
+        log_detail("running on the CPU: %s", why.text);
+    return true;
+}
+
 bool engine_open(struct engine **out, const char *path, const struct engine_options *o,
                  struct error *err)
 {
@@ -76,10 +104,11 @@ bool engine_open(struct engine **out, const char *path, const struct engine_opti
     };
     bool woven[N_TENSOR_TYPES];
     device_cpu_woven(&(struct device_cpu_options){ .isa = e->isa, .act_f32 = o->act_f32 }, woven);
-    /* The pool comes late: it pins this thread, and threads of the loader would inherit that. */
+    /* The pool comes late: it pins this thread, and threads of the loader would inherit that. What
+     * goes to a GPU goes there as it is; the rest is woven. */
     bool ok = model_open(&e->model, path, o->numerics, err) &&
               model_load(&e->model, &lo, err) && pool_open(&e->pool, o->n_threads, err) &&
-              model_weave(&e->model, woven, e->pool, err);
+              open_gpu(e, err) && model_weave(&e->model, woven, e->pool, err);
     if (!ok) {
         engine_close(e);
         return false;
@@ -94,6 +123,7 @@ void engine_close(struct engine *e)
     if (!e)
         return;
     pool_close(e->pool);
+    hybrid_close(e->hybrid);
     model_close(&e->model);
     mem_free(e);
 }
@@ -138,6 +168,16 @@ int engine_nodes(const struct engine *e)
 unsigned engine_isa(const struct engine *e)
 {
     return e->isa;
+}
+
+const struct gpu_info *engine_gpu(const struct engine *e)
+{
+    return e->hybrid ? hybrid_card(e->hybrid) : NULL;
+}
+
+uint64_t engine_available(const struct engine *e)
+{
+    return e->hybrid ? hybrid_free_bytes(e->hybrid) : memory_available();
 }
 
 bool engine_check_files(const struct engine *e, struct error *err)
@@ -196,17 +236,30 @@ static struct device_cpu_options device_options(const struct engine *e, int64_t 
 uint64_t workspace_bytes(const struct engine *e, int64_t n_ctx)
 {
     struct device_cpu_options o = device_options(e, n_ctx);
-    return device_cpu_bytes(&o) +
+    return (e->hybrid ? hybrid_pair_bytes(e->hybrid, &o) : device_cpu_bytes(&o)) +
            activations_bytes(e->model.arch, &e->model.params, batch_for(e, n_ctx));
 }
 
 static void workspace_free(struct workspace *w)
 {
-    if (w->device) {
+    if (w->device)
         activations_close(&w->work, w->device);
+    if (w->pair)
+        hybrid_pair_close(w->pair);
+    else if (w->device)
         w->device->ops->close(w->device);
-    }
     mem_free(w);
+}
+
+static bool open_device(struct workspace *w, struct engine *e, const struct device_cpu_options *o,
+                        struct error *err)
+{
+    if (!e->hybrid)
+        return device_cpu_open(&w->device, o, err);
+    if (!hybrid_pair_open(&w->pair, e->hybrid, o, err))
+        return false;
+    w->device = hybrid_pair_device(w->pair);
+    return true;
 }
 
 struct workspace *workspace_join(struct engine *e, int64_t n_ctx, struct error *err)
@@ -223,7 +276,7 @@ struct workspace *workspace_join(struct engine *e, int64_t n_ctx, struct error *
     w->n_batch = o.max_tokens;
     w->n_users = 1;
     w->bytes = workspace_bytes(e, n_ctx);
-    if (!device_cpu_open(&w->device, &o, err) ||
+    if (!open_device(w, e, &o, err) ||
         !activations_open(&w->work, e->model.arch, &e->model.params, w->n_batch, w->device, err)) {
         workspace_free(w);
         return NULL;

@@ -14,6 +14,10 @@
 
 struct engine;
 struct session;
+struct gpu_info; /* gpu/gpu.h */
+
+/* Whether the trunk goes to a GPU: never; when there is one that can hold it; or else fail. */
+enum gpu_use { GPU_NEVER, GPU_AUTO, GPU_MUST };
 
 struct engine_options {
     int n_threads;          /* 0: cpu_usable_cores() */
@@ -26,11 +30,14 @@ struct engine_options {
     int n_nodes;            /* parts for NUMA nodes that routed experts are copied to; 0: as the
                              * machine has; more than it has: for tests */
     bool lock;              /* keep the weights from being paged out, where the system allows it */
+    enum gpu_use gpu;
+    int gpu_index;          /* which card */
+    int gpu_layers;         /* trunk layers to go there, 0: all; fewer than the model has: ERR_USAGE */
     load_progress *progress; /* may be NULL */
     void *progress_ctx;
 };
 
-/* Load a model. ERR_FILE, ERR_FIT, ERR_INTERRUPTED. engine_close accepts NULL. */
+/* Load a model. ERR_FILE, ERR_FIT, ERR_INTERRUPTED; with GPU_MUST also ERR_DEVICE. engine_close accepts NULL. */
 bool engine_open(struct engine **out, const char *path, const struct engine_options *o,
                  struct error *err);
 void engine_close(struct engine *e);
@@ -39,6 +46,8 @@ int engine_threads(const struct engine *e);
 int engine_batch(const struct engine *e); /* most tokens per step */
 int engine_nodes(const struct engine *e); /* memory nodes that share the routed experts; at least 1 */
 unsigned engine_isa(const struct engine *e);
+/* The card that computes the trunk; NULL: the CPU does. */
+const struct gpu_info *engine_gpu(const struct engine *e);
 
 /* Go on with other numbers of threads and tokens per step (0: as in engine_options); no session may
  * be open. ERR_USAGE, ERR_FIT: only engine_close may follow. */
@@ -92,6 +101,7 @@ bool engine_check_files(const struct engine *e, struct error *err);
 struct memory_report {
     uint64_t mapped_bytes;     /* weights read from the file */
     uint64_t copied_bytes;     /* weights in our own memory */
+    uint64_t gpu_bytes;        /* weights in the GPU's memory; cache and work are there too, then */
     uint64_t cache_bytes, work_bytes;
 };
 void session_memory(const struct session *s, struct memory_report *r);

@@ -85,7 +85,7 @@ static bool choose_context(const struct engine *e, int64_t asked, int64_t *n_ctx
                            struct error *err)
 {
     const struct model *m = &e->model;
-    uint64_t available = memory_available();
+    uint64_t available = engine_available(e);
     uint64_t budget = available > MARGIN_BYTES ? available - MARGIN_BYTES : 0;
     if (asked < 0 || asked > MAX_CONTEXT)
         return fail(err, ERR_USAGE, "a context of %" PRId64 " tokens, expected 1 to %" PRId64,
@@ -95,7 +95,7 @@ static bool choose_context(const struct engine *e, int64_t asked, int64_t *n_ctx
         return session_needs(e, asked).total <= budget || does_not_fit(e, asked, budget, err);
     }
     int64_t most = min_of((int64_t)DEFAULT_CONTEXT, m->params.context_length);
-    uint64_t mapped = m->copy ? 0 : m->weight_bytes;
+    uint64_t mapped = m->copy || e->hybrid ? 0 : m->weight_bytes;
     uint64_t beside = budget > mapped ? budget - mapped : 0, quarter = budget / 4;
     *n_ctx = largest_context(e, most, max_of(beside, quarter));
     if (*n_ctx == 0)
@@ -175,7 +175,9 @@ void session_truncate(struct session *s, int64_t n)
 void session_memory(const struct session *s, struct memory_report *r)
 {
     const struct model *m = &s->engine->model;
+    const struct hybrid *h = s->engine->hybrid;
     *r = (struct memory_report){
+        .gpu_bytes = h ? hybrid_weight_bytes(h) : 0,
         .mapped_bytes = m->copy ? 0 : m->weight_bytes,
         .copied_bytes = m->copy_bytes + m->arena.total_bytes,
         .cache_bytes = s->cache.bytes,

@@ -1,0 +1,395 @@
+/* src/device.h on one card: memory, the state of the step, and each operation as its launcher.
+ *
+ * Everything an operation needs beside its arguments lies in device memory before the step begins:
+ *
+ *     step | tokens [max_tokens]                    written by begin, in one copy
+ *     ids, weights [max_tokens, top_k]              the router's choice
+ *     frequency [pairs] | cosine, sine [max_tokens, pairs]
+ *     logits [logits_rows, n_vocab]                 a piece of the head's output on its way out
+ *
+ * Operations queue and return; the first failure is latched in the stream and reported by end. */
+#include "gpu/common.cuh"
+
+#define ALIGNMENT ((size_t)256)
+#define LOGITS_BYTES ((size_t)16 << 20)
+#define MIN_KV_BOUND 256
+
+/* From so many queries on, expanding the latents costs less than working on them: 512 * 256 / 768 by
+ * count of operations for V3's shape, and the expanded form runs on tensor cores throughout. */
+#define MLA_DECOMPRESS_TOKENS 128
+
+struct gpu_device {
+    struct device base; /* first */
+    struct gpu_device_options options;
+    struct gpu_stream *s;
+    struct step step; /* as begin was told; tokens and logits are host memory */
+    uint64_t n_steps;
+    int64_t kv_bound;
+    struct gpu_step *host_step; /* pinned, the tokens behind it */
+    void *block;
+    struct gpu_step *state;
+    int32_t *ids;
+    float *weights;
+    double *frequency;
+    float *cosine, *sine, *logits;
+    int logits_rows;
+    const struct rope *rope; /* whose angles are there, and for which step */
+    uint64_t rope_step;
+    const struct experts *experts; /* between experts_begin and experts_end */
+    struct rows experts_src;
+};
+
+static struct gpu_device *gpu(struct device *d)
+{
+    return (struct gpu_device *)d;
+}
+
+static int32_t *tokens_behind(struct gpu_step *step)
+{
+    return (int32_t *)(step + 1);
+}
+
+static size_t step_bytes(int n_tokens)
+{
+    return sizeof(struct gpu_step) + (size_t)n_tokens * sizeof(int32_t);
+}
+
+/* ---- memory ---- */
+
+static void *device_alloc(struct device *d, size_t bytes, const char *what, struct error *err)
+{
+    struct gpu_stream *s = gpu(d)->s;
+    void *block = gpu_alloc(s, bytes, what, err);
+    if (!block)
+        return NULL;
+    gpu_fill(s, block, 0, bytes);
+    if (gpu_finish(s, err))
+        return block;
+    gpu_release(s, block);
+    return NULL;
+}
+
+static void device_release(struct device *d, void *block)
+{
+    gpu_release(gpu(d)->s, block);
+}
+
+static bool device_write(struct device *d, void *dst, const void *src, size_t bytes,
+                         struct error *err)
+{
+    gpu_write(gpu(d)->s, dst, src, bytes);
+    return gpu_finish(gpu(d)->s, err);
+}
+
+static bool device_read(struct device *d, void *dst, const void *src, size_t bytes,
+                        struct error *err)
+{
+    gpu_read(gpu(d)->s, dst, src, bytes);
+    return gpu_finish(gpu(d)->s, err);
+}
+
+/* ---- the step ---- */
+
+/* The number of positions attention is launched for: few different ones, so that recorded launches
+ * serve many steps. */
+static int64_t bound_of(const struct gpu_device *d, int64_t n)
+{
+    int64_t bound = MIN_KV_BOUND;
+    while (bound < n)
+        bound *= 2;
+    return bound < d->options.limits.n_ctx ? bound : d->options.limits.n_ctx;
+}
+
+static void device_begin(struct device *dev, const struct step *s)
+{
+    struct gpu_device *d = gpu(dev);
+    assert(s->n_tokens > 0 && s->n_tokens <= d->options.limits.max_tokens);
+    assert(s->n_past + s->n_tokens <= d->options.limits.n_ctx);
+    d->step = *s;
+    d->n_steps++;
+    d->kv_bound = bound_of(d, s->n_past + s->n_tokens);
+    d->host_step->n_past = s->n_past; /* the copy of the step before is done: end waited for it */
+    d->host_step->n_tokens = s->n_tokens;
+    d->host_step->epoch = (uint32_t)d->n_steps;
+    memcpy(tokens_behind(d->host_step), s->tokens, (size_t)s->n_tokens * sizeof *s->tokens);
+    gpu_write(d->s, d->state, d->host_step, step_bytes(s->n_tokens));
+}
+
+static bool device_end(struct device *d, struct error *err)
+{
+    return gpu_finish(gpu(d)->s, err);
+}
+
+static int n_tokens(struct device *d)
+{
+    return gpu(d)->step.n_tokens;
+}
+
+/* ---- operations ---- */
+
+static void device_embed(struct device *d, struct rows dst, const struct weight *w)
+{
+    gpu_embed(gpu(d)->s, dst, w, tokens_behind(gpu(d)->state), n_tokens(d));
+}
+
+static void device_rmsnorm(struct device *d, struct rows dst, struct rows src,
+                           const struct weight *weight, int n_groups, float eps)
+{
+    gpu_rmsnorm(gpu(d)->s, dst, src, (const float *)weight->data, weight->cols, n_groups, eps,
+                n_tokens(d));
+}
+
+static void device_matmul(struct device *d, struct rows dst, const struct weight *w,
+                          struct rows src, const struct weight *bias)
+{
+    gpu_matmul(gpu(d)->s, dst, w, src, bias ? (const float *)bias->data : NULL, n_tokens(d));
+}
+
+/* Angles once per step: all layers share them. */
+static void device_rope(struct device *dev, struct rows x, const struct rope *r, int n_heads,
+                        int64_t head_stride, int64_t offset)
+{
+    struct gpu_device *d = gpu(dev);
+    int n_pairs = r->n_rot / 2, n = d->step.n_tokens;
+    assert(r->n_rot <= d->options.limits.head_width);
+    if (d->rope != r)
+        gpu_write(d->s, d->frequency, r->frequency, (size_t)n_pairs * sizeof(double));
+    if (d->rope != r || d->rope_step != d->n_steps)
+        gpu_rope_angles(d->s, d->cosine, d->sine, d->frequency, n_pairs, r->magnitude, d->state, n);
+    d->rope = r;
+    d->rope_step = d->n_steps;
+    gpu_rope(d->s, x, d->cosine, d->sine, n_pairs, r->pairing, n_heads, head_stride, offset, n);
+}
+
+static void device_cache_gqa(struct device *dev, struct kvcache *c, int layer, struct rows k,
+                             struct rows v)
+{
+    struct gpu_device *d = gpu(dev);
+    assert(k.width == c->k_width && v.width == c->v_width);
+    gpu_cache_store(d->s, c->k[layer], c->type, k, d->state, n_tokens(dev));
+    gpu_cache_store(d->s, c->v[layer], c->type, v, d->state, n_tokens(dev));
+}
+
+static void device_cache_mla(struct device *dev, struct kvcache *c, int layer,
+                             struct rows latent_rope)
+{
+    struct gpu_device *d = gpu(dev);
+    assert(latent_rope.width == c->k_width);
+    gpu_cache_store(d->s, c->k[layer], c->type, latent_rope, d->state, n_tokens(dev));
+}
+
+static void device_attention_gqa(struct device *dev, struct rows dst, struct rows q,
+                                 const struct kvcache *c, int layer, int n_heads, int n_kv_heads,
+                                 int head_dim, float scale)
+{
+    struct gpu_device *d = gpu(dev);
+    gpu_attention_gqa(d->s, dst, q, c->k[layer], c->v[layer], c->type, n_heads, n_kv_heads,
+                      head_dim, scale, d->state, d->kv_bound, n_tokens(dev));
+}
+
+static void device_attention_mla(struct device *dev, struct rows dst, struct rows q,
+                                 const struct kvcache *c, int layer, const struct mla *m)
+{
+    struct gpu_device *d = gpu(dev);
+    enum mla_form form = d->step.mla_form;
+    if (form == MLA_AUTO)
+        form = n_tokens(dev) < MLA_DECOMPRESS_TOKENS ? MLA_ABSORBED : MLA_DECOMPRESSED;
+    if (form == MLA_ABSORBED)
+        gpu_mla_absorbed(d->s, dst, q, c->k[layer], c->type, m, d->state, d->kv_bound,
+                         n_tokens(dev));
+    else
+        gpu_mla_decompressed(d->s, dst, q, c->k[layer], c->type, m, d->state, d->kv_bound,
+                             n_tokens(dev));
+}
+
+static void device_swiglu(struct device *d, struct rows dst, struct rows gate, struct rows up)
+{
+    gpu_swiglu(gpu(d)->s, dst, gate, up, n_tokens(d));
+}
+
+static void device_add(struct device *d, struct rows dst, struct rows a, struct rows b)
+{
+    gpu_add(gpu(d)->s, dst, a, b, n_tokens(d));
+}
+
+static void device_add3(struct device *d, struct rows dst, struct rows a, struct rows b,
+                        struct rows c)
+{
+    gpu_add3(gpu(d)->s, dst, a, b, c, n_tokens(d));
+}
+
+static void device_copy(struct device *d, struct rows dst, struct rows src)
+{
+    gpu_copy(gpu(d)->s, dst, src, n_tokens(d));
+}
+
+/* ---- experts ---- */
+
+static void device_router_topk(struct device *dev, const struct router *r, struct rows scores)
+{
+    struct gpu_device *d = gpu(dev);
+    assert(r->top_k == d->options.limits.top_k && r->n_routed == d->options.limits.n_routed);
+    gpu_router_topk(d->s, r, scores, d->ids, d->weights, n_tokens(dev));
+}
+
+static void device_experts_begin(struct device *dev, const struct experts *e, struct rows src)
+{
+    struct gpu_device *d = gpu(dev);
+    const struct gpu_partner *p = &d->options.partner;
+    d->experts = e;
+    d->experts_src = src;
+    if (p->begin)
+        p->begin(p->ctx, e, src, d->ids, d->weights, n_tokens(dev));
+}
+
+static void device_experts_end(struct device *dev, struct rows dst)
+{
+    struct gpu_device *d = gpu(dev);
+    const struct gpu_partner *p = &d->options.partner;
+    assert(d->experts);
+    if (p->begin)
+        p->end(p->ctx, dst, n_tokens(dev));
+    else
+        gpu_experts(d->s, dst, d->experts_src, d->experts, NULL, d->ids, d->weights,
+                    n_tokens(dev));
+    d->experts = NULL;
+}
+
+static bool device_read_choice(struct device *dev, int32_t *ids, float *weights,
+                               struct error *err)
+{
+    struct gpu_device *d = gpu(dev);
+    size_t n = (size_t)n_tokens(dev) * (size_t)d->options.limits.top_k;
+    gpu_read(d->s, ids, d->ids, n * sizeof *ids);
+    gpu_read(d->s, weights, d->weights, n * sizeof *weights);
+    return gpu_finish(d->s, err);
+}
+
+/* ---- the head ---- */
+
+static void device_logits(struct device *dev, const struct weight *w, struct rows src)
+{
+    struct gpu_device *d = gpu(dev);
+    assert(w->rows == d->options.n_vocab);
+    struct rows piece = { d->logits, w->rows, w->rows };
+    for (int done = 0; done < d->step.n_logits; done += d->logits_rows) {
+        int n = d->step.n_logits - done;
+        n = n < d->logits_rows ? n : d->logits_rows;
+        struct rows from = src;
+        from.data += (d->step.n_tokens - d->step.n_logits + done) * src.stride;
+        gpu_matmul(d->s, piece, w, from, NULL, n);
+        gpu_read(d->s, d->step.logits + (size_t)done * (size_t)w->rows, d->logits,
+                 (size_t)n * (size_t)w->rows * sizeof(float));
+    }
+}
+
+/* ---- opening ---- */
+
+/* One block, cut twice: without a base to learn its size, with one to set the pointers. */
+struct cut {
+    char *base;
+    size_t used;
+};
+
+static void *take(struct cut *c, int64_t count, size_t size)
+{
+    void *p = c->base ? c->base + c->used : NULL;
+    c->used += ((size_t)count * size + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
+    return p;
+}
+
+static size_t cut_memory(struct gpu_device *d, void *base)
+{
+    const struct gpu_limits *l = &d->options.limits;
+    struct cut c = { (char *)base, 0 };
+    int64_t tokens = l->max_tokens, pairs = (l->head_width + 1) / 2, n_vocab = d->options.n_vocab;
+    size_t bytes = d->options.logits_bytes ? d->options.logits_bytes : LOGITS_BYTES;
+    size_t rows = bytes / sizeof(float) / (size_t)(n_vocab > 0 ? n_vocab : 1);
+    d->logits_rows = rows < 1 ? 1 : rows < (size_t)tokens ? (int)rows : (int)tokens;
+    d->state = (struct gpu_step *)take(&c, 1, step_bytes(l->max_tokens));
+    d->ids = (int32_t *)take(&c, tokens * l->top_k, sizeof *d->ids);
+    d->weights = (float *)take(&c, tokens * l->top_k, sizeof *d->weights);
+    d->frequency = (double *)take(&c, pairs, sizeof *d->frequency);
+    d->cosine = (float *)take(&c, tokens * pairs, sizeof *d->cosine);
+    d->sine = (float *)take(&c, tokens * pairs, sizeof *d->sine);
+    d->logits = (float *)take(&c, d->logits_rows * n_vocab, sizeof *d->logits);
+    return c.used;
+}
+
+static void device_close(struct device *dev)
+{
+    struct gpu_device *d = gpu(dev);
+    if (!d)
+        return;
+    if (d->s) {
+        gpu_host_release(d->s, d->host_step);
+        gpu_release(d->s, d->block);
+        gpu_stream_close(d->s);
+    }
+    gpu_host->mem_free(d);
+}
+
+static const struct device_ops device_ops_gpu = {
+    .name = "gpu",
+    .alloc = device_alloc,
+    .release = device_release,
+    .write = device_write,
+    .read = device_read,
+    .begin = device_begin,
+    .end = device_end,
+    .embed = device_embed,
+    .rmsnorm = device_rmsnorm,
+    .matmul = device_matmul,
+    .rope = device_rope,
+    .cache_gqa = device_cache_gqa,
+    .cache_mla = device_cache_mla,
+    .attention_gqa = device_attention_gqa,
+    .attention_mla = device_attention_mla,
+    .swiglu = device_swiglu,
+    .router_topk = device_router_topk,
+    .experts_begin = device_experts_begin,
+    .experts_end = device_experts_end,
+    .add = device_add,
+    .add3 = device_add3,
+    .copy = device_copy,
+    .logits = device_logits,
+    .read_choice = device_read_choice,
+    .close = device_close,
+};
+
+size_t gpu_device_bytes(const struct gpu_device_options *o)
+{
+    struct gpu_device d = {};
+    d.options = *o;
+    return gpu_scratch_bytes(&o->limits) + cut_memory(&d, NULL);
+}
+
+bool gpu_device_open(struct device **out, const struct gpu_device_options *o, struct error *err)
+{
+    *out = NULL;
+    struct gpu_device *d =
+        (struct gpu_device *)gpu_host->mem_alloc(1, sizeof *d, "GPU device", err);
+    if (!d)
+        return false;
+    d->base.ops = &device_ops_gpu;
+    d->options = *o;
+    bool ok = gpu_stream_open(&d->s, o->index, &o->limits, err);
+    if (ok) {
+        d->host_step = (struct gpu_step *)gpu_host_alloc(d->s, step_bytes(o->limits.max_tokens),
+                                                         "step", err);
+        d->block = gpu_alloc(d->s, cut_memory(d, NULL), "state of a step", err);
+        ok = d->host_step && d->block;
+    }
+    if (!ok) {
+        device_close(&d->base);
+        return false;
+    }
+    cut_memory(d, d->block);
+    *out = &d->base;
+    return true;
+}
+
+struct gpu_stream *gpu_device_stream(struct device *d)
+{
+    return gpu(d)->s;
+}

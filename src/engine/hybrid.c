@@ -1,0 +1,309 @@
+#include "src/engine/hybrid.h"
+
+#include <inttypes.h>
+#include <string.h>
+
+#include "cpu/experts.h"
+#include "src/base/log.h"
+#include "src/base/mem.h"
+#include "src/base/util.h"
+#include "src/gpu_load.h"
+
+#define ALIGNMENT ((size_t)256)
+#define LEFT_BYTES ((uint64_t)256 << 20) /* of device memory, for a cache and working memory at least */
+
+/* A weight that lives on the card, and where it came from. */
+struct moved {
+    struct weight *weight;
+    const void *host;
+};
+
+struct hybrid {
+    const struct gpu_library *library;
+    struct gpu_info card;
+    int index;
+    struct model *model;
+    struct gpu_stream *s; /* for the weights */
+    void *block;
+    size_t bytes;
+    struct moved *moved;
+    int n_moved;
+};
+
+/* ---- the trunk's weights ---- */
+
+static size_t weight_bytes(const struct weight *w)
+{
+    return w->matrix_bytes * (size_t)(w->n_matrices - 1) + w->row_bytes * (size_t)w->rows;
+}
+
+/* The seam has no operation that reads these two: they are used by the host. */
+static bool stays(const struct model *m, const struct model_tensor *t)
+{
+    return t->role == ROLE_ROUTED || t->role == ROLE_MTP || t->weight == &m->output_bias ||
+           t->weight == &m->rope_freqs;
+}
+
+static void list(struct hybrid *h, struct weight *w)
+{
+    h->moved[h->n_moved++] = (struct moved){ w, w->data };
+    h->bytes += align_up(weight_bytes(w), ALIGNMENT);
+}
+
+/* Tensors of the trunk, and key matrices that were derived from kv_b. */
+static bool list_weights(struct hybrid *h, struct error *err)
+{
+    struct model *m = h->model;
+    size_t most = (size_t)m->n_tensors + (size_t)m->params.n_layers;
+    h->moved = mem_alloc(most, sizeof *h->moved, "list of weights", err);
+    if (!h->moved)
+        return false;
+    for (int i = 0; i < m->n_tensors; i++) {
+        if (!stays(m, &m->tensors[i]))
+            list(h, m->tensors[i].weight);
+    }
+    for (int i = 0; i < m->params.n_layers; i++) {
+        if (m->layers[i].kv_b.data && m->layers[i].k_b.data)
+            list(h, &m->layers[i].k_b);
+    }
+    return true;
+}
+
+/* What is built from weights follows their addresses. */
+static bool rebuild(struct model *m, struct error *err)
+{
+    for (int i = 0; i < m->params.n_layers; i++) {
+        if (!m->arch->assemble(m, i, err))
+            return false;
+    }
+    if (m->params.tied_output)
+        m->output = m->token_embd;
+    return true;
+}
+
+static bool upload(struct hybrid *h, struct error *err)
+{
+    const struct gpu_launchers *gpu = &h->library->launch;
+    if (h->bytes + LEFT_BYTES > h->card.free_bytes)
+        return fail(err, ERR_FIT, "the trunk needs %zu MiB of the GPU's memory, %" PRIu64
+                    " MiB are free of %" PRIu64 "; -ngl 0 runs on the CPU", h->bytes >> 20,
+                    h->card.free_bytes >> 20, h->card.total_bytes >> 20);
+    h->block = gpu->alloc(h->s, h->bytes, "weights", err);
+    if (!h->block)
+        return false;
+    char *to = h->block;
+    for (int i = 0; i < h->n_moved; i++) {
+        size_t bytes = weight_bytes(h->moved[i].weight);
+        gpu->write(h->s, to, h->moved[i].host, bytes);
+        if (!gpu->finish(h->s, err)) /* one at a time: the file may be read for it */
+            return false;
+        h->moved[i].weight->data = to;
+        to += align_up(bytes, ALIGNMENT);
+    }
+    return rebuild(h->model, err);
+}
+
+/* ---- open and close ---- */
+
+static bool find_card(struct hybrid *h, int index, struct error *err)
+{
+    struct gpu_limits none = { 0 };
+    h->library = gpu_load(err);
+    if (!h->library)
+        return false;
+    int n = h->library->count(err);
+    if (n == 0)
+        return false;
+    if (index < 0 || index >= n)
+        return fail(err, ERR_DEVICE, "no GPU %d: there %s %d", index, n == 1 ? "is" : "are", n);
+    h->index = index;
+    return h->library->info(index, &h->card, err) &&
+           h->library->stream_open(&h->s, index, &none, err);
+}
+
+bool hybrid_open(struct hybrid **out, struct model *m, int index, struct error *err)
+{
+    *out = NULL;
+    struct hybrid *h = mem_alloc(1, sizeof *h, "hybrid", err);
+    if (!h)
+        return false;
+    h->model = m;
+    if (!find_card(h, index, err) || !list_weights(h, err) || !upload(h, err)) {
+        hybrid_close(h);
+        return false;
+    }
+    log_detail("GPU %d: %s, trunk %zu MiB", index, h->card.name, h->bytes >> 20);
+    *out = h;
+    return true;
+}
+
+void hybrid_close(struct hybrid *h)
+{
+    if (!h)
+        return;
+    for (int i = 0; i < h->n_moved; i++)
+        h->moved[i].weight->data = h->moved[i].host;
+    if (h->n_moved)
+        rebuild(h->model, NULL); /* succeeded on these addresses before */
+    if (h->s) {
+        h->library->launch.release(h->s, h->block);
+        h->library->stream_close(h->s);
+    }
+    mem_free(h->moved);
+    mem_free(h);
+}
+
+const struct gpu_info *hybrid_card(const struct hybrid *h)
+{
+    return &h->card;
+}
+
+uint64_t hybrid_weight_bytes(const struct hybrid *h)
+{
+    return h->bytes;
+}
+
+uint64_t hybrid_free_bytes(const struct hybrid *h)
+{
+    struct gpu_info now;
+    return h->library->info(h->index, &now, NULL) ? now.free_bytes : 0;
+}
+
+/* ---- one pair ---- */
+
+struct hybrid_pair {
+    const struct gpu_launchers *gpu;
+    struct gpu_stream *s; /* of the device */
+    struct device *device, *cpu;
+    const struct experts *experts; /* between begin and end */
+    struct rows src, dst;          /* pinned: hidden rows and the experts' sum */
+    int32_t *ids;
+    float *weights;
+    int64_t hidden_size;
+};
+
+/* Copy columns of device rows to pinned rows or back, as one run of memory: what lies between the
+ * rows' width and stride travels along. */
+static size_t run_bytes(struct rows r, int n_tokens)
+{
+    return (size_t)((n_tokens - 1) * r.stride + r.width) * sizeof(float);
+}
+
+static void pair_begin(void *ctx, const struct experts *e, struct rows src, const int32_t *ids,
+                       const float *weights, int n_tokens)
+{
+    struct hybrid_pair *p = ctx;
+    size_t n = (size_t)n_tokens * (size_t)e->top_k;
+    p->experts = e;
+    p->src.width = src.width;
+    p->src.stride = src.stride;
+    p->gpu->read(p->s, p->ids, ids, n * sizeof *ids);
+    p->gpu->read(p->s, p->weights, weights, n * sizeof *weights);
+    p->gpu->read(p->s, p->src.data, src.data, run_bytes(src, n_tokens));
+    p->gpu->mark(p->s);
+}
+
+static void pair_end(void *ctx, struct rows dst, int n_tokens)
+{
+    struct hybrid_pair *p = ctx;
+    if (!p->gpu->wait(p->s, NULL)) /* the end of the step reports it */
+        return;
+    p->dst.width = dst.width;
+    p->dst.stride = dst.stride;
+    experts_run((struct device_cpu *)p->cpu, p->experts, p->dst, p->src, n_tokens, p->ids,
+                p->weights);
+    p->gpu->write(p->s, dst.data, p->dst.data, run_bytes(dst, n_tokens));
+}
+
+static struct gpu_device_options gpu_options(const struct hybrid *h, struct hybrid_pair *p,
+                                             const struct device_cpu_options *o)
+{
+    const struct params *params = &h->model->params;
+    struct gpu_device_options g = {
+        .index = h->index,
+        .limits = {
+            .act_f32 = o->act_f32, .max_tokens = o->max_tokens, .max_cols = o->max_cols,
+            .max_rows = o->max_rows, .n_ctx = o->n_ctx, .n_heads = o->n_heads,
+            .head_width = o->head_width,
+            .mla_rank = h->model->arch->has_latent_cache ? params->kv_lora_rank : 0,
+            .n_routed = o->n_routed, .top_k = o->top_k, .expert_size = o->expert_size,
+        },
+        .n_vocab = params->n_vocab,
+        .partner = { p, pair_begin, pair_end },
+    };
+    return g;
+}
+
+uint64_t hybrid_pair_bytes(const struct hybrid *h, const struct device_cpu_options *o)
+{
+    struct gpu_device_options g = gpu_options(h, NULL, o);
+    return h->library->device_bytes(&g);
+}
+
+/* The CPU's part needs no room for attention. */
+static bool open_cpu(struct hybrid_pair *p, const struct device_cpu_options *o, struct error *err)
+{
+    struct device_cpu_options c = *o;
+    if (o->n_routed == 0)
+        return true;
+    c.max_cols = p->hidden_size;
+    c.n_heads = 1;
+    c.head_width = 2;
+    return device_cpu_open(&p->cpu, &c, err);
+}
+
+static bool open_buffers(struct hybrid_pair *p, const struct device_cpu_options *o,
+                         struct error *err)
+{
+    size_t tokens = (size_t)o->max_tokens, stride = align_up((size_t)p->hidden_size, 16);
+    size_t picks = tokens * (size_t)o->top_k;
+    if (o->n_routed == 0)
+        return true;
+    p->src.data = p->gpu->host_alloc(p->s, tokens * stride * sizeof(float), "hidden rows", err);
+    p->dst.data = p->gpu->host_alloc(p->s, tokens * stride * sizeof(float), "experts' sums", err);
+    p->ids = p->gpu->host_alloc(p->s, picks * sizeof *p->ids, "picks", err);
+    p->weights = p->gpu->host_alloc(p->s, picks * sizeof *p->weights, "weights of picks", err);
+    return p->src.data && p->dst.data && p->ids && p->weights;
+}
+
+bool hybrid_pair_open(struct hybrid_pair **out, struct hybrid *h,
+                      const struct device_cpu_options *o, struct error *err)
+{
+    *out = NULL;
+    struct hybrid_pair *p = mem_alloc(1, sizeof *p, "pair of devices", err);
+    if (!p)
+        return false;
+    struct gpu_device_options g = gpu_options(h, p, o);
+    p->gpu = &h->library->launch;
+    p->hidden_size = h->model->params.hidden_size;
+    bool ok = h->library->device_open(&p->device, &g, err);
+    if (ok)
+        p->s = h->library->device_stream(p->device);
+    if (!ok || !open_cpu(p, o, err) || !open_buffers(p, o, err)) {
+        hybrid_pair_close(p);
+        return false;
+    }
+    *out = p;
+    return true;
+}
+
+void hybrid_pair_close(struct hybrid_pair *p)
+{
+    if (!p)
+        return;
+    if (p->device) {
+        p->gpu->host_release(p->s, p->src.data);
+        p->gpu->host_release(p->s, p->dst.data);
+        p->gpu->host_release(p->s, p->ids);
+        p->gpu->host_release(p->s, p->weights);
+        p->device->ops->close(p->device);
+    }
+    if (p->cpu)
+        p->cpu->ops->close(p->cpu);
+    mem_free(p);
+}
+
+struct device *hybrid_pair_device(struct hybrid_pair *p)
+{
+    return p->device;
+}
