@@ -34,6 +34,7 @@ struct gpu_stream {
     size_t max_shared;   /* bytes of shared memory per block */
     bool has_bf16;       /* tensor cores multiply BF16 (not on Turing) */
     struct gpu_limits limits;
+    struct gpu_tables *tables; /* codebooks, device memory */
     void *scratch;       /* [scratch_bytes], 256-byte aligned */
     size_t scratch_bytes;
     cudaError_t failed;  /* the latch: cudaSuccess, or the first failure ... */

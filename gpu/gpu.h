@@ -94,7 +94,7 @@ void gpu_swiglu(struct gpu_stream *s, struct rows dst, struct rows gate, struct 
 void gpu_rmsnorm(struct gpu_stream *s, struct rows dst, struct rows src, const float *weight,
                  int64_t n, int n_groups, float eps, int n_tokens);
 
-/* ---- weights: gpu/dequantize.cu, gpu/gemv.cu, gpu/gemm.cu, gpu/embed.cu ----
+/* ---- weights: gpu/dequantize.cu, gpu/gemv.cu, gpu/gemm.cu, gpu/experts.cu ----
  * Every type with a dequantizer (quant_traits(type)->dequantize: all block types, F32, F16, BF16)
  * is accepted everywhere; decoding gives the bits of quant_traits(type)->dequantize. */
 
@@ -218,7 +218,8 @@ void gpu_stream_close(struct gpu_stream *s);
     X(host_alloc) X(host_release)                                                                 \
     X(alloc) X(release) X(write) X(read) X(fill) X(mark) X(wait) X(finish)                        \
     X(add) X(add3) X(copy) X(swiglu) X(rmsnorm)                                                   \
-    X(rope_angles) X(rope) X(cache_store) X(router_topk)
+    X(rope_angles) X(rope) X(cache_store) X(router_topk)                                          \
+    X(dequantize) X(embed) X(gemv) X(gemm) X(matmul) X(experts)
 
 struct gpu_launchers {
 #define GPU_ROW(name) __typeof__(gpu_##name) *name;
@@ -246,12 +247,21 @@ struct gpu_device_options {
     struct gpu_partner partner;  /* begin NULL: all experts are in device memory */
 };
 
+/* The codebooks of src/format/quant.h, copied to every stream's card. */
+struct gpu_tables {
+    uint8_t iq2xxs[256][8], iq2xs[512][8], iq2s[1024][8];
+    int8_t iq1[2048][8];
+    uint8_t iq3xxs[256][4], iq3s[512][4];
+    uint8_t signs[128];
+};
+
 /* What the library borrows from the program; valid until it is closed. */
 struct gpu_host {
     __typeof__(error_set) *error_set;
     void *(*mem_alloc)(size_t count, size_t size, const char *what, struct error *err);
     void (*mem_free)(void *block);
     const struct quant_traits *(*quant_traits)(uint32_t type);
+    void (*fill_tables)(struct gpu_tables *t);
 };
 
 /* One card as people see it. */

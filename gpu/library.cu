@@ -55,6 +55,22 @@ static bool describe_card(int index, struct gpu_info *info, struct error *err)
 
 /* ---- streams ---- */
 
+/* The codebooks, to the card. */
+static bool upload_tables(struct gpu_stream *s, struct error *err)
+{
+    struct gpu_tables *t =
+        (struct gpu_tables *)gpu_host->mem_alloc(1, sizeof *t, "codebooks", err);
+    s->tables = (struct gpu_tables *)gpu_alloc(s, sizeof *t, "codebooks", err);
+    bool ok = t && s->tables;
+    if (ok) {
+        gpu_host->fill_tables(t);
+        gpu_write(s, s->tables, t, sizeof *t);
+        ok = gpu_finish(s, err);
+    }
+    gpu_host->mem_free(t);
+    return ok;
+}
+
 /* Shows that this card runs our code and reaches host memory. */
 KERNEL void answer(uint32_t *out, uint32_t number)
 {
@@ -108,6 +124,7 @@ void gpu_stream_close(struct gpu_stream *s)
     if (s->queue)
         cudaStreamSynchronize(s->queue);
     cudaFree(s->scratch);
+    cudaFree(s->tables);
     if (s->mark)
         cudaEventDestroy(s->mark);
     if (s->queue)
@@ -132,7 +149,7 @@ bool gpu_stream_open(struct gpu_stream **out, int index, const struct gpu_limits
               CUDA_TRY(err, cudaGetDeviceProperties(&p, index)) &&
               CUDA_TRY(err, cudaStreamCreateWithFlags(&s->queue, cudaStreamNonBlocking)) &&
               CUDA_TRY(err, cudaEventCreateWithFlags(&s->mark, cudaEventDisableTiming)) &&
-              kernels_fit(s, &p, &ptx, err);
+              kernels_fit(s, &p, &ptx, err) && upload_tables(s, err);
     if (ok) {
         s->n_sms = p.multiProcessorCount;
         s->max_threads = p.maxThreadsPerBlock < MAX_THREADS ? p.maxThreadsPerBlock : MAX_THREADS;

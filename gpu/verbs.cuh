@@ -81,6 +81,10 @@ DEVICE uint32_t pick_bytes(uint32_t a, uint32_t b, uint32_t selector)
 }
 DEVICE int count_bits(uint32_t x) { return __popc(x); }
 
+/* a * b + c: rounded once, as fast as a product; and rounded twice, as plain C does it. */
+DEVICE float multiply_add(float a, float b, float c) { return fmaf(a, b, c); }
+DEVICE float product_plus(float a, float b, float c) { return __fadd_rn(__fmul_rn(a, b), c); }
+
 /* ---- small floats ---- */
 
 DEVICE float f16_to_float(uint16_t h) { return __half2float(__ushort_as_half(h)); }

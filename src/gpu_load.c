@@ -15,11 +15,23 @@
 
 #define FILE_NAME "tandem-gpu.so"
 
+static void fill_tables(struct gpu_tables *t)
+{
+    memcpy(t->iq2xxs, quant_grid_iq2xxs, sizeof t->iq2xxs);
+    memcpy(t->iq2xs, quant_grid_iq2xs, sizeof t->iq2xs);
+    memcpy(t->iq2s, quant_grid_iq2s, sizeof t->iq2s);
+    memcpy(t->iq1, quant_grid_iq1, sizeof t->iq1);
+    memcpy(t->iq3xxs, quant_grid_iq3xxs, sizeof t->iq3xxs);
+    memcpy(t->iq3s, quant_grid_iq3s, sizeof t->iq3s);
+    memcpy(t->signs, quant_sign_bytes, sizeof t->signs);
+}
+
 static const struct gpu_host host = {
     .error_set = error_set,
     .mem_alloc = mem_alloc,
     .mem_free = mem_free,
     .quant_traits = quant_traits,
+    .fill_tables = fill_tables,
 };
 
 static const struct gpu_library *open_file(const char *path, struct error *err)
