@@ -23,9 +23,10 @@
 #define STACK_BYTES ((size_t)128 << 10)
 #endif
 
+#define FIRST_FRAMES ((size_t)2048)
 #define GUARD_BYTES ((size_t)4096)
 
-__thread struct cuda_host_thread *cuda_host_self;
+CUDA_HOST_TLS struct cuda_host_thread *cuda_host_self;
 
 /* ---- the context switch ----
  * Save what a callee must keep, on the stack; store the stack pointer; load the other one; restore.
@@ -135,6 +136,7 @@ struct fibre {
     enum state state;
     const char *what; /* where it waits */
     const struct cuda_host_place *place;
+    bool ended; /* went to its end the last time */
     unsigned n_meetings;
     void *sp, *fake_stack;
     char *stack;
@@ -167,7 +169,7 @@ struct worker {
 };
 
 thread_local worker this_worker;
-__thread worker *w; /* = &this_worker, without the guard of a thread_local object */
+CUDA_HOST_TLS worker *w; /* = &this_worker, without the guard of a thread_local object */
 
 fibre *me()
 {
@@ -214,6 +216,7 @@ void fibre_main()
     (*w->body)();
     fibre *f = me();
     f->state = ENDED;
+    f->ended = true;
     if (!f->copies.empty()) {
         f->what = "the end with copies nobody waited for";
         f->state = AT_WARP;
@@ -251,7 +254,10 @@ void begin_block(dim3 block, dim3 blocks, int n_threads, void *shared)
         f->n_meetings = 0;
         f->copies.clear();
         f->copy_group = 0;
-        ASAN_UNPOISON_MEMORY_REGION(f->stack, STACK_BYTES);
+        /* Marks of the frames that never returned: all of them after a stop, else the first. */
+        size_t marked = f->ended ? FIRST_FRAMES : STACK_BYTES;
+        ASAN_UNPOISON_MEMORY_REGION(f->stack + STACK_BYTES - marked, marked);
+        f->ended = false;
         f->sp = fresh_stack(f->stack + STACK_BYTES, fibre_main);
     }
     for (int i = 0; i < n_threads / 32; i++)

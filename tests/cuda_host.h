@@ -55,7 +55,9 @@ struct cuda_host_thread {
     dim3 thread, block, block_size, grid_size;
     void *shared;
 };
-extern __thread struct cuda_host_thread *cuda_host_self;
+/* In the static part of thread-local memory: a call per look at threadIdx would cost more than the rest. */
+#define CUDA_HOST_TLS __thread __attribute__((tls_model("initial-exec")))
+extern CUDA_HOST_TLS struct cuda_host_thread *cuda_host_self;
 
 #define threadIdx (cuda_host_self->thread)
 #define blockIdx (cuda_host_self->block)
