@@ -158,8 +158,8 @@ void gpu_cache_store(struct gpu_stream *s, void *cache, enum tensor_type type, s
 /* ---- attention: gpu/attention_gqa.cu, gpu/mla_decode.cu, gpu/mla_prefill.cu ----
  * Causal: the query of token t sees positions 0 .. n_past + t, which are all in the cache.
  * kv_bound: n_past + n_tokens <= kv_bound <= limits.n_ctx; sizes the grid (split of the positions),
- * so callers pass the same bound for many steps (a power of two). Results do not depend on how many
- * other queries a call holds, and on kv_bound by rounding only. */
+ * so callers pass the same bound for many steps (a power of two). Results depend on kv_bound and on
+ * how many other queries a call holds by rounding only. */
 
 /* Head h reads kv head h / (n_heads / n_kv_heads). q, dst [n_tokens, n_heads * head_dim];
  * k, v [n_ctx, n_kv_heads * head_dim] of cache_type (F16 or F32). */
@@ -219,7 +219,8 @@ void gpu_stream_close(struct gpu_stream *s);
     X(alloc) X(release) X(write) X(read) X(fill) X(mark) X(wait) X(finish)                        \
     X(add) X(add3) X(copy) X(swiglu) X(rmsnorm)                                                   \
     X(rope_angles) X(rope) X(cache_store) X(router_topk)                                          \
-    X(dequantize) X(embed) X(gemv) X(gemm) X(matmul) X(experts)
+    X(dequantize) X(embed) X(gemv) X(gemm) X(matmul) X(experts)                                   \
+    X(attention_gqa) X(mla_absorbed) X(mla_decompressed)
 
 struct gpu_launchers {
 #define GPU_ROW(name) __typeof__(gpu_##name) *name;

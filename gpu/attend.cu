@@ -1,0 +1,475 @@
+/* Attention kernels: a plain one in F32 and one on tensor cores.
+ *
+ * Decode with grouped heads reads each key and value once per 8 query heads and does 4 operations per
+ * element: the bound is the bytes of the cache over VRAM bandwidth (8 kv heads of 128, F16, 32k
+ * positions: 134 MB a layer, 134 us at 1 TB/s), which the plain kernel reaches with enough splits to
+ * fill the card. Latent attention has 128 heads on one latent: 2 * 1088 * 128 operations per 1152
+ * bytes, 240 a byte, which only tensor cores do; a tile of 16 heads takes its latents from L2 after
+ * the first. Prefill has the same shape with tokens in place of heads. */
+#include "gpu/attend.cuh"
+
+#define BLOCK 32      /* positions at a time: one per lane where weights are computed */
+#define ROWS 8        /* query rows of a tile, plain */
+#define TILE_ROWS 16  /* on tensor cores: the height of an mma */
+#define TILE_WARPS 4  /* 8 positions of a block each, then a quarter of the values */
+#define PITCH 8       /* 16 bytes more per row keep rows in different banks */
+
+/* ---- where the query rows of a tile belong ---- */
+
+struct query {
+    int token, head;
+    bool exists;
+};
+
+DEVICE struct query query_of(const struct attend &a, int tile, int rows, int i)
+{
+    int n_tiles = (a.n_tokens * a.group + rows - 1) / rows, kv_head = tile / n_tiles;
+    int row = tile % n_tiles * rows + i;
+    return { row / a.group, kv_head * a.group + row % a.group, row / a.group < a.n_tokens };
+}
+
+DEVICE int64_t place_of(const struct attend &a, struct query q)
+{
+    return ((int64_t)blockIdx.y * a.n_tokens + q.token) * a.n_heads + q.head;
+}
+
+/* Cache rows this block looks at: up to what its last query sees. */
+DEVICE void range_of(const struct attend &a, int tile, int rows, int64_t *begin, int64_t *end)
+{
+    struct query last = query_of(a, tile, rows, rows - 1);
+    int64_t seen = a.step->n_past + (last.exists ? last.token : a.n_tokens - 1) + 1 - a.first;
+    *begin = blockIdx.y * a.per_split;
+    *end = *begin + a.per_split;
+    *end = *end < a.n_positions ? *end : a.n_positions;
+    *end = *end < seen ? *end : seen;
+}
+
+/* What a row remembers: largest score so far, sum of weights, and by how much sums shrink now. */
+struct row_state {
+    float max, sum, shrink;
+};
+
+/* Weights of one block of scores, one position per lane; every lane of a warp calls. */
+DEVICE float weigh(struct row_state *state, float score, bool seen, bool round_to_f16)
+{
+    float max = fmaxf(state->max, warp_max(seen ? score : -INFINITY));
+    float weight = seen ? expf(score - max) : 0;
+    if (round_to_f16)
+        weight = f16_to_float(float_to_f16(weight));
+    float sum = warp_sum(weight), shrink = state->max == -INFINITY ? 0 : expf(state->max - max);
+    warp_sync();
+    if (lane_id() == 0)
+        *state = { max, state->sum * shrink + sum, shrink };
+    return weight;
+}
+
+DEVICE struct row_state start_state(const struct attend &a, struct query q)
+{
+    if (!a.carry || !q.exists)
+        return { -INFINITY, 0, 1 };
+    const float *state = a.states + 2 * place_of(a, q);
+    return { state[0], state[1], 1 };
+}
+
+/* ---- plain ---- */
+
+DEVICE float element(const float *p) { return *p; }
+DEVICE float element(const uint16_t *p) { return f16_to_float(*p); }
+
+/* dots[i] += query row i (columns from `at` of shared q, `width` wide) times n elements of k. */
+template <typename T>
+DEVICE void add_products(float *dots, const float *q, int width, int at, const T *k, int n)
+{
+    for (int c = lane_id(); c < n; c += 32) {
+        float x = element(k + c);
+        UNROLL for (int i = 0; i < ROWS; i++) dots[i] += q[i * width + at + c] * x;
+    }
+}
+
+/* score[i, p] for the n positions from `pos` on; a warp takes every n_warps-th. */
+template <typename T>
+DEVICE void score_plain(const struct attend &a, const float *q, float *score, int kv_head,
+                        int64_t pos, int n)
+{
+    int width = a.key + a.tail;
+    for (int p = warp_id(); p < n; p += (int)blockDim.x / 32) {
+        float dots[ROWS] = { 0 };
+        add_products(dots, q, width, 0, (const T *)a.k + (pos + p) * a.k_stride + kv_head * a.k_head,
+                     a.key);
+        if (a.tail > 0)
+            add_products(dots, q, width, a.key, (const T *)a.k_tail + (pos + p) * a.tail_stride,
+                         a.tail);
+        for (int i = 0; i < ROWS; i++) {
+            float dot = warp_sum(dots[i]);
+            if (lane_id() == 0)
+                score[i * BLOCK + p] = dot * a.scale;
+        }
+    }
+}
+
+/* sum[i, c] = sum[i, c] * shrink + weights times column c of the values. */
+template <typename T>
+DEVICE void sum_plain(const struct attend &a, const float *weight, const struct row_state *state,
+                      float *sum, int kv_head, int64_t pos, int n)
+{
+    for (int c = (int)threadIdx.x; c < a.value; c += (int)blockDim.x) {
+        const T *v = (const T *)a.v + pos * a.v_stride + kv_head * a.v_head + c;
+        float s[ROWS];
+        for (int i = 0; i < ROWS; i++)
+            s[i] = sum[i * a.value + c] * state[i].shrink;
+        for (int p = 0; p < n; p++) {
+            float x = element(v + p * a.v_stride);
+            UNROLL for (int i = 0; i < ROWS; i++) s[i] += weight[i * BLOCK + p] * x;
+        }
+        for (int i = 0; i < ROWS; i++)
+            sum[i * a.value + c] = s[i];
+    }
+}
+
+
+template <typename T> KERNEL void attend_plain(struct attend a)
+{
+    SHARED(float, q); /* [ROWS, width], then score [ROWS, BLOCK], sum [ROWS, value], states */
+    int width = a.key + a.tail, tile = (int)blockIdx.x, n_warps = (int)blockDim.x / 32;
+    float *score = q + ROWS * width, *sum = score + ROWS * BLOCK;
+    struct row_state *state = (struct row_state *)(sum + ROWS * a.value);
+    int kv_head = query_of(a, tile, ROWS, 0).head / a.group;
+
+    for (int i = warp_id(); i < ROWS; i += n_warps) {
+        struct query row = query_of(a, tile, ROWS, i);
+        const float *from = a.q + row.token * a.q_stride + row.head * a.q_head;
+        for (int c = lane_id(); c < width; c += 32)
+            q[i * width + c] = row.exists ? from[c] : 0;
+        bool carry = a.carry && row.exists;
+        for (int c = lane_id(); c < a.value; c += 32)
+            sum[i * a.value + c] = carry ? a.sums[place_of(a, row) * a.value + c] : 0;
+        if (lane_id() == 0)
+            state[i] = start_state(a, row);
+    }
+    block_sync();
+
+    int64_t begin, end;
+    range_of(a, tile, ROWS, &begin, &end);
+    for (int64_t pos = begin; pos < end; pos += BLOCK) {
+        int n = (int)(end - pos < BLOCK ? end - pos : BLOCK);
+        score_plain<T>(a, q, score, kv_head, pos, n);
+        block_sync();
+        for (int i = warp_id(); i < ROWS; i += n_warps) {
+            int p = lane_id(), token = query_of(a, tile, ROWS, i).token;
+            bool seen = p < n && a.first + pos + p <= a.step->n_past + token;
+            score[i * BLOCK + p] = weigh(&state[i], seen ? score[i * BLOCK + p] : 0, seen, false);
+        }
+        block_sync();
+        sum_plain<T>(a, score, state, sum, kv_head, pos, n);
+        block_sync();
+    }
+
+    for (int i = warp_id(); i < ROWS; i += n_warps) {
+        struct query row = query_of(a, tile, ROWS, i);
+        if (!row.exists)
+            continue;
+        int64_t place = place_of(a, row);
+        for (int c = lane_id(); c < a.value; c += 32)
+            a.sums[place * a.value + c] = sum[i * a.value + c];
+        if (lane_id() == 0) {
+            a.states[2 * place] = state[i].max;
+            a.states[2 * place + 1] = state[i].sum;
+        }
+    }
+}
+
+/* ---- tensor cores: F16 keys, values and weights, F32 sums ---- */
+
+/* Sizes of the shared arrays, in elements. */
+struct tile_shape {
+    int q_pitch, v_pitch; /* keys have the pitch of queries */
+    bool v_in_k;          /* values are the head of the keys: latents */
+};
+
+static struct tile_shape tile_shape_of(const struct attend &a, int tiles)
+{
+    int columns = tiles * 8 * TILE_WARPS, width = (a.key + a.tail + 31) / 32 * 32;
+    bool v_in_k = a.v == a.k && a.v_stride == a.k_stride;
+    if (v_in_k && width < columns)
+        width = columns;
+    return { width + PITCH, v_in_k ? width + PITCH : columns + PITCH, v_in_k };
+}
+
+static size_t tile_shared(const struct attend &a, int tiles)
+{
+    struct tile_shape shape = tile_shape_of(a, tiles);
+    size_t halves = (size_t)(TILE_ROWS + BLOCK) * (size_t)shape.q_pitch +
+                    (shape.v_in_k ? 0 : (size_t)BLOCK * (size_t)shape.v_pitch) +
+                    TILE_ROWS * (BLOCK + PITCH);
+    return halves * 2 + TILE_ROWS * (BLOCK * sizeof(float) + sizeof(struct row_state));
+}
+
+/* Copy n elements of a row to shared memory, 16 bytes at a time where both sides are aligned. */
+DEVICE void load_row(uint16_t *to, const uint16_t *from, int n)
+{
+    if (((uintptr_t)to | (uintptr_t)from | (uintptr_t)(2 * n)) % 16 == 0) {
+        for (int c = 8 * lane_id(); c < n; c += 8 * 32)
+            async_copy16(to + c, from + c);
+    } else {
+        for (int c = lane_id(); c < n; c += 32)
+            to[c] = from[c];
+    }
+}
+
+DEVICE void zero_row(uint16_t *to, int from, int n)
+{
+    for (int c = from + lane_id(); c < n; c += 32)
+        to[c] = 0;
+}
+
+/* Keys and values of BLOCK positions; what does not exist is zero. */
+DEVICE void load_block(const struct attend &a, struct tile_shape shape, uint16_t *k, uint16_t *v,
+                       int kv_head, int64_t pos, int n)
+{
+    for (int p = warp_id(); p < BLOCK; p += TILE_WARPS) {
+        uint16_t *to = k + p * shape.q_pitch;
+        const uint16_t *row = (const uint16_t *)a.k + (pos + p) * a.k_stride + kv_head * a.k_head;
+        if (p < n) {
+            load_row(to, row, a.key);
+            if (a.tail > 0)
+                load_row(to + a.key, (const uint16_t *)a.k_tail + (pos + p) * a.tail_stride, a.tail);
+        }
+        zero_row(to, p < n ? a.key + a.tail : 0, shape.q_pitch);
+        if (shape.v_in_k)
+            continue;
+        if (p < n)
+            load_row(v + p * shape.v_pitch,
+                     (const uint16_t *)a.v + (pos + p) * a.v_stride + kv_head * a.v_head, a.value);
+        zero_row(v + p * shape.v_pitch, p < n ? a.value : 0, shape.v_pitch);
+    }
+    async_commit();
+    async_wait<0>();
+}
+
+/* The 16 x 16 operand whose first element is `from`. */
+DEVICE void load_a(uint32_t r[4], const uint16_t *from, int pitch)
+{
+    load_matrices(r, from + (lane_id() / 8 % 2 * 8 + lane_id() % 8) * pitch + lane_id() / 16 * 8);
+}
+
+/* Scores of this warp's 8 positions against the 16 query rows. */
+DEVICE void score_tile(const struct attend &a, const uint16_t *q, const uint16_t *k, int pitch,
+                       float *score)
+{
+    float d[4] = { 0 };
+    const uint16_t *keys = k + (8 * warp_id() + lane_id() % 8) * pitch + lane_id() / 8 * 8;
+    for (int c = 0; c < a.key + a.tail; c += 32) {
+        uint32_t left[4], right[4];
+        load_matrices(right, keys + c);
+        load_a(left, q + c, pitch);
+        mma_f16(d, left, right);
+        load_a(left, q + c + 16, pitch);
+        mma_f16(d, left, right + 2);
+    }
+    int row = lane_id() / 4, p = 8 * warp_id() + lane_id() % 4 * 2;
+    score[row * BLOCK + p] = d[0] * a.scale;
+    score[row * BLOCK + p + 1] = d[1] * a.scale;
+    score[(row + 8) * BLOCK + p] = d[2] * a.scale;
+    score[(row + 8) * BLOCK + p + 1] = d[3] * a.scale;
+}
+
+/* sum += weights times this warp's columns of the values. */
+template <int TILES>
+DEVICE void sum_tile(float sum[TILES][4], const uint16_t *weight, const uint16_t *v, int v_pitch,
+                     const struct row_state *state)
+{
+    float upper = state[lane_id() / 4].shrink, lower = state[lane_id() / 4 + 8].shrink;
+    uint32_t near[4], far[4]; /* positions 0 .. 15 and 16 .. 31 */
+    load_a(near, weight, BLOCK + PITCH);
+    load_a(far, weight + 16, BLOCK + PITCH);
+    const uint16_t *values = v + lane_id() * v_pitch + warp_id() * TILES * 8;
+    UNROLL for (int i = 0; i < TILES; i++) {
+        uint32_t right[4];
+        sum[i][0] *= upper;
+        sum[i][1] *= upper;
+        sum[i][2] *= lower;
+        sum[i][3] *= lower;
+        load_matrices_transposed(right, values + 8 * i);
+        mma_f16(sum[i], near, right);
+        mma_f16(sum[i], far, right + 2);
+    }
+}
+
+/* This thread's elements of the sums, from or to memory. */
+template <int TILES>
+DEVICE void move_sums(const struct attend &a, float sum[TILES][4], bool out)
+{
+    for (int half = 0; half < 2; half++) {
+        struct query row = query_of(a, (int)blockIdx.x, TILE_ROWS, lane_id() / 4 + 8 * half);
+        if (!row.exists)
+            continue;
+        float *place = a.sums + place_of(a, row) * a.value;
+        for (int i = 0; i < TILES; i++) {
+            for (int j = 0; j < 2; j++) {
+                int c = (warp_id() * TILES + i) * 8 + lane_id() % 4 * 2 + j;
+                if (c >= a.value)
+                    continue;
+                if (out)
+                    place[c] = sum[i][2 * half + j];
+                else
+                    sum[i][2 * half + j] = place[c];
+            }
+        }
+    }
+}
+
+template <int TILES> KERNEL void attend_tile(struct attend a, struct tile_shape shape)
+{
+    SHARED(uint16_t, q); /* [TILE_ROWS, q_pitch], then k, v, weight, score, states */
+    uint16_t *k = q + TILE_ROWS * shape.q_pitch, *v = shape.v_in_k ? k : k + BLOCK * shape.q_pitch;
+    uint16_t *weight = (shape.v_in_k ? k + BLOCK * shape.q_pitch : v + BLOCK * shape.v_pitch);
+    float *score = (float *)(weight + TILE_ROWS * (BLOCK + PITCH));
+    struct row_state *state = (struct row_state *)(score + TILE_ROWS * BLOCK);
+    int tile = (int)blockIdx.x, kv_head = query_of(a, tile, TILE_ROWS, 0).head / a.group;
+
+    for (int i = warp_id(); i < TILE_ROWS; i += TILE_WARPS) {
+        struct query row = query_of(a, tile, TILE_ROWS, i);
+        const float *from = a.q + row.token * a.q_stride + row.head * a.q_head;
+        for (int c = lane_id(); c < shape.q_pitch; c += 32)
+            q[i * shape.q_pitch + c] =
+                row.exists && c < a.key + a.tail ? float_to_f16(from[c]) : (uint16_t)0;
+        if (lane_id() == 0)
+            state[i] = start_state(a, row);
+    }
+    float sum[TILES][4];
+    for (int i = 0; i < TILES; i++)
+        sum[i][0] = sum[i][1] = sum[i][2] = sum[i][3] = 0;
+    if (a.carry)
+        move_sums<TILES>(a, sum, false);
+
+    int64_t begin, end;
+    range_of(a, tile, TILE_ROWS, &begin, &end);
+    for (int64_t pos = begin; pos < end; pos += BLOCK) {
+        int n = (int)(end - pos < BLOCK ? end - pos : BLOCK);
+        block_sync(); /* everybody is done with the block before */
+        load_block(a, shape, k, v, kv_head, pos, n);
+        block_sync();
+        score_tile(a, q, k, shape.q_pitch, score);
+        block_sync();
+        for (int i = warp_id(); i < TILE_ROWS; i += TILE_WARPS) {
+            int p = lane_id(), token = query_of(a, tile, TILE_ROWS, i).token;
+            bool seen = p < n && a.first + pos + p <= a.step->n_past + token;
+            weight[i * (BLOCK + PITCH) + p] =
+                float_to_f16(weigh(&state[i], score[i * BLOCK + p], seen, true));
+        }
+        block_sync();
+        sum_tile<TILES>(sum, weight, v, shape.v_pitch, state);
+    }
+
+    block_sync();
+    move_sums<TILES>(a, sum, true);
+    if (threadIdx.x < TILE_ROWS) {
+        struct query row = query_of(a, tile, TILE_ROWS, (int)threadIdx.x);
+        if (row.exists) {
+            a.states[2 * place_of(a, row)] = state[threadIdx.x].max;
+            a.states[2 * place_of(a, row) + 1] = state[threadIdx.x].sum;
+        }
+    }
+}
+
+/* ---- putting the splits together: one warp per query row ---- */
+
+KERNEL void merge_splits(const float *sums, const float *states, int n_splits, int64_t n_rows,
+                         int n_heads, int value, float *dst, int64_t dst_stride)
+{
+    int64_t row = blockIdx.x;
+    float max = -INFINITY, total = 0;
+    for (int i = 0; i < n_splits; i++)
+        max = fmaxf(max, states[2 * (i * n_rows + row)]);
+    for (int i = 0; i < n_splits; i++) {
+        const float *state = states + 2 * (i * n_rows + row);
+        total += state[0] == -INFINITY ? 0 : expf(state[0] - max) * state[1];
+    }
+    float *to = dst + row / n_heads * dst_stride + row % n_heads * value;
+    for (int c = (int)threadIdx.x; c < value; c += (int)blockDim.x) {
+        float sum = 0;
+        for (int i = 0; i < n_splits; i++) {
+            float m = states[2 * (i * n_rows + row)];
+            if (m != -INFINITY)
+                sum += expf(m - max) * sums[(i * n_rows + row) * value + c];
+        }
+        to[c] = sum / total;
+    }
+}
+
+/* ---- launching ---- */
+
+/* Rows of sums that the scratch memory holds: a whole step, or a few tokens in many splits. */
+static int64_t most_rows(const struct gpu_limits *l)
+{
+    return (int64_t)(l->max_tokens > 64 ? l->max_tokens : 64) * l->n_heads;
+}
+
+size_t attend_scratch(const struct gpu_limits *l)
+{
+    return (size_t)most_rows(l) * (size_t)(l->head_width + 2) * sizeof(float);
+}
+
+static bool on_tensor_cores(const struct gpu_stream *s, const struct attend *a,
+                            enum tensor_type type, int *tiles)
+{
+    *tiles = a->value <= 64 ? 2 : a->value <= 128 ? 4 : a->value <= 256 ? 8 : 16;
+    return !s->limits.act_f32 && type == TYPE_F16 && a->value <= 512 &&
+           a->n_tokens * a->group >= TILE_ROWS && tile_shared(*a, *tiles) <= s->max_shared;
+}
+
+static int n_tiles(const struct attend *a, int rows)
+{
+    return (int)divide_up((int64_t)a->n_tokens * a->group, rows) * (a->n_heads / a->group);
+}
+
+int attend_splits(const struct gpu_stream *s, struct attend *a, void *scratch, bool one_split)
+{
+    int64_t rows = (int64_t)a->n_tokens * a->n_heads, most = most_rows(&s->limits) / rows;
+    int64_t wanted = divide_up(2 * s->n_sms, n_tiles(a, ROWS)); /* two blocks for each SM */
+    int64_t useful = divide_up(a->n_positions, 2 * BLOCK);
+    most = most < ATTEND_SPLITS ? most : ATTEND_SPLITS;
+    int64_t n = wanted < useful ? wanted : useful;
+    n = one_split || n < 1 || most < 1 ? 1 : n < most ? n : most;
+    a->per_split = divide_up(divide_up(a->n_positions, n), BLOCK) * BLOCK;
+    n = divide_up(a->n_positions, a->per_split);
+    a->sums = (float *)scratch;
+    a->states = a->sums + n * rows * a->value;
+    assert(n == 1 || n * rows <= most_rows(&s->limits));
+    return (int)n;
+}
+
+void attend_run(struct gpu_stream *s, const struct attend *a, enum tensor_type type, int n_splits)
+{
+    int tiles;
+    if (on_tensor_cores(s, a, type, &tiles)) {
+        dim3 grid((unsigned)n_tiles(a, TILE_ROWS), (unsigned)n_splits);
+        struct tile_shape shape = tile_shape_of(*a, tiles);
+        size_t shared = tile_shared(*a, tiles);
+        if (tiles == 2)
+            LAUNCH(s, attend_tile<2>, grid, 32 * TILE_WARPS, shared, *a, shape);
+        else if (tiles == 4)
+            LAUNCH(s, attend_tile<4>, grid, 32 * TILE_WARPS, shared, *a, shape);
+        else if (tiles == 8)
+            LAUNCH(s, attend_tile<8>, grid, 32 * TILE_WARPS, shared, *a, shape);
+        else
+            LAUNCH(s, attend_tile<16>, grid, 32 * TILE_WARPS, shared, *a, shape);
+        return;
+    }
+    dim3 grid((unsigned)n_tiles(a, ROWS), (unsigned)n_splits);
+    int threads = gpu_threads(s, 256);
+    size_t shared = (size_t)ROWS * (size_t)(a->key + a->tail + BLOCK + a->value) * sizeof(float) +
+                    ROWS * sizeof(struct row_state);
+    if (type == TYPE_F32)
+        LAUNCH(s, attend_plain<float>, grid, threads, shared, *a);
+    else
+        LAUNCH(s, attend_plain<uint16_t>, grid, threads, shared, *a);
+}
+
+void attend_merge(struct gpu_stream *s, const struct attend *a, int n_splits, float *dst,
+                  int64_t dst_stride)
+{
+    int64_t rows = (int64_t)a->n_tokens * a->n_heads;
+    LAUNCH(s, merge_splits, dim3((unsigned)rows), gpu_threads(s, a->value < 128 ? a->value : 128), 0,
+           a->sums, a->states, n_splits, rows, a->n_heads, a->value, dst, dst_stride);
+}

@@ -1,0 +1,101 @@
+/* Latent attention with absorbed matrices, for few tokens.
+ *
+ * A head's query moves into the latent space (k_b q_nope, rank wide), so that all heads attend over
+ * the latents as they lie in the cache; the weighted latents come back through v_b. Per cached token
+ * and layer 1152 bytes (V3, F16) meet 2 * (576 + 512) operations per head; gpu/attend.cu has the
+ * arithmetic. k_b and v_b stay quantized and are read once: 17 M weights a layer for V3, 9 MB at 4.5
+ * bits.
+ *
+ * Source: DeepSeek-V2 technical report, section 2.1 and appendix B. */
+#include "gpu/attend.cuh"
+#include "gpu/row_dot.cuh"
+
+#define TOKENS 8 /* that one reading of a weight row serves */
+
+/* One warp per row of one head's matrix. */
+template <int TYPE>
+KERNEL void head_rows_product(struct head_rows y, const uint8_t *weight, int64_t cols,
+                              int64_t n_rows, int64_t row_bytes, int64_t matrix_bytes,
+                              struct head_rows x, int n_tokens, const struct gpu_tables *tables)
+{
+    int64_t row = (int64_t)blockIdx.x * (blockDim.x / 32) + warp_id(), head = blockIdx.y;
+    if (row >= n_rows)
+        return; /* whole warps */
+    float sum[TOKENS];
+    row_dot<TYPE, TOKENS>(sum, weight + head * matrix_bytes + row * row_bytes, cols,
+                          x.data + head * x.head, x.stride, n_tokens, tables);
+    if (lane_id() == 0) {
+        for (int t = 0; t < n_tokens; t++)
+            y.data[t * y.stride + head * y.head + row] = sum[t];
+    }
+}
+
+void head_products(struct gpu_stream *s, struct head_rows y, const struct weight *w,
+                   struct head_rows x, int n_tokens)
+{
+    int threads = gpu_threads(s, 128);
+    dim3 blocks((unsigned)divide_up(w->rows, threads / 32), (unsigned)w->n_matrices);
+    for (int t = 0; t < n_tokens; t += TOKENS) {
+        int n = n_tokens - t < TOKENS ? n_tokens - t : TOKENS;
+        struct head_rows to = { y.data + t * y.stride, y.stride, y.head };
+        struct head_rows from = { x.data + t * x.stride, x.stride, x.head };
+#define GPU_BY_TYPE_CASE(TYPE)                                                                    \
+    LAUNCH(s, head_rows_product<TYPE>, blocks, threads, 0, to, (const uint8_t *)w->data, w->cols, \
+           w->rows, (int64_t)w->row_bytes, (int64_t)w->matrix_bytes, from, n, s->tables)
+        GPU_BY_TYPE(w->type)
+#undef GPU_BY_TYPE_CASE
+    }
+}
+
+/* The rotated part of each head's query, behind its absorbed part. */
+KERNEL void append_rope(struct head_rows to, struct head_rows from, int n)
+{
+    for (int i = (int)threadIdx.x; i < n; i += (int)blockDim.x)
+        to.data[blockIdx.y * to.stride + blockIdx.x * to.head + i] =
+            from.data[blockIdx.y * from.stride + blockIdx.x * from.head + i];
+}
+
+void gpu_mla_absorbed(struct gpu_stream *s, struct rows dst, struct rows q, const void *latents,
+                      enum tensor_type cache_type, const struct mla *m, const struct gpu_step *step,
+                      int64_t kv_bound, int n_tokens)
+{
+    int64_t width = m->rank + m->rope, n_heads = m->n_heads;
+    int64_t rows = (int64_t)s->limits.max_tokens * n_heads;
+    float *absorbed = (float *)s->scratch, *weighted = absorbed + rows * width;
+    float *scratch = weighted + rows * m->rank;
+    struct head_rows query = { q.data, q.stride, m->nope + m->rope };
+    struct head_rows moved = { absorbed, n_heads * width, width };
+
+    head_products(s, moved, &m->k_b, query, n_tokens);
+    struct head_rows moved_rope = { absorbed + m->rank, moved.stride, moved.head };
+    struct head_rows query_rope = { q.data + m->nope, query.stride, query.head };
+    LAUNCH(s, append_rope, dim3((unsigned)n_heads, (unsigned)n_tokens), gpu_threads(s, m->rope), 0,
+           moved_rope, query_rope, m->rope);
+
+    struct attend a = {};
+    a.q = absorbed;
+    a.q_stride = moved.stride;
+    a.q_head = width;
+    a.k = a.v = latents;
+    a.k_stride = a.v_stride = width;
+    a.key = (int)width;
+    a.value = m->rank;
+    a.n_heads = a.group = m->n_heads;
+    a.n_tokens = n_tokens;
+    a.scale = m->scale;
+    a.n_positions = kv_bound;
+    a.step = step;
+    int n_splits = attend_splits(s, &a, scratch, false);
+    attend_run(s, &a, cache_type, n_splits);
+    attend_merge(s, &a, n_splits, weighted, n_heads * m->rank);
+
+    struct head_rows sums = { weighted, n_heads * m->rank, m->rank };
+    head_products(s, { dst.data, dst.stride, m->value }, &m->v_b, sums, n_tokens);
+}
+
+size_t gpu_mla_absorbed_scratch(const struct gpu_limits *l)
+{
+    size_t rows = (size_t)l->max_tokens * (size_t)l->n_heads;
+    size_t width = (size_t)l->head_width + (size_t)l->mla_rank;
+    return l->mla_rank > 0 ? rows * width * sizeof(float) + attend_scratch(l) : 0;
+}
