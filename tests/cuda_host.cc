@@ -19,7 +19,7 @@
 #else
 #define __sanitizer_start_switch_fiber(save, bottom, size) ((void)(save), (void)(bottom), (void)(size))
 #define __sanitizer_finish_switch_fiber(fake, bottom, size) ((void)(fake))
-#define ASAN_UNPOISON_MEMORY_REGION(at, size)
+#define ASAN_UNPOISON_MEMORY_REGION(at, size) ((void)(at), (void)(size))
 #define STACK_BYTES ((size_t)128 << 10)
 #endif
 
