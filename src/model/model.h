@@ -104,6 +104,8 @@ bool model_load(struct model *m, const struct load_options *o, struct error *err
 struct pool;
 bool model_weave(struct model *m, const bool types[N_TENSOR_TYPES], struct pool *pool,
                  struct error *err);
+/* Would that weave this tensor, once it is copied? */
+bool model_weavable(const struct model_tensor *mt, const bool types[N_TENSOR_TYPES]);
 
 void model_close(struct model *m);
 
