@@ -18,87 +18,7 @@
 #include "src/format/gguf_write.h"
 #include "src/format/quant.h"
 #include "tools/recipe.h"
-
-/* ---- sizes ---- */
-
-struct shape {
-    const char *name, *arch;
-    int layers;
-    int64_t hidden, ffn;
-    int heads, kv_heads, head; /* MLA: head = nope + rope */
-    int q_rank, kv_rank, nope, rotary, value;
-    int routed, top_k, shared;
-    int64_t expert;
-    int dense_lead, groups, groups_used, gating; /* gating 2: sigmoid with a bias, normalised */
-    float scale;
-    int64_t vocab, context;
-    double rope_base, rope_factor; /* factor 1: no scaling */
-    int64_t original_context;
-    double log_multiplier, beta_fast;
-    bool tied, rope_freqs;
-    const char *pre;
-};
-
-/* The tiny ones keep what published models do and change only sizes; the first of an architecture
- * is what --arch alone means. Source of the others: published configurations. */
-static const struct shape shapes[] = {
-    { "tiny-llama", "llama", 2, 64, 128, 4, 2, 16, 0, 0, 0, 0, 16, 0, 0, 0, 0, 0, 0, 0, 0, 0, 320,
-      4096, 500000, 1, 0, 0, 0, true, true, "llama-bpe" },
-    { "llm-7b", "llama", 30, 4096, 11008, 32, 32, 128, 0, 0, 0, 0, 128, 0, 0, 0, 0, 0, 0, 0, 0, 0,
-      102400, 4096, 10000, 1, 0, 0, 0, false, false, "deepseek-llm" },
-    { "distill-llama-8b", "llama", 32, 4096, 14336, 32, 8, 128, 0, 0, 0, 0, 128, 0, 0, 0, 0, 0, 0,
-      0, 0, 0, 128256, 131072, 500000, 1, 0, 0, 0, false, true, "llama-bpe" },
-    { "tiny-qwen2", "qwen2", 2, 64, 128, 4, 2, 16, 0, 0, 0, 0, 16, 0, 0, 0, 0, 0, 0, 0, 0, 0, 320,
-      4096, 1000000, 1, 0, 0, 0, false, false, "qwen2" },
-    { "distill-qwen-1.5b", "qwen2", 28, 1536, 8960, 12, 2, 128, 0, 0, 0, 0, 128, 0, 0, 0, 0, 0, 0,
-      0, 0, 0, 151936, 131072, 10000, 1, 0, 0, 0, false, false, "qwen2" },
-    { "tiny-qwen3", "qwen3", 2, 64, 128, 4, 2, 32, 0, 0, 0, 0, 32, 0, 0, 0, 0, 0, 0, 0, 0, 0, 320,
-      4096, 1000000, 4, 64, 0, 0, false, false, "qwen2" },
-    { "r1-qwen3-8b", "qwen3", 36, 4096, 12288, 32, 8, 128, 0, 0, 0, 0, 128, 0, 0, 0, 0, 0, 0, 0, 0,
-      0, 151936, 131072, 1000000, 4, 32768, 0, 0, false, false, "qwen2" },
-    { "tiny-deepseek", "deepseek", 3, 64, 128, 4, 4, 16, 0, 0, 0, 0, 16, 16, 4, 2, 32, 1, 0, 0, 1,
-      1.0f, 320, 4096, 10000, 1, 0, 0, 0, false, false, "deepseek-llm" },
-    { "moe-16b", "deepseek", 28, 2048, 10944, 16, 16, 128, 0, 0, 0, 0, 128, 64, 6, 2, 1408, 1, 0, 0,
-      1, 1.0f, 102400, 4096, 10000, 1, 0, 0, 0, false, false, "deepseek-llm" },
-    { "tiny-v3", "deepseek2", 3, 64, 128, 4, 4, 48, 48, 64, 32, 16, 32, 256, 8, 1, 32, 1, 8, 4, 2,
-      2.5f, 320, 4096, 10000, 40, 64, 0.1, 32, false, false, "deepseek-v3" },
-    { "tiny-v2", "deepseek2", 3, 64, 128, 4, 4, 48, 48, 64, 32, 16, 32, 160, 6, 2, 32, 1, 8, 3, 1,
-      16.0f, 320, 4096, 10000, 40, 64, 0.1, 32, false, false, "deepseek-llm" },
-    { "tiny-v2-lite", "deepseek2", 3, 64, 128, 4, 4, 48, 0, 64, 32, 16, 32, 64, 6, 2, 32, 1, 1, 1, 1,
-      1.0f, 320, 4096, 10000, 40, 64, 0.0707, 32, false, false, "deepseek-llm" },
-    { "tiny-kimi", "deepseek2", 3, 64, 128, 4, 4, 48, 48, 64, 32, 16, 32, 384, 8, 1, 32, 1, 1, 1, 2,
-      2.827f, 320, 4096, 50000, 32, 64, 0.1, 1, false, false, "kimi-k2" },
-    { "v2-lite", "deepseek2", 27, 2048, 10944, 16, 16, 192, 0, 512, 128, 64, 128, 64, 6, 2, 1408, 1,
-      1, 1, 1, 1.0f, 102400, 163840, 10000, 40, 4096, 0.0707, 32, false, false, "deepseek-llm" },
-    { "v2", "deepseek2", 60, 5120, 12288, 128, 128, 192, 1536, 512, 128, 64, 128, 160, 6, 2, 1536, 1,
-      8, 3, 1, 16.0f, 102400, 163840, 10000, 40, 4096, 0.1, 32, false, false, "deepseek-llm" },
-    { "v3", "deepseek2", 61, 7168, 18432, 128, 128, 192, 1536, 512, 128, 64, 128, 256, 8, 1, 2048, 3,
-      8, 4, 2, 2.5f, 129280, 163840, 10000, 40, 4096, 0.1, 32, false, false, "deepseek-v3" },
-    { "kimi-k2", "deepseek2", 61, 7168, 18432, 64, 64, 192, 1536, 512, 128, 64, 128, 384, 8, 1, 2048,
-      1, 1, 1, 2, 2.827f, 163840, 131072, 50000, 32, 4096, 0.1, 1, false, false, "kimi-k2" },
-};
-
-/* ---- file generations (architectures.md 4.4) and other ways of writing ---- */
-
-struct generation {
-    const char *name;
-    bool kv_b, split, folded;      /* unsplit matrix; k_b and v_b; those with two dimensions */
-    bool groups, betas, mtp;       /* keys of groups, keys of the YaRN ramp, a draft block */
-    bool arrays, fused, old_names; /* per-layer arrays, fused projections, exp_probs_b alone */
-};
-
-static const struct generation generations[] = {
-    { .name = "a", .kv_b = true },
-    { .name = "a-ik", .kv_b = true, .split = true, .folded = true },
-    { .name = "b", .split = true },
-    { .name = "b+", .split = true, .groups = true },
-    { .name = "b++", .split = true, .groups = true, .betas = true },
-    { .name = "b-mtp", .split = true, .groups = true, .betas = true, .mtp = true },
-    { .name = "arrays", .split = true, .groups = true, .betas = true, .arrays = true,
-      .old_names = true },
-    { .name = "fused", .split = true, .groups = true, .betas = true, .fused = true },
-};
-#define DEFAULT_GENERATION "b++"
+#include "tools/shapes.h"
 
 struct options {
     const char *out;
@@ -107,8 +27,9 @@ struct options {
     int layers, shards;
     int64_t vocab; /* -1: as the shape, 0: no tokenizer */
     uint64_t seed;
-    int type;           /* -1: mix */
-    struct recipe mix;  /* types by a mixture of llama-quantize instead, if one is named */
+    int type;          /* of enum tensor_type, or one of the mixes below */
+    struct recipe mix; /* types by a mixture of llama-quantize instead, if one is named */
+    bool sparse;
 };
 
 /* ---- random values ---- */
@@ -224,7 +145,7 @@ static bool ends_with(const char *text, const char *end)
 }
 
 /* Alternatives and optional tensors, by the options. */
-static bool wanted(const struct plan *plan, const struct tensor_spec *s)
+static bool wanted(const struct plan *plan, const struct tensor_spec *s, int layer)
 {
     const struct shape *like = plan->o->like;
     const struct generation *g = plan->o->generation;
@@ -245,7 +166,7 @@ static bool wanted(const struct plan *plan, const struct tensor_spec *s)
     if (strcmp(name, "rope_freqs.weight") == 0)
         return like->rope_freqs;
     if (strstr(name, "exp_probs_b"))
-        return like->gating == 2;
+        return like->gating == 2 || (like->gating == 4 && layer >= like->hash_layers);
     return s->need == REQUIRED;
 }
 
@@ -265,6 +186,9 @@ static enum tensor_type fallback(enum tensor_type type, uint64_t cols)
     return cols % (uint64_t)quant_traits(type)->block_elements ? TYPE_F16 : type;
 }
 
+/* Types by tensor, as files in the wild have them. */
+enum { MIX = -1, MIX_UD_Q2 = -2, MIX_NATIVE = -3 };
+
 /* `mix`: what a good 4-bit file looks like. Experts and most of attention in Q4_K (Q5_0 where rows
  * are short of a block), the narrow latent matrices in Q8_0, the head in Q6_K. k_b and v_b are in
  * Q5_0: llama.cpp stops with an assertion when its AMX path meets them in Q8_0 or Q4_K. */
@@ -279,23 +203,56 @@ static enum tensor_type mixed_type(const struct tensor_spec *s)
     return TYPE_Q4_K;
 }
 
-static enum tensor_type item_type(const struct plan *plan, const struct tensor_spec *s,
+/* `ud-q2_k_xl`: the dynamic 2-bit files of R1 (January 2025): attention and embedding Q4_K, shared
+ * experts, dense layers and head Q6_K, the first three `down` of the experts Q3_K, other experts
+ * Q2_K. */
+static enum tensor_type ud_q2_type(const struct plan *plan, const struct tensor_spec *s, int layer)
+{
+    bool early = layer < plan->params.n_dense_lead + 3;
+    if (s->role == ROLE_ROUTED)
+        return early && strstr(s->name, "down") ? TYPE_Q3_K : TYPE_Q2_K;
+    return s->role == ROLE_HEAD || strstr(s->name, ".ffn_") ? TYPE_Q6_K : TYPE_Q4_K;
+}
+
+/* `native`: a checkpoint of FP4 experts and FP8 matrices, repacked: MXFP4, Q8_0, and BF16 as it was. */
+static enum tensor_type native_type(const struct tensor_spec *s)
+{
+    if (s->role == ROLE_ROUTED)
+        return TYPE_MXFP4;
+    bool kept = strstr(s->name, "compressor") || strstr(s->name, "indexer.proj") ||
+                s->role == ROLE_EMBED || s->role == ROLE_HEAD;
+    return kept ? TYPE_BF16 : TYPE_Q8_0;
+}
+
+static enum tensor_type mix_type(const struct plan *plan, const struct tensor_spec *s, int layer)
+{
+    switch (plan->o->type) {
+    case MIX:        return mixed_type(s);
+    case MIX_UD_Q2:  return ud_q2_type(plan, s, layer);
+    case MIX_NATIVE: return native_type(s);
+    default:         return (enum tensor_type)plan->o->type;
+    }
+}
+
+static enum tensor_type item_type(const struct plan *plan, const struct tensor_spec *s, int layer,
                                   const char *name, uint64_t cols)
 {
-    if (s->is_f32)
-        return TYPE_F32;
+    if (plan->o->type == MIX_NATIVE && strstr(s->name, "ffn_gate_inp"))
+        return TYPE_BF16;
+    if (s->is_f32 || s->is_i32)
+        return s->is_i32 ? TYPE_I32 : TYPE_F32;
     for (size_t i = 0; i < plan->n_chosen; i++) {
         if (strcmp(plan->chosen[i].name, name) == 0)
             return plan->chosen[i].type;
     }
-    return fallback(plan->o->type < 0 ? mixed_type(s) : (enum tensor_type)plan->o->type, cols);
+    return fallback(mix_type(plan, s, layer), cols);
 }
 
 static bool make_item(const struct plan *plan, const struct tensor_spec *s, int layer,
                       struct item *it)
 {
     *it = (struct item){ .spec = s, .layer = layer };
-    if (!tensor_stands_in(s, &plan->params, layer) || !wanted(plan, s))
+    if (!tensor_stands_in(s, &plan->params, layer) || !wanted(plan, s, layer))
         return false;
     for (int i = 0; i < 4; i++) {
         it->ne[i] = s->shape[i] ? (uint64_t)params_dim(&plan->params, s->shape[i]) : 1;
@@ -306,7 +263,7 @@ static bool make_item(const struct plan *plan, const struct tensor_spec *s, int 
     }
     bool old = plan->o->generation->old_names && s->alias;
     item_name(it->name, sizeof it->name, old ? s->alias : s->name, layer);
-    it->type = item_type(plan, s, it->name, it->ne[0]);
+    it->type = item_type(plan, s, layer, it->name, it->ne[0]);
     return true;
 }
 
@@ -429,6 +386,21 @@ static bool write_kv(struct plan *plan, const struct item *it, struct error *err
     return ok;
 }
 
+/* Experts by token id. */
+static bool write_ids(struct plan *plan, const struct item *it, struct error *err)
+{
+    uint64_t state = seed_of(plan->o->seed, it->name);
+    for (uint64_t row = 0; row < it->ne[1]; row++) {
+        int32_t ids[64];
+        int first = (int)(next(&state) % (uint64_t)plan->params.n_routed);
+        for (uint64_t i = 0; i < it->ne[0]; i++)
+            ids[i] = (first + (int)i) % plan->params.n_routed;
+        if (!gguf_writer_data(&plan->writer, ids, (size_t)it->ne[0] * sizeof *ids, err))
+            return false;
+    }
+    return true;
+}
+
 static bool write_item(struct plan *plan, const struct item *it, struct error *err)
 {
     static const char *const qkv[] = { "attn_q.weight", "attn_k.weight", "attn_v.weight" };
@@ -450,6 +422,8 @@ static bool write_item(struct plan *plan, const struct item *it, struct error *e
     }
     if (strstr(name, "ffn_gate_up_exps"))
         return write_fused(plan, it, 2, gate_up, (uint64_t[]){ expert, expert }, err);
+    if (it->spec->is_i32)
+        return write_ids(plan, it, err);
     char canonical[128];
     item_name(canonical, sizeof canonical, name, it->layer);
     return write_stream(plan, it, canonical, err);
@@ -509,11 +483,50 @@ static bool add_expert_keys(struct plan *p, struct error *err)
     snprintf(full, sizeof full, "%s.expert_weights_norm", s->arch);
     if (ok && !old && strcmp(s->arch, "deepseek"))
         ok = add_u32(p, "expert_gating_func", s->gating, err) &&
-             gguf_writer_add_bool(&p->writer, full, s->gating == 2, err);
+             gguf_writer_add_bool(&p->writer, full, s->gating != 1, err);
     if (ok && g->groups && s->groups > 1)
         ok = add_u32(p, "expert_group_count", s->groups, err) &&
              add_u32(p, "expert_group_used_count", s->groups_used, err);
     return ok;
+}
+
+static bool add_indexer_keys(struct plan *p, struct error *err)
+{
+    const struct shape *s = p->o->like;
+    return add_u32(p, "attention.indexer.head_count", s->index_heads, err) &&
+           add_u32(p, "attention.indexer.key_length", s->index_dim, err) &&
+           add_u32(p, "attention.indexer.top_k", s->index_top_k, err);
+}
+
+static bool add_v4_keys(struct plan *p, struct error *err)
+{
+    const struct shape *s = p->o->like;
+    int32_t ratios[513] = { 0 };
+    float clamps[512];
+    char key[128], clamp[128];
+    int n = p->params.n_layers;
+    for (int i = 0; i < n; i++) {
+        ratios[i] = shape_ratio(s, i);
+        clamps[i] = 10;
+    }
+    snprintf(key, sizeof key, "%s.attention.compress_ratios", s->arch);
+    snprintf(clamp, sizeof clamp, "%s.swiglu_clamp_exp", s->arch);
+    return gguf_writer_add_array(&p->writer, key, GGUF_I32, ratios, (size_t)n + 1, err) &&
+           gguf_writer_add_array(&p->writer, clamp, GGUF_F32, clamps, (size_t)n, err) &&
+           add_u32(p, "embedding_length_out", s->streams * s->hidden, err) &&
+           add_u32(p, "attention.head_count_kv", 1, err) &&
+           add_u32(p, "attention.key_length", s->head, err) &&
+           add_u32(p, "attention.value_length", s->value, err) &&
+           add_u32(p, "attention.q_lora_rank", s->q_rank, err) &&
+           add_u32(p, "attention.sliding_window", s->window, err) &&
+           add_u32(p, "attention.output_group_count", s->out_groups, err) &&
+           add_u32(p, "attention.output_lora_rank", s->out_rank, err) &&
+           add_f32(p, "attention.compress_rope_freq_base", s->compress_base, err) &&
+           add_u32(p, "hyper_connection.count", s->streams, err) &&
+           add_u32(p, "hyper_connection.sinkhorn_iterations", 20, err) &&
+           add_f32(p, "hyper_connection.epsilon", 1e-6, err) &&
+           add_u32(p, "hash_layer_count", s->hash_layers, err) &&
+           add_u32(p, "rope.dimension_count", s->rotary, err);
 }
 
 static bool add_attention_keys(struct plan *p, struct error *err)
@@ -521,6 +534,10 @@ static bool add_attention_keys(struct plan *p, struct error *err)
     const struct shape *s = p->o->like;
     const struct generation *g = p->o->generation;
     bool old = g->kv_b;
+    if (s->streams)
+        return add_v4_keys(p, err) && add_indexer_keys(p, err);
+    if (s->index_heads && !add_indexer_keys(p, err))
+        return false;
     if (!s->kv_rank)
         return add_layers(p, "attention.head_count_kv", s->kv_heads, 512, err) &&
                add_u32(p, "attention.key_length", s->head, err) &&
@@ -568,7 +585,8 @@ static bool add_keys(struct plan *p, struct error *err)
            add_u32(p, "context_length", s->context, err) &&
            add_u32(p, "embedding_length", s->hidden, err) &&
            add_u32(p, "vocab_size", q->n_vocab, err) &&
-           add_layers(p, "feed_forward_length", s->ffn, s->routed ? q->n_dense_lead : 512, err) &&
+           (!s->ffn ||
+            add_layers(p, "feed_forward_length", s->ffn, s->routed ? q->n_dense_lead : 512, err)) &&
            add_layers(p, "attention.head_count", s->heads, 512, err) &&
            add_f32(p, "attention.layer_norm_rms_epsilon", 1e-6, err) &&
            add_attention_keys(p, err) && add_rope_keys(p, err) &&
@@ -664,6 +682,14 @@ static struct params params_of(const struct options *o)
         .n_routed = s->routed, .top_k = s->top_k, .n_shared = s->shared,
         .n_dense_lead = min_of(s->dense_lead, layers), .expert_size = s->expert,
     };
+    p.index_heads = s->index_heads;
+    p.index_dim = s->index_dim;
+    p.out_groups = s->out_groups;
+    p.out_lora_rank = s->out_rank;
+    p.n_streams = s->streams;
+    p.n_hash_layers = s->hash_layers;
+    for (int i = 0; i < layers; i++)
+        p.compress_ratio[i] = (uint8_t)shape_ratio(s, i);
     p.rope.n_rot = s->kv_rank ? s->rotary : s->head;
     return p;
 }
@@ -703,7 +729,9 @@ static bool collect(struct plan *p, const struct item *it, struct error *err)
         return false;
     struct recipe_tensor *t = &p->chosen[n];
     *t = (struct recipe_tensor){ .name = strcpy(name, it->name), .n_dims = it->n_dims,
-                                 .source = it->spec->is_f32 ? TYPE_F32 : TYPE_F16 };
+                                 .source = it->spec->is_i32   ? TYPE_I32
+                                         : it->spec->is_f32 ? TYPE_F32
+                                                            : TYPE_F16 };
     memcpy(t->ne, it->ne, sizeof t->ne);
     p->n_chosen++;
     return true;
@@ -728,10 +756,12 @@ static bool write_model(const struct options *o, struct error *err)
     p.buffer = mem_alloc(BUFFER_BYTES, 1, "buffer", err);
     if (o->shards > 1)
         gguf_writer_split(&p.writer, o->shards, 0, 0);
+    if (o->sparse)
+        gguf_writer_sparse(&p.writer);
     bool ok = p.buffer && (!o->mix.mixture || choose_types(&p, err)) && add_keys(&p, err) &&
               add_tokenizer(&p, err) &&
               for_items(&p, announce, err) && gguf_writer_begin(&p.writer, o->out, err) &&
-              for_items(&p, write_item, err) && gguf_writer_finish(&p.writer, err);
+              (o->sparse || for_items(&p, write_item, err)) && gguf_writer_finish(&p.writer, err);
     gguf_writer_release(&p.writer);
     for (size_t i = 0; i < p.n_chosen; i++)
         mem_free((void *)p.chosen[i].name);
@@ -745,45 +775,32 @@ static bool write_model(const struct options *o, struct error *err)
 static const char usage[] =
     "usage: tiny OUT.gguf [--arch NAME | --like SHAPE] [--layers N] [--type TYPE|mix]\n"
     "            [--mix NAME] [--generation NAME] [--vocab N|none] [--seed N] [--split N]\n"
+    "            [--sparse]\n"
     "  --arch        the smallest model of an architecture\n"
     "  --like        sizes of a model (default tiny-v3)\n"
     "  --type        of all matrices, with fallbacks for short rows (default f32);\n"
-    "                mix: Q4_K experts, Q8_0 latent matrices, Q6_K head\n"
+    "                mix: Q4_K experts, Q8_0 latent matrices, Q6_K head;\n"
+    "                ud-q2_k_xl: a dynamic 2-bit file; native: MXFP4 experts, Q8_0, BF16\n"
     "  --mix         types as a mixture of llama-quantize gives them: Q4_K_M, IQ2_XXS, ...\n"
     "  --generation  way of writing (default " DEFAULT_GENERATION ")\n"
     "  --vocab       rows of the embedding; none: token ids only\n"
-    "  --split       number of files\n";
+    "  --split       number of files\n"
+    "  --sparse      header and tensor table as they would be, holes instead of weights\n";
 
 static void print_names(FILE *out)
 {
     fputs("shapes:", out);
-    for (size_t i = 0; i < ARRAY_LEN(shapes); i++)
-        fprintf(out, " %s", shapes[i].name);
+    for (int i = 0; shape_at(i); i++)
+        fprintf(out, " %s", shape_at(i)->name);
     fputs("\ngenerations:", out);
-    for (size_t i = 0; i < ARRAY_LEN(generations); i++)
-        fprintf(out, " %s", generations[i].name);
+    for (int i = 0; generation_at(i); i++)
+        fprintf(out, " %s", generation_at(i)->name);
     fputs("\n", out);
 }
 
-static const struct shape *find_shape(const char *name, bool by_arch, struct error *err)
-{
-    for (size_t i = 0; i < ARRAY_LEN(shapes); i++) {
-        if (strcmp(by_arch ? shapes[i].arch : shapes[i].name, name) == 0)
-            return &shapes[i];
-    }
-    fail(err, ERR_USAGE, "no %s \"%s\"", by_arch ? "architecture" : "shape", name);
-    return NULL;
-}
-
-static const struct generation *find_generation(const char *name, struct error *err)
-{
-    for (size_t i = 0; i < ARRAY_LEN(generations); i++) {
-        if (strcmp(generations[i].name, name) == 0)
-            return &generations[i];
-    }
-    fail(err, ERR_USAGE, "no generation \"%s\"", name);
-    return NULL;
-}
+/* *out = found, or fail naming what there is none of. */
+#define FOUND(out, found, what, name)                                                             \
+    ((*(out) = (found)) != NULL || fail(err, ERR_USAGE, "no %s \"%s\"", what, name))
 
 static bool parse_number(const char *text, int64_t low, int64_t high, int64_t *value,
                          struct error *err)
@@ -799,20 +816,31 @@ static bool parse_number(const char *text, int64_t low, int64_t high, int64_t *v
 
 static bool parse_type(const char *text, int *type, struct error *err)
 {
-    *type = strcmp(text, "mix") ? quant_type_by_name(text) : -1;
-    if (strcmp(text, "mix") && (*type < 0 || !quant_traits((uint32_t)*type)->quantize))
-        return fail(err, ERR_USAGE, "no type \"%s\", or no encoder for it", text);
-    return true;
+    static const struct {
+        const char *name;
+        int type;
+    } mixes[] = { { "mix", MIX }, { "ud-q2_k_xl", MIX_UD_Q2 }, { "native", MIX_NATIVE } };
+    for (size_t i = 0; i < ARRAY_LEN(mixes); i++) {
+        if (strcmp(mixes[i].name, text) == 0) {
+            *type = mixes[i].type;
+            return true;
+        }
+    }
+    *type = quant_type_by_name(text);
+    return (*type >= 0 && quant_traits((uint32_t)*type)->quantize) ||
+           fail(err, ERR_USAGE, "no type \"%s\", or no encoder for it", text);
 }
 
 static bool parse_option(struct options *o, const char *name, const char *value, struct error *err)
 {
     int64_t n = 0;
     bool ok = true;
-    if (!strcmp(name, "--arch") || !strcmp(name, "--like"))
-        ok = (o->like = find_shape(value, name[2] == 'a', err));
+    if (!strcmp(name, "--arch"))
+        ok = FOUND(&o->like, shape_of_arch(value), "architecture", value);
+    else if (!strcmp(name, "--like"))
+        ok = FOUND(&o->like, shape_find(value), "shape", value);
     else if (!strcmp(name, "--generation"))
-        ok = (o->generation = find_generation(value, err));
+        ok = FOUND(&o->generation, generation_find(value), "generation", value);
     else if (!strcmp(name, "--type"))
         ok = parse_type(value, &o->type, err);
     else if (!strcmp(name, "--mix"))
@@ -836,11 +864,13 @@ static bool parse(struct options *o, int argc, char **argv, struct error *err)
 {
     *o = (struct options){ .vocab = -1, .seed = 1, .type = TYPE_F32,
                            .mix = { .strict = true, .has_imatrix = true },
-                           .like = find_shape("tiny-v3", false, err),
-                           .generation = find_generation(DEFAULT_GENERATION, err) };
+                           .like = shape_find("tiny-v3"),
+                           .generation = NULL };
     for (int i = 1; i < argc; i++) {
         if (argv[i][0] != '-') {
             o->out = argv[i];
+        } else if (!strcmp(argv[i], "--sparse")) {
+            o->sparse = true;
         } else if (i + 1 == argc) {
             return fail(err, ERR_USAGE, "%s wants a value", argv[i]);
         } else if (!parse_option(o, argv[i], argv[i + 1], err)) {
@@ -849,6 +879,9 @@ static bool parse(struct options *o, int argc, char **argv, struct error *err)
             i++;
         }
     }
+    if (!o->generation)
+        o->generation = generation_find(o->like->generation ? o->like->generation
+                                                            : DEFAULT_GENERATION);
     return o->out ? true : fail(err, ERR_USAGE, "no output file");
 }
 

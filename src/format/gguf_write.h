@@ -43,6 +43,7 @@ struct gguf_writer {
     uint64_t data_at;
     atomic_uint_least64_t written_bytes;
     bool keep_parts; /* see gguf_writer_keep */
+    bool sparse;     /* see gguf_writer_sparse */
 };
 
 /* Metadata. A key is [a-z0-9_.-], at most 65535 bytes; a key given again replaces its value. Empty
@@ -76,6 +77,10 @@ bool gguf_writer_add_tensor(struct gguf_writer *w, const char *name, enum tensor
  * is never divided, so one larger than max_bytes has a shard for itself. */
 void gguf_writer_split(struct gguf_writer *w, int n_shards, uint64_t max_bytes,
                        uint64_t max_tensors);
+
+/* Tensors that nobody writes are holes: the file has its exact size and header but takes no space.
+ * For what is read by its header only. */
+void gguf_writer_sparse(struct gguf_writer *w);
 
 /* Lay out, create the hidden files, write the headers, reserve the space. An existing target stays
  * as it is until gguf_writer_finish replaces it. */

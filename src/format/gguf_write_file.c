@@ -58,12 +58,20 @@ static bool write_all(int fd, const char *path, const uint8_t *bytes, size_t n, 
     return true;
 }
 
+void gguf_writer_sparse(struct gguf_writer *w)
+{
+    w->sparse = true;
+}
+
 /* Claim the space now rather than run out of it hours later. */
-static bool reserve(const struct gguf_writer_shard *s, struct error *err)
+static bool reserve(const struct gguf_writer *w, const struct gguf_writer_shard *s,
+                    struct error *err)
 {
     int failed;
     do
-        failed = fallocate(s->fd, 0, 0, (off_t)s->size) ? errno : 0;
+        failed = w->sparse                              ? EOPNOTSUPP
+               : fallocate(s->fd, 0, 0, (off_t)s->size) ? errno
+                                                        : 0;
     while (failed == EINTR);
     if (failed == EOPNOTSUPP || failed == ENOSYS) /* this file system cannot promise space */
         failed = ftruncate(s->fd, (off_t)s->size) ? errno : 0;
@@ -133,7 +141,7 @@ static bool prepare(struct gguf_writer *w, int i, bool *resume, struct error *er
     *resume = false;
     if (ok && ftruncate(s->fd, 0) != 0)
         ok = fail(err, ERR_RUN, "%s: %s", s->part_path, strerror(errno));
-    ok = ok && reserve(s, err) && write_all(s->fd, s->part_path, header, s->data_start, 0, err);
+    ok = ok && reserve(w, s, err) && write_all(s->fd, s->part_path, header, s->data_start, 0, err);
     mem_free(header);
     return ok;
 }
@@ -313,7 +321,7 @@ bool gguf_writer_finish(struct gguf_writer *w, struct error *err)
     uint64_t wanted = 0, written = atomic_load(&w->written_bytes);
     for (size_t i = 0; i < w->n_tensors; i++)
         wanted += w->tensors[i].bytes;
-    if (written != wanted)
+    if (written != wanted && !w->sparse)
         return fail(err, ERR_INTERNAL, "%s: %llu bytes of tensors written, expected %llu",
                     w->shards[0].path, (ull)written, (ull)wanted);
     for (int i = 0; i < w->n_shards; i++) {
