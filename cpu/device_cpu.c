@@ -536,7 +536,9 @@ static size_t cut_memory(struct device_cpu *d, uint8_t *base)
 size_t device_cpu_bytes(const struct device_cpu_options *o)
 {
     struct device_cpu d = { .options = *o };
-    d.n_threads = o->pool ? pool_threads(o->pool) : cpu_usable_cores();
+    d.n_threads = o->pool            ? pool_threads(o->pool)
+                : o->n_threads > 0   ? o->n_threads
+                                     : cpu_usable_cores();
     kernels_init(&d.kernels, o->isa);
     return sizeof d + cut_memory(&d, NULL);
 }

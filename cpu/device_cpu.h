@@ -11,6 +11,7 @@
 
 struct device_cpu_options {
     struct pool *pool;    /* borrowed until close */
+    int n_threads;        /* for device_cpu_bytes without a pool; 0: cpu_usable_cores() */
     unsigned isa;         /* bits of cpu/features.h: which kernels may be used */
     bool act_f32;         /* reference path: activations stay F32, nothing is quantized */
     int max_tokens;       /* per step */

@@ -479,18 +479,6 @@ static void test_load(void)
     }
     char path[256], command[600];
     struct error err = { 0 };
-    check_case("what is worth it is copied without being asked");
-    tiny_path(path, "large");
-    if (tiny_write(path, "--arch llama --vocab 300000") &&
-        CHECK(model_open(&m, path, NUMERICS_OFFICIAL, &err))) {
-        CHECK_MSG(model_load(&m, &(struct load_options){ 0 }, &err), "%s", err.text);
-        CHECK(m.weight_bytes > 64 << 20 && m.copy != NULL);
-        const struct tensor *t = gguf_tensor(&m.gguf, "token_embd.weight");
-        CHECK(m.token_embd.data != t->data && !memcmp(m.token_embd.data, t->data, t->bytes));
-        model_close(&m);
-    }
-    unlink(path);
-
     struct progress_log log = { .stop_at = 1 };
     struct load_options o = { .mode = LOAD_MMAP, .progress = log_progress, .ctx = &log };
     check_case("loading can be interrupted");

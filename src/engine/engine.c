@@ -13,39 +13,7 @@
 #include "src/gpu_load.h"
 #include "src/model/memory.h"
 
-#define DEFAULT_BATCH 512
 #define MAX_BATCH 4096
-
-/* ---- tokens per step ---- */
-
-/* A step unpacks the weights of every expert once: the more tokens share that the better, up to
- * some 64 for each (docs/performance.md). One in n_routed / top_k tokens meets a given expert. */
-#define TOKENS_PER_EXPERT 64
-#define LARGEST_DEFAULT 2048
-#define WORK_SHARE 16 /* of the available memory, for working memory beyond DEFAULT_BATCH */
-
-int engine_wanted_batch(int n_routed, int top_k)
-{
-    int batch = DEFAULT_BATCH;
-    while (top_k > 0 && batch < LARGEST_DEFAULT &&
-           (int64_t)batch * top_k < (int64_t)TOKENS_PER_EXPERT * n_routed)
-        batch *= 2;
-    return batch;
-}
-
-/* What was asked for, or what this model wants if memory is plenty. */
-static void choose_batch(struct engine *e)
-{
-    const struct params *p = &e->model.params;
-    uint64_t budget = memory_available() / WORK_SHARE;
-    e->n_batch = e->options.n_batch;
-    if (e->n_batch > 0)
-        return;
-    e->n_batch = engine_wanted_batch(p->n_routed, p->top_k);
-    while (e->n_batch > DEFAULT_BATCH &&
-           workspace_bytes(e, e->n_batch) > budget)
-        e->n_batch /= 2;
-}
 
 /* ---- engine ---- */
 
@@ -86,6 +54,49 @@ static bool open_gpu(struct engine *e, struct error *err)
     return true;
 }
 
+/* Decide where everything goes, or refuse; then LOAD_AUTO is one of the others. */
+static bool place(struct engine *e, struct error *err)
+{
+    struct rates here = { .ram_bytes = engine_ram(e, 0) };
+    struct placement_wishes w = engine_wishes(&e->options, &e->model);
+    e->n_batch = w.n_batch;
+    if (gpu_load(NULL)) /* what goes to a GPU goes there from main memory: open_gpu */
+        w.gpu_layers = 0;
+    if (!placement_make(&e->placement, &e->model, &here, &w, err) ||
+        !placement_check(&e->placement, err))
+        return false;
+    /* what is needed later, without the caller's rules */
+    e->wishes = w;
+    e->wishes.rules = NULL;
+    e->wishes.n_rules = 0;
+    e->options.wishes = &e->wishes;
+    if (e->options.load == LOAD_AUTO)
+        e->options.load = e->placement.copied ? LOAD_COPY : LOAD_MMAP;
+    return true;
+}
+
+static bool load_weights(struct engine *e, struct error *err)
+{
+    const struct engine_options *o = &e->options;
+    struct load_options lo = {
+        .mode = o->load, .act_f32 = o->act_f32, .n_parts = o->n_nodes, .lock = o->lock,
+        .progress = o->progress, .ctx = o->progress_ctx,
+    };
+    return model_load(&e->model, &lo, err);
+}
+
+static bool weave_weights(struct engine *e, struct error *err)
+{
+    return model_weave(&e->model, e->wishes.weave, e->pool, err);
+}
+
+static bool check_runnable(const struct model *m, struct error *err)
+{
+    return m->arch->forward ||
+           fail(err, ERR_FILE, "this version cannot run %s yet, it can plan and inspect it",
+                m->arch->name);
+}
+
 bool engine_open(struct engine **out, const char *path, const struct engine_options *o,
                  struct error *err)
 {
@@ -98,22 +109,15 @@ bool engine_open(struct engine **out, const char *path, const struct engine_opti
         return false;
     e->options = *o;
     e->isa = o->isa_given ? o->isa & cpu_isa() : cpu_isa();
-    struct load_options lo = {
-        .mode = o->load, .act_f32 = o->act_f32, .n_parts = o->n_nodes, .lock = o->lock,
-        .progress = o->progress, .ctx = o->progress_ctx,
-    };
-    bool woven[N_TENSOR_TYPES];
-    device_cpu_woven(&(struct device_cpu_options){ .isa = e->isa, .act_f32 = o->act_f32 }, woven);
     /* The pool comes late: it pins this thread, and threads of the loader would inherit that. What
      * goes to a GPU goes there as it is; the rest is woven. */
-    bool ok = model_open(&e->model, path, o->numerics, err) &&
-              model_load(&e->model, &lo, err) && pool_open(&e->pool, o->n_threads, err) &&
-              open_gpu(e, err) && model_weave(&e->model, woven, e->pool, err);
+    bool ok = model_open(&e->model, path, o->numerics, err) && check_runnable(&e->model, err) &&
+              place(e, err) && load_weights(e, err) && pool_open(&e->pool, o->n_threads, err) &&
+              open_gpu(e, err) && weave_weights(e, err);
     if (!ok) {
         engine_close(e);
         return false;
     }
-    choose_batch(e);
     *out = e;
     return true;
 }
@@ -124,6 +128,7 @@ void engine_close(struct engine *e)
         return;
     pool_close(e->pool);
     hybrid_close(e->hybrid);
+    placement_free(&e->placement);
     model_close(&e->model);
     mem_free(e);
 }
@@ -131,6 +136,11 @@ void engine_close(struct engine *e)
 const struct model *engine_model(const struct engine *e)
 {
     return &e->model;
+}
+
+const struct placement *engine_placement(const struct engine *e)
+{
+    return &e->placement;
 }
 
 int engine_threads(const struct engine *e)
@@ -152,7 +162,7 @@ bool engine_retune(struct engine *e, int n_threads, int n_batch, struct error *e
     if (!check_options(&o, err))
         return false;
     e->options = o;
-    choose_batch(e);
+    e->n_batch = engine_wishes(&e->options, &e->model).n_batch;
     if (n_threads == pool_threads(e->pool))
         return true;
     pool_close(e->pool);
@@ -192,21 +202,14 @@ bool engine_check_files(const struct engine *e, struct error *err)
 
 /* ---- workspaces ---- */
 
-static int batch_for(const struct engine *e, int64_t n_ctx)
-{
-    return (int)min_of((int64_t)e->n_batch, n_ctx);
-}
-
 /* The largest of everything a step will ask the device for. */
-static struct device_cpu_options device_options(const struct engine *e, int64_t n_ctx)
+struct device_cpu_options device_needs(const struct model *m, bool act_f32, int n_batch,
+                                       int64_t n_ctx)
 {
-    const struct model *m = &e->model;
     const struct params *p = &m->params;
     struct device_cpu_options o = {
-        .pool = e->pool,
-        .isa = e->isa,
-        .act_f32 = e->options.act_f32,
-        .max_tokens = batch_for(e, n_ctx),
+        .act_f32 = act_f32,
+        .max_tokens = (int)min_of((int64_t)n_batch, n_ctx),
         .max_cols = p->hidden_size,
         .max_rows = p->hidden_size,
         .n_ctx = n_ctx,
@@ -233,11 +236,20 @@ static struct device_cpu_options device_options(const struct engine *e, int64_t 
     return o;
 }
 
+static struct device_cpu_options device_options(const struct engine *e, int64_t n_ctx)
+{
+    struct device_cpu_options o =
+        device_needs(&e->model, e->options.act_f32, e->n_batch, n_ctx);
+    o.pool = e->pool;
+    o.isa = e->isa;
+    return o;
+}
+
 uint64_t workspace_bytes(const struct engine *e, int64_t n_ctx)
 {
     struct device_cpu_options o = device_options(e, n_ctx);
     return (e->hybrid ? hybrid_pair_bytes(e->hybrid, &o) : device_cpu_bytes(&o)) +
-           activations_bytes(e->model.arch, &e->model.params, batch_for(e, n_ctx));
+           activations_bytes(e->model.arch, &e->model.params, o.max_tokens);
 }
 
 static void workspace_free(struct workspace *w)

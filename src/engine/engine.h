@@ -10,7 +10,7 @@
 
 #include <stdatomic.h>
 
-#include "src/model/model.h"
+#include "src/model/placement.h"
 
 struct engine;
 struct session;
@@ -33,15 +33,28 @@ struct engine_options {
     enum gpu_use gpu;
     int gpu_index;          /* which card */
     int gpu_layers;         /* trunk layers to go there, 0: all; fewer than the model has: ERR_USAGE */
+    int64_t n_ctx;          /* what the first session will ask for: refused before loading when it
+                               does not fit; 0: nobody knows, CONTEXT_TRAINED: as trained */
+    uint64_t max_ram_bytes; /* most main memory to take; 0: what is free */
+    const struct placement_wishes *wishes; /* what the options above do not say; borrowed
+                               during engine_open; NULL: nothing */
     load_progress *progress; /* may be NULL */
     void *progress_ctx;
 };
 
-/* Load a model. ERR_FILE, ERR_FIT, ERR_INTERRUPTED; with GPU_MUST also ERR_DEVICE. engine_close accepts NULL. */
+#define CONTEXT_TRAINED (-1)
+
+/* The wishes that these options come to: what engine_open would place by, for `plan`. Borrows
+ * *o and the rules. */
+struct placement_wishes engine_wishes(const struct engine_options *o, const struct model *m);
+
+/* Load a model. ERR_FILE, ERR_INTERRUPTED, with GPU_MUST ERR_DEVICE; ERR_FIT before anything is read when its placement does
+ * not fit. engine_close accepts NULL. */
 bool engine_open(struct engine **out, const char *path, const struct engine_options *o,
                  struct error *err);
 void engine_close(struct engine *e);
 const struct model *engine_model(const struct engine *e);
+const struct placement *engine_placement(const struct engine *e); /* the table it was loaded by */
 int engine_threads(const struct engine *e);
 int engine_batch(const struct engine *e); /* most tokens per step */
 int engine_nodes(const struct engine *e); /* memory nodes that share the routed experts; at least 1 */

@@ -2,6 +2,7 @@
 #ifndef TANDEM_ENGINE_INTERNAL_H
 #define TANDEM_ENGINE_INTERNAL_H
 
+#include "cpu/device_cpu.h"
 #include "src/base/pool.h"
 #include "src/engine/engine.h"
 #include "src/engine/hybrid.h"
@@ -22,6 +23,8 @@ struct workspace {
 struct engine {
     struct model model;
     struct engine_options options;
+    struct placement_wishes wishes;
+    struct placement placement; /* of the model and one session, as decided before loading */
     struct pool *pool;
     struct hybrid *hybrid; /* NULL: everything on the CPU */
     unsigned isa;
@@ -34,8 +37,19 @@ int engine_wanted_batch(int n_routed, int top_k);
 
 /* Free bytes of the memory that caches and workspaces come from. */
 uint64_t engine_available(const struct engine *e);
-/* Bytes of a workspace for n_ctx positions, before making one. */
+/* What a device for steps over n_ctx positions must be made for; the pool is left out. */
+struct device_cpu_options device_needs(const struct model *m, bool act_f32, int n_batch,
+                                       int64_t n_ctx);
+/* Bytes of a workspace for n_ctx positions, before making one, and with the lists of a session. */
 uint64_t workspace_bytes(const struct engine *e, int64_t n_ctx);
+uint64_t session_list_bytes(const struct model *m, int64_t n_ctx);
+/* The context of a new session: as asked, or chosen when 0. ERR_FIT when it does not fit beside
+ * what is loaded. */
+bool engine_place_session(const struct engine *e, int64_t asked, int64_t *n_ctx,
+                          struct error *err);
+/* Main memory that may be taken now, by what is free and by the user's limit; `held` bytes of it
+ * are ours already. */
+uint64_t engine_ram(const struct engine *e, uint64_t held);
 /* One that fits n_ctx positions: shared where possible. workspace_leave frees it with its last
  * user. */
 struct workspace *workspace_join(struct engine *e, int64_t n_ctx, struct error *err);

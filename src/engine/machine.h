@@ -66,6 +66,10 @@ struct machine {
     struct machine_set sets[MACHINE_SETS]; /* the same of weaker instruction sets; not in the file */
     int n_sets;
 
+    /* Of processors and memory (base/energy.h), waiting and decoding; filled in by bench where the
+     * counters can be read. */
+    double idle_w, busy_w;
+
     /* With a GPU; filled in by who has one. */
     double vram_gb_s, h2d_gb_s, d2h_gb_s, hand_off_us;
 };

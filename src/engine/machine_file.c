@@ -45,6 +45,8 @@ static const struct field {
     { "l3_gb", REAL, AT(l3_gb), 0 },
     { "huge_share", REAL, AT(huge_share), 0 },
     { "int8_gops", REAL, AT(int8_gops), 0 },
+    { "idle_w", REAL, AT(idle_w), 0 },
+    { "busy_w", REAL, AT(busy_w), 0 },
     { "vram_gb_s", REAL, AT(vram_gb_s), 0 },
     { "h2d_gb_s", REAL, AT(h2d_gb_s), 0 },
     { "d2h_gb_s", REAL, AT(d2h_gb_s), 0 },

@@ -1,18 +1,11 @@
 /* One timeline: tokens, their cache, and the logits behind the last of them. */
 #include <inttypes.h>
 #include <math.h>
-#include <stdio.h>
 
 #include "src/base/mem.h"
 #include "src/base/util.h"
 #include "src/engine/internal.h"
 #include "src/model/kvcache.h"
-#include "src/model/memory.h"
-
-#define DEFAULT_CONTEXT 32768
-#define MAX_CONTEXT ((int64_t)1 << 24)
-#define CONTEXT_GRAIN 256                  /* contexts chosen by us are multiples of this */
-#define MARGIN_BYTES ((uint64_t)64 << 20)  /* never taken: for the rest of the process */
 
 struct session {
     struct engine *engine;
@@ -26,83 +19,6 @@ struct session {
     const atomic_int *cancel;
 };
 
-/* ---- fitting into memory ---- */
-
-static enum tensor_type cache_type(const struct engine *e)
-{
-    return e->options.act_f32 ? TYPE_F32 : TYPE_F16;
-}
-
-struct memory_need {
-    uint64_t cache, work, total;
-};
-
-static struct memory_need session_needs(const struct engine *e, int64_t n_ctx)
-{
-    const struct model *m = &e->model;
-    struct memory_need n = { .cache = kvcache_bytes(m->arch, &m->params, cache_type(e), n_ctx) };
-    if (!e->last || e->last->n_ctx < n_ctx)
-        n.work = workspace_bytes(e, n_ctx);
-    uint64_t lists = (uint64_t)n_ctx * sizeof(int32_t) + (uint64_t)m->params.n_vocab * sizeof(float);
-    n.work += lists;
-    n.total = n.cache > UINT64_MAX - n.work ? UINT64_MAX : n.cache + n.work;
-    return n;
-}
-
-/* The largest context up to `most` whose needs stay within budget; 0 when none does. */
-static int64_t largest_context(const struct engine *e, int64_t most, uint64_t budget)
-{
-    if (session_needs(e, most).total <= budget)
-        return most;
-    int64_t fits = 0, too_much = (most + CONTEXT_GRAIN - 1) / CONTEXT_GRAIN;
-    while (too_much - fits > 1) {
-        int64_t middle = (fits + too_much) / 2;
-        if (session_needs(e, middle * CONTEXT_GRAIN).total <= budget)
-            fits = middle;
-        else
-            too_much = middle;
-    }
-    return fits * CONTEXT_GRAIN;
-}
-
-static bool does_not_fit(const struct engine *e, int64_t n_ctx, uint64_t budget, struct error *err)
-{
-    struct memory_need n = session_needs(e, n_ctx);
-    int64_t largest = largest_context(e, n_ctx, budget);
-    char hint[64] = "no context fits";
-    if (largest > 0)
-        snprintf(hint, sizeof hint, "the largest context that fits is %" PRId64, largest);
-    return fail(err, ERR_FIT, "a context of %" PRId64 " tokens needs %.1f MiB (cache %.1f, work "
-                "%.1f), available are %.1f MiB; %s", n_ctx, (double)n.total / 1048576,
-                (double)n.cache / 1048576, (double)n.work / 1048576, (double)budget / 1048576,
-                hint);
-}
-
-/* The context asked for, if it fits; else the default: up to 32768 and what the model was trained
- * for, leaving room for the mapped weights where that is possible (mapped pages count as available,
- * and a cache that pushes them out costs more than a shorter context). */
-static bool choose_context(const struct engine *e, int64_t asked, int64_t *n_ctx,
-                           struct error *err)
-{
-    const struct model *m = &e->model;
-    uint64_t available = engine_available(e);
-    uint64_t budget = available > MARGIN_BYTES ? available - MARGIN_BYTES : 0;
-    if (asked < 0 || asked > MAX_CONTEXT)
-        return fail(err, ERR_USAGE, "a context of %" PRId64 " tokens, expected 1 to %" PRId64,
-                    asked, MAX_CONTEXT);
-    if (asked > 0) {
-        *n_ctx = asked;
-        return session_needs(e, asked).total <= budget || does_not_fit(e, asked, budget, err);
-    }
-    int64_t most = min_of((int64_t)DEFAULT_CONTEXT, m->params.context_length);
-    uint64_t mapped = m->copy || e->hybrid ? 0 : m->weight_bytes;
-    uint64_t beside = budget > mapped ? budget - mapped : 0, quarter = budget / 4;
-    *n_ctx = largest_context(e, most, max_of(beside, quarter));
-    if (*n_ctx == 0)
-        *n_ctx = min_of(most, (int64_t)CONTEXT_GRAIN);
-    return session_needs(e, *n_ctx).total <= budget || does_not_fit(e, *n_ctx, budget, err);
-}
-
 /* ---- open and close ---- */
 
 bool session_open(struct session **out, struct engine *e, const struct session_options *o,
@@ -111,7 +27,7 @@ bool session_open(struct session **out, struct engine *e, const struct session_o
     const struct model *m = &e->model;
     int64_t n_ctx = 0;
     *out = NULL;
-    if (!choose_context(e, o->n_ctx, &n_ctx, err))
+    if (!engine_place_session(e, o->n_ctx, &n_ctx, err))
         return false;
     struct session *s = mem_alloc(1, sizeof *s, "session", err);
     if (!s)
@@ -125,8 +41,8 @@ bool session_open(struct session **out, struct engine *e, const struct session_o
     s->tokens = mem_alloc((size_t)n_ctx, sizeof *s->tokens, "tokens", err);
     s->logits = mem_alloc((size_t)m->params.n_vocab, sizeof *s->logits, "logits", err);
     if (!s->workspace || !s->tokens || !s->logits ||
-        !kvcache_open(&s->cache, m->arch, &m->params, cache_type(e), n_ctx, s->workspace->device,
-                      err)) {
+        !kvcache_open(&s->cache, m->arch, &m->params, e->wishes.cache_type, n_ctx,
+                      s->workspace->device, err)) {
         session_close(s);
         return false;
     }
@@ -181,8 +97,7 @@ void session_memory(const struct session *s, struct memory_report *r)
         .mapped_bytes = m->copy ? 0 : m->weight_bytes,
         .copied_bytes = m->copy_bytes + m->arena.total_bytes,
         .cache_bytes = s->cache.bytes,
-        .work_bytes = s->workspace->bytes + (uint64_t)s->n_ctx * sizeof *s->tokens +
-                      (uint64_t)m->params.n_vocab * sizeof *s->logits,
+        .work_bytes = s->workspace->bytes + session_list_bytes(m, s->n_ctx),
     };
 }
 

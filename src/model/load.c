@@ -2,8 +2,8 @@
  *
  * Copied weights decode faster, because streaming through 4 KiB pages keeps the hardware from reading
  * ahead: V2-Lite's shape cut to 6 layers, 2 threads, in pairs: 38.9 and 34.5 tok/s mapped, 44.2 and
- * 44.7 copied. So LOAD_AUTO copies when weights, cache and room for everybody else fit into memory, and
- * maps otherwise: the system then keeps what it can. The page cache behind a copy is given back unless
+ * 44.7 copied. So the placement (placement.h) asks for a copy when weights, cache and room for everybody
+ * else fit into memory, and for a mapping otherwise: the system then keeps what it can. The page cache behind a copy is given back unless
  * there is room for both, which makes the next start quick.
  *
  * Mapped pages are not only read but mapped, all of them: else decode takes a page fault for every
@@ -23,14 +23,11 @@
 #include "src/format/quant.h"
 #include "src/model/arch.h"
 #include "src/model/copy.h"
-#include "src/model/kvcache.h"
 #include "src/model/memory.h"
 
 #define PROGRESS_S 0.05
 #define MARGIN_BYTES ((uint64_t)256 << 20) /* left to the system when copying was asked for */
-#define ROOM_BYTES ((uint64_t)2 << 30)     /* left when it was not */
-#define COPY_BYTES ((uint64_t)64 << 20)    /* below this caches and page tables hold the file anyway */
-#define USUAL_CONTEXT 32768                /* positions of a session that nobody sized */
+#define ROOM_BYTES ((uint64_t)2 << 30)     /* of page cache worth keeping behind a copy */
 
 struct loader {
     struct model *m;
@@ -180,17 +177,6 @@ static bool copy_all(struct loader *l, bool direct, struct error *err)
     return true;
 }
 
-/* What LOAD_AUTO does: see the top. */
-static bool worth_copying(const struct loader *l)
-{
-    const struct params *p = &l->m->params;
-    uint64_t available = memory_available();
-    uint64_t cache = kvcache_bytes(l->m->arch, p, l->o->act_f32 ? TYPE_F32 : TYPE_F16,
-                                   min_of(p->context_length, USUAL_CONTEXT));
-    return l->total >= COPY_BYTES && available > ROOM_BYTES && cache < available - ROOM_BYTES &&
-           l->total <= available - ROOM_BYTES - cache;
-}
-
 /* Norms, biases and routers: decoded to F32 in the model's arena. */
 static bool decode_small(struct model *m, struct error *err)
 {
@@ -280,8 +266,7 @@ bool model_load(struct model *m, const struct load_options *o, struct error *err
 {
     struct loader l = { .m = m, .o = o, .last_s = now_s() };
     bool ok = list_matrices(&l, err) && tick(&l, true, err);
-    if (ok && (o->mode == LOAD_COPY || o->mode == LOAD_DIRECT ||
-               (o->mode == LOAD_AUTO && worth_copying(&l))))
+    if (ok && (o->mode == LOAD_COPY || o->mode == LOAD_DIRECT))
         ok = copy_all(&l, o->mode == LOAD_DIRECT, err);
     else
         ok = ok && map_all(&l, err);

@@ -31,16 +31,20 @@ static void weave_groups(void *ctx, int64_t begin, int64_t end, int worker)
 
 /* Whole groups everywhere: in parts, and in the halves of fused gate and up (which, where they are
  * split into parts as well, stay as they are). */
+bool model_weavable(const struct model_tensor *mt, const bool types[N_TENSOR_TYPES])
+{
+    const struct weight *w = mt->weight;
+    bool fused = mt->spec->shape[1] == DIM_EXPERT2;
+    return !mt->spec->is_f32 && !mt->spec->by_rows && types[w->type] && weave_known(w->type) &&
+           w->cols <= WEAVE_MAX_COLS && w->rows % ((fused ? 2 : 1) * WEAVE_ROWS) == 0 &&
+           (w->part_rows == 0 || (!fused && w->part_rows % WEAVE_ROWS == 0));
+}
+
 static bool is_weavable(const struct model *m, const struct model_tensor *mt,
                         const bool types[N_TENSOR_TYPES])
 {
-    const struct weight *w = mt->weight;
-    const char *copy = m->copy, *data = w->data;
-    bool fused = mt->spec->shape[1] == DIM_EXPERT2;
-    return !mt->spec->is_f32 && !mt->spec->by_rows && data >= copy && data < copy + m->copy_bytes &&
-           types[w->type] && weave_known(w->type) && w->cols <= WEAVE_MAX_COLS &&
-           w->rows % ((fused ? 2 : 1) * WEAVE_ROWS) == 0 &&
-           (w->part_rows == 0 || (!fused && w->part_rows % WEAVE_ROWS == 0));
+    const char *copy = m->copy, *data = mt->weight->data;
+    return data >= copy && data < copy + m->copy_bytes && model_weavable(mt, types);
 }
 
 bool model_weave(struct model *m, const bool types[N_TENSOR_TYPES], struct pool *pool,

@@ -1,0 +1,133 @@
+/* Wishes of an engine's options, and what its CPU device will allocate: what src/model cannot know
+ * about the placement that it decides. */
+#include "cpu/features.h"
+#include "src/base/util.h"
+#include "src/engine/internal.h"
+#include "src/model/kvcache.h"
+#include "src/model/memory.h"
+
+/* A step unpacks the weights of every expert once: the more tokens share that the better, up to
+ * some 64 for each (docs/performance.md). One in n_routed / top_k tokens meets a given expert. */
+#define TOKENS_PER_EXPERT 64
+#define LARGEST_DEFAULT 2048
+#define WORK_SHARE 16 /* of the available memory, for working memory beyond USUAL_BATCH */
+
+int engine_wanted_batch(int n_routed, int top_k)
+{
+    int batch = USUAL_BATCH;
+    while (top_k > 0 && batch < LARGEST_DEFAULT &&
+           (int64_t)batch * top_k < (int64_t)TOKENS_PER_EXPERT * n_routed)
+        batch *= 2;
+    return batch;
+}
+
+uint64_t session_list_bytes(const struct model *m, int64_t n_ctx)
+{
+    return (uint64_t)n_ctx * sizeof(int32_t) + (uint64_t)m->params.n_vocab * sizeof(float);
+}
+
+static uint64_t work_bytes(const struct model *m, const struct placement_wishes *w, int64_t n_ctx,
+                           const void *ctx)
+{
+    const struct engine_options *eo = ctx;
+    struct device_cpu_options o = device_needs(m, w->act_f32, w->n_batch, n_ctx);
+    o.n_threads = w->n_threads;
+    o.isa = eo->isa_given ? eo->isa & cpu_isa() : cpu_isa();
+    return device_cpu_bytes(&o) + session_list_bytes(m, n_ctx) +
+           activations_bytes(m->arch, &m->params, o.max_tokens);
+}
+
+/* Tokens per step: what was asked for, or what this model wants if memory is plenty. */
+static int choose_batch(const struct engine_options *o, const struct model *m,
+                        struct placement_wishes *w)
+{
+    uint64_t budget = (o->max_ram_bytes ? o->max_ram_bytes : memory_available()) / WORK_SHARE;
+    if (o->n_batch)
+        return o->n_batch;
+    w->n_batch = engine_wanted_batch(m->params.n_routed, m->params.top_k);
+    while (w->n_batch > USUAL_BATCH && work_bytes(m, w, w->n_batch, o) > budget)
+        w->n_batch /= 2;
+    return w->n_batch;
+}
+
+struct placement_wishes engine_wishes(const struct engine_options *o, const struct model *m)
+{
+    struct placement_wishes w = o->wishes ? *o->wishes : placement_wishes_default();
+    w.n_ctx = o->n_ctx == CONTEXT_TRAINED ? m->params.context_length : o->n_ctx;
+    w.n_threads = o->n_threads;
+    w.act_f32 = o->act_f32;
+    w.cache_type = o->act_f32 ? TYPE_F32 : w.cache_type;
+    w.load = o->load;
+    w.work_bytes = work_bytes;
+    w.work_ctx = o;
+    w.n_batch = choose_batch(o, m, &w);
+    unsigned isa = o->isa_given ? o->isa & cpu_isa() : cpu_isa();
+    device_cpu_woven(&(struct device_cpu_options){ .isa = isa, .act_f32 = o->act_f32 }, w.weave);
+    return w;
+}
+
+uint64_t engine_ram(const struct engine *e, uint64_t held)
+{
+    uint64_t left = memory_available(), most = e->options.max_ram_bytes;
+    uint64_t all = left > UINT64_MAX - held ? UINT64_MAX : left + held;
+    return most ? min_of(all, most) : all;
+}
+
+/* A session beside others: a workspace that is there already is shared. */
+static uint64_t session_work_bytes(const struct model *m, const struct placement_wishes *w,
+                                   int64_t n_ctx, const void *ctx)
+{
+    const struct engine *e = ctx;
+    bool shared = e->last && e->last->n_ctx >= n_ctx;
+    (void)w;
+    return session_list_bytes(m, n_ctx) + (shared ? 0 : workspace_bytes(e, n_ctx));
+}
+
+/* The same where a GPU holds cache and workspace: what fits beside each other there. */
+static bool place_on_gpu(const struct engine *e, int64_t asked, int64_t *n_ctx, struct error *err)
+{
+    const struct model *m = &e->model;
+    uint64_t available = engine_available(e);
+    int64_t n = asked ? asked : min_of((int64_t)USUAL_CONTEXT, m->params.context_length);
+    for (;; n /= 2) {
+        uint64_t cache = kvcache_bytes(m->arch, &m->params, e->wishes.cache_type, n);
+        uint64_t work = session_work_bytes(m, &e->wishes, n, e);
+        *n_ctx = n;
+        if (work <= available && cache <= available - work)
+            return true;
+        if (asked || n <= 256)
+            return fail(err, ERR_FIT, "a context of %lld tokens needs %llu MiB on the GPU, where %llu "
+                        "MiB are free", (long long)n, (unsigned long long)((cache + work) >> 20),
+                        (unsigned long long)(available >> 20));
+    }
+}
+
+bool engine_place_session(const struct engine *e, int64_t asked, int64_t *n_ctx,
+                          struct error *err)
+{
+    const struct placement *loaded = &e->placement;
+    if (asked < 0 || asked > (int64_t)1 << 24)
+        return fail(err, ERR_USAGE, "a context of %lld tokens, expected 1 to %d", (long long)asked,
+                    1 << 24);
+    if (e->hybrid)
+        return place_on_gpu(e, asked, n_ctx, err);
+    struct engine_options o = e->options;
+    struct rates here = { 0 };
+    struct placement p;
+    uint64_t held = 0; /* weights that are in our memory already, and in the new table too */
+    for (int part = PART_TRUNK; part <= PART_ROUTED; part++)
+        held += loaded->bytes[part][HOME_RAM];
+    here.ram_bytes = engine_ram(e, held);
+    o.n_ctx = asked;
+    struct placement_wishes w = engine_wishes(&o, &e->model);
+    w.gpu_layers = 0;
+    w.work_bytes = session_work_bytes;
+    w.work_ctx = e;
+    w.force = true; /* the model is here: only the session can be too large now */
+    if (!placement_make(&p, &e->model, &here, &w, err))
+        return false;
+    bool ok = placement_check(&p, err);
+    *n_ctx = p.n_ctx;
+    placement_free(&p);
+    return ok;
+}

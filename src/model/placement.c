@@ -1,0 +1,530 @@
+#include "src/model/placement.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+
+#include "src/base/mem.h"
+#include "src/base/util.h"
+#include "src/model/kvcache.h"
+
+#define MIB ((uint64_t)1 << 20)
+#define HUGE_PAGE (2 * MIB)          /* a copy of weights is one block of these */
+#define LINE 64                      /* tensors in it begin on cache lines */
+#define COPY_MIN_BYTES (64 * MIB)    /* below this, caches hold the file anyway */
+#define COPY_ROOM_BYTES (2048 * MIB) /* left to others by a copy that nobody asked for */
+#define COPY_ASKED_BYTES (256 * MIB) /* ... by one that somebody did */
+#define RAM_MARGIN_BYTES (64 * MIB)  /* the rest of this process */
+#define ENDLESS_BYTES (UINT64_MAX / 4096) /* of one layer's cache: more than any machine, sums fit */
+#define CONTEXT_GRAIN 256            /* contexts chosen here are multiples of this */
+#define CONTEXT_FLOOR 4096           /* a shorter one is chosen only where nothing else helps */
+
+/* What a GPU needs beside weights and cache. The driver's context and a captured step: as seen on
+ * cards of several generations, rounded up. The ring: two slots of eight experts, so that one is
+ * filled while the other is used. The tile: positions expanded to keys and values at a time. */
+#define DRIVER_BYTES (448 * MIB)
+#define RING_SLOTS 2
+#define RING_EXPERTS 8
+#define ATTENTION_TILE 2048
+
+/* One way to place a model; the table follows from it. */
+struct draft {
+    int64_t n_ctx;
+    bool copy;
+    int gpu_layers;
+    bool head;
+    int cpu_moe;
+};
+
+struct chooser {
+    struct placement *p;
+    const struct model *m;
+    const struct rates *here;
+    const struct placement_wishes *w;
+    const struct placement_rule **rules; /* of each tensor, NULL: none */
+};
+
+struct placement_wishes placement_wishes_default(void)
+{
+    return (struct placement_wishes){
+        .n_batch = USUAL_BATCH, .cache_type = TYPE_F16, .gpu_layers = PLACE_AUTO,
+        .cpu_moe = PLACE_AUTO, .gpu_experts = PLACE_AUTO, .gpu_experts_share = -1,
+    };
+}
+
+const char *home_name(enum home h)
+{
+    static const char *const names[] = { "GPU", "RAM", "file", "-" };
+    return names[h];
+}
+
+/* ---- what lies where, given a draft ---- */
+
+static enum home tensor_home(const struct chooser *c, const struct draft *d, int i)
+{
+    const struct model_tensor *t = &c->m->tensors[i];
+    int n_layers = c->m->params.n_layers;
+    enum home host = t->spec->is_f32 || d->copy ? HOME_RAM : HOME_MAPPED;
+    if (t->role == ROLE_MTP)
+        return HOME_NONE;
+    if (c->rules[i])
+        return c->rules[i]->on_gpu ? HOME_GPU : host;
+    bool on_gpu = t->role == ROLE_ROUTED                 ? t->layer >= d->cpu_moe
+                : t->role == ROLE_EMBED                  ? false
+                : t->role == ROLE_HEAD || t->layer < 0   ? d->head
+                                                         : t->layer >= n_layers - d->gpu_layers;
+    return on_gpu ? HOME_GPU : host;
+}
+
+static uint64_t tensor_elements(const struct model_tensor *t)
+{
+    return t->tensor->ne[0] * tensor_rows(t->tensor);
+}
+
+/* Norms, biases and routers are decoded to F32 while loading. */
+static uint64_t tensor_bytes(const struct model_tensor *t, enum home home)
+{
+    if (t->spec->is_f32)
+        return align_up(tensor_elements(t) * sizeof(float), LINE);
+    return home == HOME_MAPPED ? t->tensor->bytes : align_up(t->tensor->bytes, LINE);
+}
+
+uint64_t placement_tensor_reads(const struct model *m, int i)
+{
+    const struct model_tensor *t = &m->tensors[i];
+    uint64_t bytes = t->spec->is_f32 ? tensor_elements(t) * sizeof(float) : t->tensor->bytes;
+    if (t->role == ROLE_ROUTED)
+        return bytes / (uint64_t)m->params.n_routed * (uint64_t)m->params.top_k;
+    if (t->role == ROLE_EMBED && !m->params.tied_output)
+        return bytes / t->tensor->ne[1];
+    return bytes;
+}
+
+static enum part tensor_part(const struct model_tensor *t)
+{
+    return t->role == ROLE_ROUTED                          ? PART_ROUTED
+         : t->role == ROLE_EMBED || t->role == ROLE_HEAD   ? PART_ENDS
+                                                           : PART_TRUNK;
+}
+
+/* Bytes of the largest expert of one layer; tensors come layer by layer. */
+static uint64_t largest_expert(const struct model *m)
+{
+    uint64_t most = 0, bytes = 0;
+    for (int i = 0; i < m->n_tensors; i++) {
+        const struct model_tensor *t = &m->tensors[i];
+        if (t->role != ROLE_ROUTED)
+            continue;
+        bytes = i > 0 && m->tensors[i - 1].layer == t->layer &&
+                        m->tensors[i - 1].role == ROLE_ROUTED
+                    ? bytes
+                    : 0;
+        bytes += t->tensor->bytes / (uint64_t)m->params.n_routed;
+        most = max_of(most, bytes);
+    }
+    return most;
+}
+
+/* Bytes of one expert of every layer whose experts the CPU has. */
+static uint64_t one_expert_each(const struct chooser *c)
+{
+    uint64_t bytes = 0;
+    for (int i = 0; i < c->m->n_tensors; i++) {
+        const struct model_tensor *t = &c->m->tensors[i];
+        if (t->role == ROLE_ROUTED && c->p->homes[i] != HOME_GPU)
+            bytes += t->tensor->bytes / (uint64_t)c->m->params.n_routed;
+    }
+    return bytes;
+}
+
+static uint64_t embedding_bytes(const struct model *m)
+{
+    for (int i = 0; i < m->n_tensors; i++)
+        if (m->tensors[i].role == ROLE_EMBED)
+            return m->tensors[i].tensor->bytes;
+    return 0;
+}
+
+static void account_tensors(const struct chooser *c, const struct draft *d)
+{
+    struct placement *p = c->p;
+    uint64_t copied = 0;
+    for (int i = 0; i < c->m->n_tensors; i++) {
+        const struct model_tensor *t = &c->m->tensors[i];
+        enum home home = tensor_home(c, d, i);
+        p->homes[i] = (unsigned char)home;
+        if (home == HOME_NONE)
+            continue;
+        uint64_t bytes = tensor_bytes(t, home);
+        p->bytes[tensor_part(t)][home] += bytes;
+        p->bytes_per_token[tensor_part(t)][home] += placement_tensor_reads(c->m, i);
+        copied += home == HOME_RAM && !t->spec->is_f32 ? bytes : 0;
+    }
+    /* the copy is rounded up to whole huge pages; they count where most of it is */
+    p->bytes[PART_TRUNK][HOME_RAM] += align_up(copied, HUGE_PAGE) - copied;
+    /* a tied output matrix on the GPU is a second copy of the embedding, and read there */
+    if (c->m->params.tied_output && d->head) {
+        uint64_t bytes = embedding_bytes(c->m), row = bytes / (uint64_t)c->m->params.n_vocab;
+        enum home host = d->copy ? HOME_RAM : HOME_MAPPED;
+        p->bytes[PART_ENDS][HOME_GPU] += bytes;
+        p->bytes_per_token[PART_ENDS][HOME_GPU] += bytes;
+        p->bytes_per_token[PART_ENDS][host] -= bytes - row;
+    }
+}
+
+static bool layer_on_gpu(const struct model *m, const struct draft *d, int layer)
+{
+    return layer >= m->params.n_layers - d->gpu_layers;
+}
+
+static void account_rest(const struct chooser *c, const struct draft *d)
+{
+    struct placement *p = c->p;
+    const struct model *m = c->m;
+    const struct params *q = &m->params;
+    for (int i = 0; i < q->n_layers; i++) {
+        enum home home = layer_on_gpu(m, d, i) ? HOME_GPU : HOME_RAM;
+        uint64_t cache = kvcache_layer_bytes(m->arch, q, c->w->cache_type, d->n_ctx, i);
+        p->bytes[PART_CACHE][home] += min_of(cache, ENDLESS_BYTES);
+        if (m->arch->derived_bytes)
+            p->bytes[PART_TRUNK][home] += m->arch->derived_bytes(m, i, c->w->act_f32);
+    }
+    p->bytes[PART_WORK][HOME_RAM] =
+        c->w->work_bytes ? c->w->work_bytes(m, c->w, d->n_ctx, c->w->work_ctx) : 0;
+    bool uses_gpu = d->gpu_layers > 0 || p->bytes[PART_ROUTED][HOME_GPU] > 0 ||
+                    p->bytes[PART_TRUNK][HOME_GPU] > 0;
+    if (!uses_gpu)
+        return;
+    int n_batch = (int)min_of((int64_t)p->n_batch, d->n_ctx);
+    int64_t tile = min_of((int64_t)ATTENTION_TILE, d->n_ctx);
+    int64_t expanded = m->arch->has_latent_cache
+                     ? (int64_t)q->n_heads * (q->qk_nope_dim + q->qk_rope_dim + q->value_dim) * 2
+                     : 0;
+    p->bytes[PART_DRIVER][HOME_GPU] = DRIVER_BYTES;
+    p->bytes[PART_WORK][HOME_GPU] = activations_bytes(m->arch, q, n_batch) +
+                                    (uint64_t)(tile * expanded) +
+                                    (uint64_t)q->n_vocab * sizeof(float);
+    if (p->bytes[PART_ROUTED][HOME_RAM] + p->bytes[PART_ROUTED][HOME_MAPPED] > 0)
+        p->bytes[PART_STAGING][HOME_GPU] = RING_SLOTS * RING_EXPERTS * p->expert_bytes;
+}
+
+static bool copy_asked(const struct placement_wishes *w)
+{
+    return w->load == LOAD_COPY || w->load == LOAD_DIRECT;
+}
+
+static uint64_t sum_of(const struct placement *p, enum home home)
+{
+    uint64_t sum = 0;
+    for (int part = 0; part < N_PARTS; part++)
+        sum += p->bytes[part][home];
+    return sum;
+}
+
+/* Room in main memory for what a draft allocates: what is free, less what it leaves to others. */
+static uint64_t ram_room(const struct chooser *c, const struct draft *d)
+{
+    uint64_t left = !d->copy             ? RAM_MARGIN_BYTES
+                  : copy_asked(c->w)     ? COPY_ASKED_BYTES
+                                         : COPY_ROOM_BYTES;
+    uint64_t all = c->here->ram_bytes;
+    return all > left ? all - left : 0;
+}
+
+/* Mapped pages have room too, unless the user accepts that they come from the disk again and again:
+ * then what nobody asked for may take a quarter of the memory from them. */
+static bool ram_fits(const struct chooser *c, const struct draft *d)
+{
+    uint64_t room = ram_room(c, d), used = c->p->ram_used, mapped = c->p->ram_mapped;
+    if (used > room)
+        return false;
+    return mapped <= room - used || (c->w->force && used <= (c->w->n_ctx ? room : room / 4));
+}
+
+/* Fill the sums of the table; do they fit? */
+static bool try_draft(const struct chooser *c, const struct draft *d)
+{
+    struct placement *p = c->p;
+    memset(p->bytes, 0, sizeof p->bytes);
+    memset(p->bytes_per_token, 0, sizeof p->bytes_per_token);
+    p->n_ctx = d->n_ctx;
+    p->copied = d->copy;
+    p->gpu_layers = d->gpu_layers;
+    p->cpu_moe = d->cpu_moe;
+    p->head_on_gpu = d->head;
+    p->expert_slots = 0;
+    account_tensors(c, d);
+    account_rest(c, d);
+    p->ram_used = sum_of(p, HOME_RAM);
+    p->ram_mapped = sum_of(p, HOME_MAPPED);
+    p->vram_used = sum_of(p, HOME_GPU);
+    p->ram_budget = ram_room(c, d);
+    bool on_gpu = p->vram_used <= p->vram_budget, in_ram = ram_fits(c, d);
+    p->short_home = on_gpu ? HOME_RAM : HOME_GPU;
+    return p->fits = on_gpu && in_ram;
+}
+
+/* ---- choosing ---- */
+
+static int64_t most_context(const struct chooser *c)
+{
+    return c->w->n_ctx ? c->w->n_ctx
+                       : min_of((int64_t)USUAL_CONTEXT, c->m->params.context_length);
+}
+
+/* The largest context from floor to most for which the draft fits; 0 when none does. Leaves the
+ * draft, and the sums, at it. */
+static int64_t fit_context(const struct chooser *c, struct draft *d, int64_t floor, int64_t most)
+{
+    d->n_ctx = most;
+    if (try_draft(c, d))
+        return most;
+    int64_t fits = 0, too_much = (most + CONTEXT_GRAIN - 1) / CONTEXT_GRAIN;
+    while (too_much - fits > 1) {
+        d->n_ctx = (fits + too_much) / 2 * CONTEXT_GRAIN;
+        if (try_draft(c, d))
+            fits = d->n_ctx / CONTEXT_GRAIN;
+        else
+            too_much = d->n_ctx / CONTEXT_GRAIN;
+    }
+    d->n_ctx = fits * CONTEXT_GRAIN;
+    if (fits == 0 || d->n_ctx < floor)
+        return 0;
+    try_draft(c, d);
+    return d->n_ctx;
+}
+
+/* A copy is made unasked only of what is large enough to gain. */
+static bool may_copy(const struct chooser *c)
+{
+    if (c->w->load != LOAD_AUTO)
+        return copy_asked(c->w);
+    return c->m->weight_bytes >= COPY_MIN_BYTES && c->here->ram_bytes != UINT64_MAX;
+}
+
+/* Both ways of reading weights: a copy nobody asked for must not cost context. */
+static bool fit_loading(const struct chooser *c, struct draft *d, int64_t floor, int64_t most)
+{
+    int64_t mapped = 0;
+    d->copy = false;
+    if (!copy_asked(c->w) && !(mapped = fit_context(c, d, floor, most)))
+        return false;
+    if (!may_copy(c))
+        return mapped > 0;
+    struct draft copied = *d;
+    copied.copy = true;
+    if (fit_context(c, &copied, max_of(floor, mapped), max_of(mapped, most))) {
+        *d = copied;
+        return true;
+    }
+    return mapped > 0 && try_draft(c, d);
+}
+
+/* The trunk on the GPU: all of it with the output matrix, all of it, or with the whole context as
+ * many layers as fit; or exactly what was asked for. */
+static bool fit_layers(const struct chooser *c, struct draft *d, int64_t floor)
+{
+    int n_layers = c->m->params.n_layers, asked = c->w->gpu_layers;
+    int64_t most = most_context(c);
+    int all = c->p->vram_budget == 0 ? 0 : asked == PLACE_AUTO ? n_layers : min_of(asked, n_layers);
+    bool head = all == n_layers && (asked == PLACE_AUTO || asked > n_layers);
+    for (int with_head = head; with_head >= 0; with_head--) {
+        d->gpu_layers = all;
+        d->head = with_head && all > 0;
+        if (fit_loading(c, d, floor, most))
+            return true;
+    }
+    d->head = false;
+    for (int whole = 1; whole >= 0 && asked == PLACE_AUTO; whole--)
+        for (d->gpu_layers = all - 1; d->gpu_layers >= 0; d->gpu_layers--)
+            if (fit_loading(c, d, whole ? most : floor, most))
+                return true;
+    return false;
+}
+
+static void choose(const struct chooser *c)
+{
+    int64_t most = most_context(c), floor = c->w->n_ctx ? most : min_of(most, CONTEXT_FLOOR);
+    bool all_cpu = c->w->cpu_moe == PLACE_AUTO || c->p->vram_budget == 0;
+    struct draft d = { .cpu_moe = all_cpu ? c->m->params.n_layers : c->w->cpu_moe };
+    if (fit_layers(c, &d, floor) ||
+        (!c->w->n_ctx && fit_layers(c, &d, min_of(most, CONTEXT_GRAIN))))
+        return;
+    /* Nothing fits: show the cheapest that keeps what was asked for. */
+    d.copy = copy_asked(c->w);
+    d.gpu_layers = c->p->vram_budget && c->w->gpu_layers != PLACE_AUTO
+                 ? min_of(c->w->gpu_layers, c->m->params.n_layers)
+                 : 0;
+    d.head = d.gpu_layers == c->m->params.n_layers && c->w->gpu_layers > d.gpu_layers;
+    int64_t fitting = fit_context(c, &d, 1, most);
+    d.n_ctx = c->w->n_ctx ? most : min_of(most, CONTEXT_FLOOR);
+    try_draft(c, &d);
+    c->p->fitting_ctx = fitting;
+}
+
+/* ---- routed experts in VRAM ---- */
+
+/* What the user wants in the layers whose experts stay with the CPU, as experts per layer. */
+static int wanted_slots(const struct chooser *c, uint64_t slot_bytes, uint64_t spare)
+{
+    const struct placement_wishes *w = c->w;
+    uint64_t n_routed = (uint64_t)c->m->params.n_routed, n = spare / slot_bytes;
+    if (w->gpu_experts_share >= 0)
+        n = (uint64_t)(w->gpu_experts_share * (double)n_routed + 0.5);
+    else if (w->gpu_experts_bytes)
+        n = w->gpu_experts_bytes / slot_bytes;
+    else if (w->gpu_experts != PLACE_AUTO)
+        n = (uint64_t)w->gpu_experts;
+    return (int)min_of(n, n_routed);
+}
+
+static void fill_spare(const struct chooser *c)
+{
+    struct placement *p = c->p;
+    uint64_t slot_bytes = one_expert_each(c);
+    if (!p->fits || p->gpu_layers == 0 || slot_bytes == 0)
+        return;
+    uint64_t spare = p->vram_budget - p->vram_used;
+    p->expert_slots = wanted_slots(c, slot_bytes, spare);
+    p->bytes[PART_EXPERT_CACHE][HOME_GPU] = (uint64_t)p->expert_slots * slot_bytes;
+    p->vram_used = sum_of(p, HOME_GPU);
+    if (p->vram_used > p->vram_budget) {
+        p->fits = false;
+        p->short_home = HOME_GPU;
+    }
+}
+
+/* ---- rows ---- */
+
+static enum layout tensor_layout(const struct chooser *c, int i)
+{
+    bool woven = c->p->copied && c->p->homes[i] == HOME_RAM &&
+                 model_weavable(&c->m->tensors[i], c->w->weave);
+    return woven ? LAYOUT_REPACKED : LAYOUT_PLAIN;
+}
+
+/* Tensors come layer by layer, so the row they belong to is among the last few. */
+static struct placement_row *row_of(struct placement *p, enum role role, int layer, enum home home,
+                                    enum layout layout)
+{
+    for (int i = p->n_rows - 1; i >= 0 && p->rows[i].layer == layer; i--) {
+        struct placement_row *r = &p->rows[i];
+        if (r->role == role && r->home == home && r->layout == layout)
+            return r;
+    }
+    struct placement_row *r = &p->rows[p->n_rows++];
+    *r = (struct placement_row){ .role = role, .layer = layer, .home = home, .layout = layout };
+    return r;
+}
+
+static void fill_rows(const struct chooser *c)
+{
+    for (int i = 0; i < c->m->n_tensors; i++) {
+        const struct model_tensor *t = &c->m->tensors[i];
+        enum home home = c->p->homes[i];
+        struct placement_row *r =
+            row_of(c->p, (enum role)t->role, t->layer, home, tensor_layout(c, i));
+        r->n_tensors++;
+        r->bytes += home == HOME_NONE ? 0 : tensor_bytes(t, home);
+        r->bytes_per_token += home == HOME_NONE ? 0 : placement_tensor_reads(c->m, i);
+    }
+}
+
+/* ---- the whole ---- */
+
+static void find_rules(const struct chooser *c)
+{
+    for (int i = 0; i < c->m->n_tensors; i++) {
+        for (int r = 0; r < c->w->n_rules && !c->rules[i]; r++) {
+            const struct placement_rule *rule = &c->w->rules[r];
+            if (regexec(&rule->name, c->m->tensors[i].tensor->name, 0, NULL, 0) == 0)
+                c->rules[i] = rule;
+        }
+    }
+}
+
+/* Wishes that only a GPU can fulfil. */
+static bool check_device(const struct chooser *c, struct error *err)
+{
+    const struct placement_wishes *w = c->w;
+    bool wants = w->gpu_layers > 0 || w->gpu_experts > 0 || w->gpu_experts_bytes > 0 ||
+                 w->gpu_experts_share > 0;
+    for (int r = 0; r < w->n_rules; r++)
+        wants = wants || w->rules[r].on_gpu;
+    if (!wants || c->here->vram_bytes > 0)
+        return true;
+    return fail(err, ERR_DEVICE, "no GPU is there to take what -ngl, --gpu-experts or -ot give it; "
+                "without them everything is computed by the CPU");
+}
+
+static bool check_wishes(const struct chooser *c, struct error *err)
+{
+    if (c->w->n_ctx < 0 || c->w->n_ctx > (int64_t)1 << 24)
+        return fail(err, ERR_USAGE, "a context of %" PRId64 " tokens, expected 1 to %d",
+                    c->w->n_ctx, 1 << 24);
+    return check_device(c, err);
+}
+
+bool placement_make(struct placement *p, const struct model *m, const struct rates *here,
+                    const struct placement_wishes *w, struct error *err)
+{
+    struct chooser c = { p, m, here, w, NULL };
+    *p = (struct placement){ .n_batch = w->n_batch, .expert_bytes = largest_expert(m) };
+    p->vram_budget = here->vram_bytes > w->vram_margin ? here->vram_bytes - w->vram_margin : 0;
+    if (!check_wishes(&c, err))
+        return false;
+    size_t n = (size_t)m->n_tensors;
+    c.rules = mem_alloc(n, sizeof *c.rules, "placement rules", err);
+    p->homes = mem_alloc(n, sizeof *p->homes, "placement", err);
+    p->rows = mem_alloc(n, sizeof *p->rows, "placement table", err);
+    if (!c.rules || !p->homes || !p->rows) {
+        mem_free(c.rules);
+        placement_free(p);
+        return false;
+    }
+    find_rules(&c);
+    choose(&c);
+    fill_spare(&c);
+    fill_rows(&c);
+    mem_free(c.rules);
+    return true;
+}
+
+void placement_free(struct placement *p)
+{
+    mem_free(p->homes);
+    mem_free(p->rows);
+    *p = (struct placement){ 0 };
+}
+
+struct size_text {
+    char text[24];
+};
+
+static struct size_text size_text(double bytes)
+{
+    struct size_text t;
+    bool large = bytes >= 1073741824;
+    snprintf(t.text, sizeof t.text, "%.1f %s", bytes / (large ? 1073741824 : 1048576),
+             large ? "GiB" : "MiB");
+    return t;
+}
+
+bool placement_check(const struct placement *p, struct error *err)
+{
+    if (p->fits)
+        return true;
+    if (p->short_home == HOME_GPU)
+        return fail(err, ERR_FIT, "does not fit: %s for the GPU, %s of VRAM may be used",
+                    size_text((double)p->vram_used).text, size_text((double)p->vram_budget).text);
+    double weights = 0;
+    for (int part = PART_TRUNK; part <= PART_ROUTED; part++)
+        weights += (double)(p->bytes[part][HOME_RAM] + p->bytes[part][HOME_MAPPED]);
+    char hint[64] = "";
+    if (p->fitting_ctx > 0)
+        snprintf(hint, sizeof hint, "; the largest context that fits is %" PRId64, p->fitting_ctx);
+    return fail(err, ERR_FIT, "does not fit: %s of weights, %s for a context of %" PRId64
+                ", %s to work, %s of RAM may be used%s", size_text(weights).text,
+                size_text((double)p->bytes[PART_CACHE][HOME_RAM]).text, p->n_ctx,
+                size_text((double)p->bytes[PART_WORK][HOME_RAM]).text,
+                size_text((double)p->ram_budget).text, hint);
+}
