@@ -108,13 +108,15 @@ int main(int argc, char **argv)
     signals_init();
     term_init(COLOUR_AUTO, NORMAL);
     bool ok = dispatch(argc, argv, &options, &err);
-    options_release(&options);
     int code = ok ? 0 : err.code;
     if (out_broken())
-        return EXIT_BROKEN_PIPE;
-    if (signals_exit_code() && (ok || code == ERR_INTERRUPTED))
-        return signals_exit_code();
-    if (!ok && code != ERR_INTERRUPTED)
+        code = EXIT_BROKEN_PIPE;
+    else if (signals_exit_code() && (ok || code == ERR_INTERRUPTED))
+        code = signals_exit_code();
+    else if (!ok && code != ERR_INTERRUPTED) {
         note_error("tandem: %s", err.text);
+        note_kept();
+    }
+    options_release(&options);
     return code;
 }

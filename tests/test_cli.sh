@@ -40,7 +40,7 @@ field() { sed -n "s/.*\"$1\": \"\{0,1\}\([^\",}]*\).*/\1/p" "$out" | head -n 1; 
 begin "help and version"
 run 0 --help; prints "usage: tandem"; silent "$err"; lines "$out" 24
 run 0 help run; prints "--temp F"; silent "$err"
-for c in chat run inspect eval bench; do
+for c in chat run plan inspect eval bench; do
     run 0 $c -h; prints "usage: tandem"; lines "$out" 24; silent "$err"
     run 0 $c --help; prints "--color"; silent "$err"
 done
@@ -111,6 +111,47 @@ for part in 4 24 1000 100000 $((size / 2)) $((size - 1)); do
     head -c $part "$model" >"$work/cut.gguf"
     run 3 run "$work/cut.gguf" -p x; silent "$out"; lines "$err" 1
 done
+
+begin "plan tells where everything goes and how fast it will be"
+run 0 plan "$model" -t 1; silent "$err"
+for word in "place" "read per token" "routed experts" "cache for" "decode" "prefill" "  fits."; do
+    prints "$word"
+done
+start=$(date +%s%N)
+run 0 plan "$model" -t 1 --explain; prints "one token"; prints "layout"
+[ $((($(date +%s%N) - start) / 1000000)) -lt 1000 ] || bad "a plan from a known machine takes a second"
+run 0 plan "$model" -t 1 --json
+for f in decode_tok_s prefill_tok_s serial_bound_tok_s bound_by fits parts layers ways_out flags; do
+    prints "\"$f\":"
+done
+run 0 plan "$model" -t 1 --compare; prints "| this file"
+run 0 plan "$model" -t 1 -c 640 --emit; lines "$out" 1; prints "-c 640"
+# shellcheck disable=SC2046
+run 0 run "$model" $(cat "$out") -p hi -n 2 --no-think -q
+
+begin "plan for another machine"
+run 0 plan "$model" --what-if "ram=512G,bw=460,vram=24G,pcie=25,vbw=1000" --ctx-size 2048
+prints "GPU"; prints "left free"; prints "some rates are estimates"
+run 0 plan "$model" --vram 8G -ngl all -t 1; prints "GPU"
+run 2 plan "$model" --what-if "ram=512G,speed=3"; says "speed=3"
+run 2 plan "$model" -ot "attn=tpu"; says "-ot"
+run 2 plan "$model" -ot "(=cpu"; says "-ot"
+run 4 plan "$model" --min-tps 900000 -t 1; says "no context that fits"
+
+begin "what does not fit is refused before loading, with ways out"
+run 4 plan "$model" --ram 140M -c 1000000 -t 1; prints "Ways out:"; prints " 1. "; says "does not fit"
+run 4 run "$model" --ram 140M -c 1000000 -p x; says "does not fit"; says " 1. "; says "tandem chat"
+silent "$out"
+
+begin "flags of the GPU where there is none"
+for c in plan "run -p x" "bench -n 1 -p 0"; do
+    # shellcheck disable=SC2086
+    run 5 $c "$model" -ngl all; says "no GPU"; lines "$err" 1; silent "$out"
+done
+run 5 run "$model" -p x --gpu on; run 5 run "$model" -p x --gpu-experts 10%
+run 0 run "$model" -p hi -n 2 --no-think -q -ngl auto -cmoe -ncmoe 3 --gpu-experts auto -ot "exps=CPU" -fitt 512
+run 0 run "$model" -p hi -n 2 --no-think -q -ctk f32; run 2 run "$model" -p x -ctk q9
+run 2 run "$model" -p x -ngl some; run 2 run "$model" -p x --gpu-experts 200%; run 2 run "$model" --vram x
 
 short="-n 12 --temp 0 --no-think"
 begin "run prints the answer alone"

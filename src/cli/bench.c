@@ -13,6 +13,7 @@
 #include "src/cli/command.h"
 #include "src/cli/load.h"
 #include "src/cli/paths.h"
+#include "src/cli/rates.h"
 #include "src/cli/signals.h"
 #include "src/cli/term.h"
 #include "src/model/arch.h"
@@ -458,6 +459,20 @@ static int most_threads(const struct bench *b)
     return n;
 }
 
+/* While generating, by the last row that did; 0: not measured. */
+static double decode_watts(const struct bench *b)
+{
+    for (int i = b->n_rows - 1; i >= 0; i--) {
+        const struct bench_row *r = &b->rows[i];
+        double seconds = 0;
+        for (int k = 0; k < r->n; k++)
+            seconds += (double)r->n_generate / r->tok_s[k];
+        if (r->n_generate && seconds > 0 && isfinite(r->joules))
+            return r->joules / seconds;
+    }
+    return 0;
+}
+
 static bool bench_model(struct options *o, struct error *err)
 {
     char path[PATH_SIZE];
@@ -482,6 +497,7 @@ static bool bench_model(struct options *o, struct error *err)
              (b.max_rows || fail(err, ERR_USAGE, "no tests: -p and -n are 0")) &&
              measure_limits(&b, most_threads(&b), err) && report_head(&b, err) &&
              run_all(&b, &m, repetitions, err);
+        rates_keep_watts(&b.energy, decode_watts(&b));
     }
     mem_free(b.rows);
     loaded_close(&m);

@@ -9,6 +9,10 @@ static const struct command commands[] = {
       "  tandem run v3.gguf -p \"Why is the sky blue?\"\n"
       "  git diff | tandem run v3.gguf \"Write a commit message.\" > message.txt\n",
       cmd_run },
+    { "plan", CMD_PLAN, "where a model goes, whether it fits, how fast", "tandem plan [MODEL] [options]",
+      "  tandem plan r1.gguf -c 65536\n"
+      "  tandem plan r1.gguf --what-if \"ram=512G,bw=460,vram=24G,pcie=25,vbw=1000\"\n",
+      cmd_plan },
     { "inspect", CMD_INSPECT, "what is in a model file", "tandem inspect MODEL [options]",
       "  tandem inspect v3.gguf --tensors ffn_gate\n"
       "  echo -n \"Hello\" | tandem inspect v3.gguf --tokens -\n",

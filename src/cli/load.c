@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "cpu/features.h"
+#include "src/cli/placing.h"
 #include "src/cli/signals.h"
 #include "src/cli/term.h"
 
@@ -15,33 +16,28 @@ static bool on_load(void *ctx, uint64_t done_bytes, uint64_t total_bytes)
     return !signals_cancelled();
 }
 
-static bool open_engine(struct loaded *m, const struct options *o, const char *path,
+static bool open_engine(struct loaded *m, const struct options *o, const char *path, int64_t n_ctx,
                         struct error *err)
 {
     struct progress progress;
-    struct engine_options eo = {
-        .n_threads = (int)o->threads,
-        .isa = o->isa & cpu_isa(),
-        .isa_given = o->isa_given,
-        .numerics = (enum numerics)o->numerics,
-        .act_f32 = o->act_f32,
-        .n_batch = (int)o->batch,
-        .load = (enum load_mode)o->load,
-        .gpu = (enum gpu_use)o->gpu,
-        .gpu_index = (int)o->gpu_index,
-        .gpu_layers = (int)o->gpu_layers,
-        .lock = o->mlock,
-        .n_nodes = o->numa,
-        .progress = on_load,
-        .progress_ctx = &progress,
-    };
+    struct placing placing;
+    bool ok = placing_open(&placing, o, err);
+    struct engine_options *eo = &placing.engine;
+    eo->wishes = &placing.wishes;
+    eo->progress = on_load;
+    eo->progress_ctx = &progress;
+    if (n_ctx != UNSET)
+        eo->n_ctx = n_ctx;
     double start = now_s();
     if (o->isa_given && (o->isa & ~cpu_isa()))
-        note("this CPU lacks part of --cpu-isa: using %s", cpu_isa_name(eo.isa));
+        note("this CPU lacks part of --cpu-isa: using %s", cpu_isa_name(eo->isa));
     progress_begin(&progress, "loading", NULL);
-    bool ok = engine_open(&m->engine, path, &eo, err);
+    ok = ok && engine_open(&m->engine, path, eo, err);
     progress_end(&progress);
     m->load_s = now_s() - start;
+    if (!ok && err->code == ERR_FIT)
+        placing_advise(o, &placing, path);
+    placing_close(&placing);
     if (!ok)
         return false;
     m->model = engine_model(m->engine);
@@ -172,7 +168,7 @@ bool loaded_open(struct loaded *m, const struct options *o, const char *path, en
                  int64_t n_ctx, struct error *err)
 {
     memset(m, 0, sizeof *m);
-    return open_engine(m, o, path, err) &&
+    return open_engine(m, o, path, want == WANT_ENGINE ? 0 : n_ctx, err) &&
            (want < WANT_TEXT || open_text(m, o, path, err)) &&
            (want < WANT_SESSION || open_session(m, o, n_ctx, err));
 }

@@ -29,7 +29,8 @@ enum load_want {
 };
 
 /* Shows progress. n_ctx: context to open, or UNSET for that of the options. ERR_FILE, ERR_FIT,
- * ERR_USAGE, ERR_INTERRUPTED. loaded_close accepts a half-built one. */
+ * ERR_USAGE, ERR_INTERRUPTED. Where the model does not fit, ways out are kept for the end (note_later).
+ * loaded_close accepts a half-built one. */
 bool loaded_open(struct loaded *m, const struct options *o, const char *path, enum load_want want,
                  int64_t n_ctx, struct error *err);
 void loaded_close(struct loaded *m);

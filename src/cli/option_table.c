@@ -11,7 +11,7 @@
 
 #define TALK (CMD_CHAT | CMD_RUN)
 #define ANSWERS (CMD_CHAT | CMD_RUN | CMD_EVAL)
-#define COMPUTES (CMD_CHAT | CMD_RUN | CMD_EVAL | CMD_BENCH)
+#define COMPUTES (CMD_CHAT | CMD_RUN | CMD_EVAL | CMD_BENCH | CMD_PLAN)
 #define RENDERS (CMD_CHAT | CMD_RUN | CMD_INSPECT | CMD_EVAL)
 #define READS (COMPUTES | CMD_INSPECT)
 #define WRITES (CMD_QUANTIZE | CMD_CONVERT)
@@ -121,8 +121,7 @@ static bool read_loss(struct options *o, const char *value, struct error *err)
     return true;
 }
 
-/* "48G", "500M", "1.5T", plain bytes; powers of 1024. */
-static bool read_split(struct options *o, const char *value, struct error *err)
+bool option_size(const char *value, int64_t least, int64_t *bytes)
 {
     static const char units[] = "KMGT";
     char *end;
@@ -131,11 +130,51 @@ static bool read_split(struct options *o, const char *value, struct error *err)
     const char *unit = *end ? strchr(units, toupper((unsigned char)*end)) : NULL;
     if (end != value && unit) {
         n = ldexp(n, 10 * (int)(unit - units + 1));
-        end++;
+        end += strcmp(end + 1, "iB") == 0 ? 3 : 1;
     }
-    if (end == value || *end || errno || !(n >= 1 && n <= 1e18))
-        return fail(err, ERR_USAGE, "wants a size such as 48G, got \"%s\"", value);
-    o->split_max_bytes = (int64_t)n;
+    if (end == value || *end || errno || !(n >= (double)least && n <= 1e18))
+        return false;
+    *bytes = (int64_t)n;
+    return true;
+}
+
+static bool read_cpu_moe(struct options *o, const char *value, struct error *err)
+{
+    (void)value;
+    (void)err;
+    o->cpu_moe = INT32_MAX;
+    return true;
+}
+
+/* "auto", a number of experts per layer, a size with its unit, or a share of all experts. */
+static bool read_gpu_experts(struct options *o, const char *value, struct error *err)
+{
+    char *end;
+    errno = 0;
+    double n = strtod(value, &end);
+    bool number = end != value && !errno && n >= 0;
+    o->gpu_experts = UNSET;
+    o->gpu_experts_bytes = 0;
+    o->gpu_experts_share = NAN;
+    if (strcmp(value, "auto") == 0)
+        return true;
+    if (number && strcmp(end, "%") == 0 && n <= 100)
+        o->gpu_experts_share = n / 100;
+    else if (number && !*end && n <= 1024 && n == floor(n))
+        o->gpu_experts = (int64_t)n;
+    else if (!number || !*end || !option_size(value, 1, &o->gpu_experts_bytes))
+        return fail(err, ERR_USAGE, "wants auto, experts per layer, a size such as 8G or a share "
+                    "such as 10%%, got \"%s\"", value);
+    return true;
+}
+
+/* Mebibytes, as another program has it. */
+static bool read_fit_margin(struct options *o, const char *value, struct error *err)
+{
+    int64_t mib;
+    if (!option_size(value, 0, &mib) || mib > 1 << 24)
+        return fail(err, ERR_USAGE, "wants a number of MiB, got \"%s\"", value);
+    o->vram_margin = mib << 20;
     return true;
 }
 
@@ -150,6 +189,7 @@ static bool read_split(struct options *o, const char *value, struct error *err)
 #define SIZES(field, to) .kind = OPT_SIZES, .offset = AT(field), .low = 0, .high = (to)
 #define CHOICE(field, words) .kind = OPT_CHOICE, .offset = AT(field), .choices = (words)
 #define CUSTOM(reader) .kind = OPT_CUSTOM, .read = (reader)
+#define SIZE(field, least) .kind = OPT_SIZE, .offset = AT(field), .low = (least)
 #define MAYBE(flag, text) .kind = OPT_MAYBE, .offset = AT(flag), .offset2 = AT(text)
 
 const struct option option_rows[] = {
@@ -223,13 +263,14 @@ const struct option option_rows[] = {
     { "ctx-size", "-c", "--context", "N", COMPUTES, GROUP_MODEL, INT(ctx_size, 0, 1 << 30),
       .common = true, .help = "context in tokens; 0: as trained",
       .fallback = "what fits, at most 32768" },
-    { "threads", "-t", "--threads-batch -tb", "N", ANSWERS | WRITES, GROUP_MODEL,
+    { "threads", "-t", "--threads-batch -tb", "N", ANSWERS | WRITES | CMD_PLAN, GROUP_MODEL,
       INT(threads, 0, 4096),
       .common = true, .help = "worker threads", .fallback = "the cores this process may use" },
     { "threads", "-t", "--threads-batch -tb", "N,…", CMD_BENCH, GROUP_MODEL, SIZES(thread_list, 4096),
       .common = true, .help = "worker threads, one table row for each number",
       .fallback = "the cores this process may use" },
-    { "batch-size", "-b", "--ubatch-size -ub", "N", ANSWERS, GROUP_MODEL, INT(batch, 1, 65536),
+    { "batch-size", "-b", "--ubatch-size -ub", "N", ANSWERS | CMD_PLAN, GROUP_MODEL,
+      INT(batch, 1, 65536),
       .help = "tokens per step while reading a prompt",
       .fallback = "512; up to 2048 with many experts" },
     { "batch-size", "-b", "--ubatch-size -ub", "N,…", CMD_BENCH, GROUP_MODEL, SIZES(batch_list, 65536),
@@ -260,6 +301,43 @@ const struct option option_rows[] = {
       .fallback = "official" },
     { "act", NULL, NULL, "fast|f32", COMPUTES, GROUP_MODEL, CUSTOM(read_act),
       .help = "f32: reference path, activations and cache unrounded", .fallback = "fast" },
+
+    /* placement */
+    { "n-cpu-moe", "-ncmoe", NULL, "N", COMPUTES, GROUP_PLACEMENT, INT(cpu_moe, 0, 512),
+      .help = "routed experts of the first N layers stay with the CPU, the others are on the GPU",
+      .fallback = "all" },
+    { "cpu-moe", "-cmoe", NULL, NULL, COMPUTES, GROUP_PLACEMENT, .kind = OPT_ACTION,
+      .read = read_cpu_moe, .help = "all routed experts stay with the CPU" },
+    { "gpu-experts", NULL, NULL, "auto|N|SIZE|P%", COMPUTES, GROUP_PLACEMENT,
+      CUSTOM(read_gpu_experts),
+      .help = "VRAM for routed experts that are used often: N per layer, a size, a share; 0: none",
+      .fallback = "auto: what is left" },
+    { "override-tensor", "-ot", NULL, "RE=cpu|gpu", COMPUTES, GROUP_PLACEMENT, LIST(overrides),
+      .help = "tensors whose name matches go there; repeatable, the first that matches wins" },
+    { "vram", NULL, NULL, "SIZE", COMPUTES, GROUP_PLACEMENT, SIZE(vram_bytes, 0),
+      .help = "VRAM to use at most, such as 20G", .fallback = "what is free, less the margin" },
+    { "vram-margin", NULL, NULL, "SIZE", COMPUTES, GROUP_PLACEMENT, SIZE(vram_margin, 0),
+      .help = "VRAM to leave free", .fallback = "768M" },
+    { "fit-target", "-fitt", NULL, "MIB", COMPUTES, GROUP_PLACEMENT, CUSTOM(read_fit_margin) },
+    { "ram", NULL, NULL, "SIZE", COMPUTES, GROUP_PLACEMENT, SIZE(ram_bytes, 1),
+      .help = "main memory to use at most", .fallback = "what is free" },
+    { "cache-type", "-ctk", "--cache-type-k", "f16|f32", COMPUTES, GROUP_PLACEMENT,
+      CHOICE(cache_type, "f16|f32"), .help = "number format of the cache", .fallback = "f16" },
+    { "min-tps", NULL, NULL, "F", CMD_PLAN, GROUP_PLACEMENT, REAL(min_tok_s, 0, 1e6),
+      .help = "the largest context that still decodes F tokens per second when it is full" },
+    { "max-joules", NULL, NULL, "F", CMD_PLAN, GROUP_PLACEMENT, REAL(max_joules, 0, 1e6),
+      .help = "likewise with at most F joules per token" },
+
+    /* plan */
+    { "what-if", NULL, NULL, "KEY=V,…", CMD_PLAN, GROUP_TASK, TEXT(what_if), .common = true,
+      .help = "another machine: ram=512G, bw=460 (memory, GB/s), vram=24G, vbw=1000, pcie=25, "
+              "cores=32, disk=3, gpu=NAME" },
+    { "compare", NULL, NULL, NULL, CMD_PLAN, GROUP_TASK, FLAG(compare_types), .common = true,
+      .help = "a table: smaller types and longer contexts" },
+    { "explain", NULL, NULL, NULL, CMD_PLAN, GROUP_TASK, FLAG(explain), .common = true,
+      .help = "where the time of a token goes, each rate, and the table of every layer" },
+    { "emit", NULL, NULL, NULL, CMD_PLAN, GROUP_TASK, FLAG(emit), .common = true,
+      .help = "one line: the flags that make this placement" },
 
     /* inspect */
     { "tokens", NULL, NULL, "TEXT", CMD_INSPECT, GROUP_TASK, TEXT(tokens), .common = true,
@@ -330,7 +408,9 @@ const struct option option_rows[] = {
               "name" },
     { "force", NULL, NULL, NULL, WRITES, GROUP_TASK, FLAG(force), .common = true,
       .help = "replace the output when it exists, once the new one is complete" },
-    { "split-max-size", NULL, NULL, "SIZE", WRITES, GROUP_TASK, CUSTOM(read_split),
+    { "force", NULL, NULL, NULL, COMPUTES, GROUP_PLACEMENT, FLAG(force),
+      .help = "accept that weights which do not fit into memory come from the disk, each time" },
+    { "split-max-size", NULL, NULL, "SIZE", WRITES, GROUP_TASK, SIZE(split_max_bytes, 1),
       .common = true, .help = "write parts OUT-00001-of-N of at most this size, such as 48G",
       .fallback = "one file" },
     { "pure", NULL, NULL, NULL, WRITES, GROUP_TASK, FLAG(pure),
@@ -361,8 +441,9 @@ const struct option option_rows[] = {
       .help = "name of the model, as kept in the file", .fallback = "that of the folder" },
 
     /* output */
-    { "json", NULL, NULL, NULL, CMD_RUN | CMD_INSPECT | CMD_EVAL | CMD_BENCH, GROUP_OUTPUT,
-      FLAG(json), .common = true, .help = "one JSON value on stdout instead of text" },
+    { "json", NULL, NULL, NULL, CMD_RUN | CMD_INSPECT | CMD_EVAL | CMD_BENCH | CMD_PLAN,
+      GROUP_OUTPUT, FLAG(json), .common = true,
+      .help = "one JSON value on stdout instead of text" },
     { "stats", NULL, NULL, NULL, TALK, GROUP_OUTPUT, FLAG(stats),
       .help = "the line with speed and seed on stderr, also off a terminal" },
     { "color", NULL, "--colour", "auto|always|never", ALL, GROUP_OUTPUT,
@@ -378,7 +459,7 @@ const struct option option_rows[] = {
 };
 const int n_option_rows = ARRAY_LEN(option_rows);
 
-#define CPU_ONLY "leave it out: routed experts are computed by the CPU, everything else by one GPU"
+#define ONE_GPU "one GPU is used; leave it out"
 
 const struct foreign_option foreign_options[] = {
     { "-fa", SWITCH_VALUE, true, "attention is always computed in one pass" },
@@ -394,18 +475,11 @@ const struct foreign_option foreign_options[] = {
     { "-ctv", ONE_VALUE, true, "latent attention has one cache" },
     { "-hf", ONE_VALUE, false, "nothing is downloaded; give the path of a GGUF file with -m" },
     { "-hfr", ONE_VALUE, false, "nothing is downloaded; give the path of a GGUF file with -m" },
-    { "-sm", ONE_VALUE, false, CPU_ONLY },
-    { "-ts", ONE_VALUE, false, CPU_ONLY },
+    { "-sm", ONE_VALUE, false, ONE_GPU },
+    { "-ts", ONE_VALUE, false, ONE_GPU },
     { "--rpc", ONE_VALUE, false, "one machine only; there is no replacement" },
     { "-amb", ONE_VALUE, false, "working memory is sized before loading; -b N makes it smaller" },
     { "-ser", ONE_VALUE, false, "experts are never dropped; there is no replacement" },
-    { "-ncmoe", ONE_VALUE, false, CPU_ONLY },
-    { "--n-cpu-moe", ONE_VALUE, false, CPU_ONLY },
-    { "-cmoe", ALONE, false, CPU_ONLY },
-    { "--cpu-moe", ALONE, false, CPU_ONLY },
-    { "-ot", ONE_VALUE, false, CPU_ONLY },
-    { "--override-tensor", ONE_VALUE, false, CPU_ONLY },
-    { "-ctk", ONE_VALUE, false, "the cache is F16; --act f32 makes it F32" },
     { "-i", ALONE, false, "use the command chat" },
 };
 const int n_foreign_options = ARRAY_LEN(foreign_options);
@@ -413,7 +487,7 @@ const int n_foreign_options = ARRAY_LEN(foreign_options);
 const char *option_group_title(enum option_group group)
 {
     static const char *const titles[N_GROUPS] = {
-        "Prompt", "Answer", "Sampling", "Model and machine", "What to do", "Output",
+        "Prompt", "Answer", "Sampling", "Model and machine", "Placement", "What to do", "Output",
     };
     return titles[group];
 }

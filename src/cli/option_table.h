@@ -7,19 +7,21 @@
 enum option_kind {
     OPT_FLAG,   /* bool becomes true */
     OPT_COUNT,  /* int grows by one each time */
+    OPT_ACTION, /* read() without a value */
     OPT_CONST,  /* int becomes `low` */
     OPT_INT,    /* int64_t in low .. high */
     OPT_REAL,   /* double in low .. high */
     OPT_TEXT,   /* const char * */
     OPT_LIST,   /* struct text_list, repeatable */
     OPT_SIZES,  /* struct size_list, comma separated */
+    OPT_SIZE,   /* int64_t of at least `low` bytes: "48G", "1.5T" */
     OPT_CHOICE, /* int: position in `choices` */
     OPT_CUSTOM, /* read() decides */
     OPT_MAYBE,  /* bool becomes true; an argument that is there goes to the text at offset2 */
 };
 
 enum option_group {
-    GROUP_PROMPT, GROUP_ANSWER, GROUP_SAMPLING, GROUP_MODEL, GROUP_TASK, GROUP_OUTPUT,
+    GROUP_PROMPT, GROUP_ANSWER, GROUP_SAMPLING, GROUP_MODEL, GROUP_PLACEMENT, GROUP_TASK, GROUP_OUTPUT,
     N_GROUPS
 };
 
@@ -54,6 +56,9 @@ struct foreign_option {
 };
 extern const struct foreign_option foreign_options[];
 extern const int n_foreign_options;
+
+/* "48G", "500M", "1.5TiB", plain bytes; powers of 1024. False below `least` or when it is none. */
+bool option_size(const char *value, int64_t least, int64_t *bytes);
 
 const char *option_group_title(enum option_group group);
 

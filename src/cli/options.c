@@ -108,6 +108,11 @@ static bool apply(struct options *o, const struct option *row, const char *value
         return true;
     case OPT_SIZES:
         return read_sizes(row, value, field, err);
+    case OPT_ACTION:
+        return row->read(o, NULL, err);
+    case OPT_SIZE:
+        return option_size(value, (int64_t)row->low, field) ||
+               fail(err, ERR_USAGE, "wants a size such as 48G, got \"%s\"", value);
     case OPT_CHOICE:
         return read_choice(row, value, field, err);
     case OPT_CUSTOM:
@@ -243,6 +248,9 @@ bool options_init(struct options *o, unsigned command, struct error *err)
     memset(o, 0, sizeof *o);
     o->gpu = GPU_AUTO;
     o->ctx_size = o->think_budget = o->top_k = UNSET;
+    o->cpu_moe = o->gpu_experts = o->vram_bytes = o->ram_bytes = UNSET;
+    o->gpu_experts_share = NAN;
+    o->vram_margin = (int64_t)768 << 20;
     o->n_predict = o->seed = -1;
     o->temperature = o->top_p = o->min_p = NAN;
     o->repeat_penalty = 1;
@@ -300,7 +308,7 @@ static const struct option *find_row(unsigned commands, const char *word, size_t
 static const char *command_of(unsigned commands)
 {
     static const char *const names[] = { "chat", "run", "inspect", "eval", "bench", "quantize",
-                                         "convert" };
+                                         "convert", "plan" };
     for (size_t i = 0; i < ARRAY_LEN(names); i++)
         if (commands & (1u << i))
             return names[i];

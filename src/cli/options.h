@@ -24,6 +24,7 @@ enum command_bit {
     CMD_BENCH = 1 << 4,
     CMD_QUANTIZE = 1 << 5,
     CMD_CONVERT = 1 << 6,
+    CMD_PLAN = 1 << 7,
 };
 
 #define UNSET INT64_MIN
@@ -79,6 +80,22 @@ struct options {
     bool isa_given;
     int numerics;      /* enum numerics */
     bool act_f32;
+
+    /* placement */
+    int64_t cpu_moe;              /* UNSET: choose; INT32_MAX: all */
+    int64_t gpu_experts;          /* per layer; UNSET: choose */
+    int64_t gpu_experts_bytes;    /* 0: not said */
+    double gpu_experts_share;     /* NAN: not said */
+    struct text_list overrides;   /* RE=cpu|gpu, each perhaps several behind commas */
+    int64_t vram_bytes;           /* UNSET: what is free */
+    int64_t vram_margin;          /* left free when vram_bytes is not said */
+    int64_t ram_bytes;            /* UNSET: what is free */
+    int cache_type;               /* 0: F16, 1: F32 */
+
+    /* plan */
+    const char *what_if;
+    bool compare_types, explain, emit;
+    double min_tok_s, max_joules; /* 0: no such wish */
 
     /* prompt */
     const char *prompt;

@@ -215,6 +215,19 @@ void note_error(const char *format, ...)
     va_end(args);
 }
 
+static struct buf kept;
+
+void note_later(const struct buf *lines)
+{
+    buf_add(&kept, buf_str(lines).data, lines->len);
+}
+
+void note_kept(void)
+{
+    err_write(buf_str(&kept).data, kept.len);
+    buf_release(&kept);
+}
+
 const char *human_bytes(double bytes, char *text, size_t size)
 {
     static const char *const units[] = { "B", "KiB", "MiB", "GiB", "TiB" };

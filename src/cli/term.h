@@ -30,6 +30,9 @@ bool out_broken(void);
 /* One line to stderr, newline added, control bytes escaped; notes fall silent with -q. */
 void note(const char *format, ...) __attribute__((format(printf, 1, 2)));
 void note_error(const char *format, ...) __attribute__((format(printf, 1, 2)));
+/* Keep lines that belong behind the error which ends the program; note_kept writes them. */
+void note_later(const struct buf *lines);
+void note_kept(void);
 /* Bytes to stderr as they are. */
 void err_write(const char *bytes, size_t len);
 

@@ -1,0 +1,42 @@
+/* Parts of tandem plan. */
+#ifndef TANDEM_CLI_PLAN_H
+#define TANDEM_CLI_PLAN_H
+
+#include "src/cli/placing.h"
+
+/* A plan as far as it got: everything that is printed. */
+struct plan {
+    const struct options *o;
+    const char *path;        /* as the user wrote it */
+    struct model model;
+    struct rates rates;
+    struct placing placing;
+    struct placement_wishes wishes; /* what was placed by */
+    struct placement placement;
+    struct forecast forecast;       /* behind an empty context */
+    struct forecast full;           /* behind a full one */
+    bool met;                       /* the goals are */
+    struct way_out ways[MAX_WAYS];
+    int n_ways;
+};
+
+/* One line of the table. */
+struct plan_part {
+    char name[64];
+    enum home home;
+    double bytes, read_bytes; /* read per token; negative: nothing */
+    char remark[48];
+};
+#define MAX_PLAN_PARTS 24
+int plan_parts(struct plan_part parts[MAX_PLAN_PARTS], const struct plan *p);
+
+/* The flags that make this placement, without the model. */
+void plan_flags(struct buf *out, const struct plan *p);
+
+void plan_text(struct buf *out, const struct plan *p);
+void plan_explain(struct buf *out, const struct plan *p);
+bool plan_json(const struct plan *p, struct error *err);
+/* A table of types and contexts. */
+bool plan_compare(struct buf *out, const struct plan *p, struct error *err);
+
+#endif

@@ -1,0 +1,119 @@
+/* tandem plan --compare: the same model in smaller types, with longer contexts. */
+#include <stdio.h>
+
+#include "src/base/mem.h"
+#include "src/cli/plan.h"
+#include "src/format/quant.h"
+#include "tools/recipe.h"
+
+static const char *const mixtures[] = {
+    "q8_0", "q6_k", "q4_k_m", "iq4_xs", "q3_k_m", "q2_k", "iq2_xxs",
+};
+static const int64_t contexts[] = { 4096, 16384, 65536, 131072 };
+
+/* The model with other types in its table. Everything else is borrowed from the original. */
+struct retyped {
+    struct model model;
+    struct tensor *tensors;
+    struct recipe_tensor *wanted;
+};
+
+static void retyped_release(struct retyped *r)
+{
+    mem_free(r->tensors);
+    mem_free(r->wanted);
+    mem_free(r->model.tensors);
+}
+
+static void use_type(struct retyped *r, int i)
+{
+    struct tensor *t = &r->tensors[i];
+    struct model *m = &r->model;
+    t->type = r->wanted[i].type;
+    t->bytes = quant_row_bytes(t->type, (int64_t)t->ne[0]) * tensor_rows(t);
+    m->tensors[i].tensor = t;
+    m->weight_bytes += m->tensors[i].role == ROLE_MTP ? 0 : t->bytes;
+}
+
+static bool retype(struct retyped *r, const struct model *m, const char *mixture, struct error *err)
+{
+    struct recipe recipe = { .has_imatrix = true };
+    struct recipe_model about;
+    size_t n = (size_t)m->n_tensors;
+    *r = (struct retyped){ .model = *m };
+    r->model.weight_bytes = 0;
+    r->tensors = mem_alloc(n, sizeof *r->tensors, "tensors to compare", err);
+    r->wanted = mem_alloc(n, sizeof *r->wanted, "types to compare", err);
+    r->model.tensors = mem_alloc(n, sizeof *r->model.tensors, "table to compare", err);
+    if (!r->tensors || !r->wanted || !r->model.tensors)
+        return false;
+    for (size_t i = 0; i < n; i++) {
+        const struct tensor *t = m->tensors[i].tensor;
+        r->tensors[i] = *t;
+        r->model.tensors[i] = m->tensors[i];
+        r->wanted[i] = (struct recipe_tensor){ .name = t->name, .n_dims = t->n_dims,
+                                               .source = m->tensors[i].spec->is_f32 ? t->type
+                                                                                    : TYPE_BF16 };
+        memcpy(r->wanted[i].ne, t->ne, sizeof t->ne);
+    }
+    bool ok = recipe_set(&recipe, mixture, err) && recipe_model_read(&about, &m->gguf, err) &&
+              recipe_apply(&recipe, &about, r->wanted, n, err);
+    for (size_t i = 0; ok && i < n; i++)
+        use_type(r, (int)i);
+    recipe_release(&recipe);
+    return ok;
+}
+
+static bool add_cells(struct buf *out, const struct plan *p, const struct model *m,
+                      const char *name, struct error *err)
+{
+    buf_printf(out, "| %-10s | %7.1f GiB |", name, (double)m->weight_bytes / 1073741824);
+    for (size_t i = 0; i < ARRAY_LEN(contexts); i++) {
+        struct placement_wishes w = p->wishes;
+        struct placement q;
+        struct forecast f;
+        char cell[32] = "does not fit";
+        w.n_ctx = contexts[i];
+        if (w.n_ctx > m->params.context_length)
+            continue;
+        if (!placement_make(&q, m, &p->rates, &w, err))
+            return false;
+        forecast_make(&f, m, &q, &p->rates, 0, q.n_batch);
+        if (q.fits) {
+            char rate[24];
+            range_text(rate, sizeof rate, &f.decode_tok_s);
+            snprintf(cell, sizeof cell, "%s", rate);
+        }
+        placement_free(&q);
+        buf_printf(out, " %13s |", cell);
+    }
+    buf_puts(out, "\n");
+    return true;
+}
+
+bool plan_compare(struct buf *out, const struct plan *p, struct error *err)
+{
+    const struct model *m = &p->model;
+    double bits = 8.0 * (double)m->weight_bytes / (double)max_of(m->n_elements, 1u);
+    buf_puts(out, "Decode, tok/s, behind an empty context of this size\n\n"
+                  "| type       |        size |");
+    for (size_t i = 0; i < ARRAY_LEN(contexts); i++)
+        if (contexts[i] <= m->params.context_length)
+            buf_printf(out, "     -c %6lld |", (long long)contexts[i]);
+    buf_puts(out, "\n|------------|------------:|");
+    for (size_t i = 0; i < ARRAY_LEN(contexts); i++)
+        if (contexts[i] <= m->params.context_length)
+            buf_puts(out, "--------------:|");
+    buf_puts(out, "\n");
+    bool ok = add_cells(out, p, m, "this file", err);
+    for (size_t i = 0; ok && i < ARRAY_LEN(mixtures); i++) {
+        struct retyped r;
+        ok = retype(&r, m, mixtures[i], err);
+        double other = 8.0 * (double)r.model.weight_bytes / (double)max_of(m->n_elements, 1u);
+        if (ok && other < 0.97 * bits)
+            ok = add_cells(out, p, &r.model, mixtures[i], err);
+        retyped_release(&r);
+    }
+    buf_printf(out, "\nA smaller type: tandem quantize %s OUT.gguf TYPE\n", p->path);
+    return ok;
+}

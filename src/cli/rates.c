@@ -1,0 +1,162 @@
+#include "src/cli/rates.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "cpu/features.h"
+#include "src/base/cpus.h"
+#include "src/base/util.h"
+#include "src/cli/option_table.h"
+#include "src/cli/paths.h"
+#include "src/cli/signals.h"
+#include "src/engine/machine.h"
+#include "src/model/memory.h"
+
+/* ---- this machine ---- */
+
+static void copy_measured(struct rates *r, const struct machine *m)
+{
+    r->dram_gb_s = m->dram_gb_s;
+    for (int t = 0; t < N_TENSOR_TYPES; t++) {
+        r->dot_gb_s[t] = m->dot_gb_s[t];
+        r->gops[t] = m->tile_gops[t];
+        /* measured one after the other, others use the machine: what a kernel streams can be read */
+        r->dram_gb_s = max_of(r->dram_gb_s, m->dot_gb_s[t]);
+    }
+    r->idle_w = m->idle_w;
+    r->busy_w = m->busy_w;
+    r->vram_gb_s = m->vram_gb_s;
+    r->pcie_gb_s = m->h2d_gb_s;
+    r->handoff_s = m->hand_off_us * 1e-6;
+}
+
+bool rates_here(struct rates *r, const struct options *o, bool measure, struct error *err)
+{
+    char path[PATH_SIZE];
+    struct machine m = { 0 };
+    struct error why = { 0 };
+    unsigned isa = o->isa_given ? o->isa & cpu_isa() : 0;
+    bool has_path = path_machine(path, sizeof path);
+    *r = (struct rates){ .ram_bytes = memory_available(),
+                         .n_cores = o->threads > 0 ? (int)o->threads : cpus_usable()->n_cores };
+    machine_cpu_name(r->cpu, sizeof r->cpu);
+    if (measure && !machine_get(&m, has_path ? path : NULL, r->n_cores, isa, signals_cancel_flag(),
+                                err))
+        return false;
+    if (measure || (has_path && machine_load(&m, path, &why)))
+        copy_measured(r, &m);
+    if (o->ram_bytes != UNSET)
+        r->ram_bytes = min_of(r->ram_bytes, (uint64_t)o->ram_bytes);
+    if (o->vram_bytes > 0) { /* a GPU that the user says is there */
+        r->vram_bytes = (uint64_t)o->vram_bytes;
+        snprintf(r->gpu, sizeof r->gpu, "GPU");
+    }
+    return true;
+}
+
+void rates_keep_watts(const struct energy *zones, double busy_w)
+{
+    char path[PATH_SIZE];
+    struct machine m;
+    struct energy e = *zones;
+    struct error why = { 0 };
+    if (e.n_zones == 0 || !(busy_w > 0) || !path_machine(path, sizeof path) ||
+        !machine_load(&m, path, &why))
+        return;
+    const struct timespec moment = { .tv_nsec = 300000000 };
+    double before = energy_read(&e), start = now_s();
+    nanosleep(&moment, NULL);
+    m.idle_w = (energy_read(&e) - before) / (now_s() - start);
+    m.busy_w = busy_w;
+    machine_save(&m, path, &why);
+}
+
+/* ---- another one ---- */
+
+#define GB_S_PER_CORE 12 /* where only the bandwidth is said, cores that go with it */
+
+/* Rates of this machine say nothing about another one's memory, but what a core can unpack is
+ * much the same. */
+static void other_memory(struct rates *r, double gb_s, int cores)
+{
+    double scale = cores && r->n_cores ? (double)cores / r->n_cores : 0;
+    for (int t = 0; t < N_TENSOR_TYPES; t++) {
+        r->dot_gb_s[t] = min_of(r->dot_gb_s[t] * scale, 0.9 * gb_s);
+        r->gops[t] *= scale;
+    }
+    r->dram_gb_s = gb_s;
+    r->attention_gops = 0;
+    r->disk_gb_s = 0;
+    r->idle_w = r->busy_w = 0;
+}
+
+struct what_if {
+    double bw, cores, vbw, pcie, disk, handoff, tops;
+    int64_t ram, vram;
+};
+
+static bool read_number(const char *value, double *number)
+{
+    char *end;
+    errno = 0;
+    *number = strtod(value, &end);
+    return end != value && !*end && !errno && *number > 0 && *number < 1e9;
+}
+
+static bool read_word(struct what_if *w, struct rates *r, const char *word, struct error *err)
+{
+    const struct {
+        const char *key;
+        double *number;
+    } rows[] = {
+        { "bw", &w->bw }, { "cores", &w->cores }, { "vbw", &w->vbw }, { "pcie", &w->pcie },
+        { "disk", &w->disk }, { "handoff", &w->handoff }, { "tops", &w->tops },
+    };
+    const char *equals = strchr(word, '=');
+    size_t len = equals ? (size_t)(equals - word) : 0;
+    if (len == 3 && memcmp(word, "gpu", 3) == 0) {
+        snprintf(r->gpu, sizeof r->gpu, "%s", equals + 1);
+        return true;
+    }
+    bool ok = false;
+    for (size_t i = 0; i < ARRAY_LEN(rows); i++)
+        if (len == strlen(rows[i].key) && memcmp(word, rows[i].key, len) == 0)
+            ok = read_number(equals + 1, rows[i].number);
+    if (len == 3 && memcmp(word, "ram", 3) == 0)
+        ok = option_size(equals + 1, 1, &w->ram);
+    if (len == 4 && memcmp(word, "vram", 4) == 0)
+        ok = option_size(equals + 1, 0, &w->vram);
+    return ok || fail(err, ERR_USAGE, "option --what-if: \"%s\": expected ram=512G, bw=460, "
+                      "vram=24G, vbw=1000, pcie=25, cores=32, disk=3, handoff=30 (µs), tops=80 or "
+                      "gpu=NAME", word);
+}
+
+bool rates_what_if(struct rates *r, const char *text, struct error *err)
+{
+    struct what_if w = { .ram = -1, .vram = -1 };
+    char word[128];
+    for (const char *at = text; *at;) {
+        size_t len = strcspn(at, ",");
+        snprintf(word, sizeof word, "%.*s", (int)min_of(len, sizeof word - 1), at);
+        if (!read_word(&w, r, word, err))
+            return false;
+        at += len + (at[len] == ',');
+    }
+    if (w.bw > 0)
+        other_memory(r, w.bw, (int)w.cores);
+    if (w.bw > 0 || w.cores > 0 || w.ram >= 0)
+        snprintf(r->cpu, sizeof r->cpu, "another machine");
+    if (w.cores > 0 || w.bw > 0)
+        r->n_cores = w.cores > 0 ? (int)w.cores : max_of(2, (int)(w.bw / GB_S_PER_CORE));
+    r->ram_bytes = w.ram >= 0 ? (uint64_t)w.ram : r->ram_bytes;
+    r->vram_bytes = w.vram >= 0 ? (uint64_t)w.vram : r->vram_bytes;
+    r->vram_gb_s = w.vbw > 0 ? w.vbw : r->vram_gb_s;
+    r->pcie_gb_s = w.pcie > 0 ? w.pcie : r->pcie_gb_s;
+    r->disk_gb_s = w.disk > 0 ? w.disk : r->disk_gb_s;
+    r->gpu_tops = w.tops > 0 ? w.tops : r->gpu_tops;
+    r->handoff_s = w.handoff > 0 ? w.handoff * 1e-6 : r->handoff_s;
+    if (r->vram_bytes && !r->gpu[0])
+        snprintf(r->gpu, sizeof r->gpu, "GPU");
+    return true;
+}

@@ -1,0 +1,22 @@
+/* The rates that a plan is made with: those of this machine, or of another one. */
+#ifndef TANDEM_CLI_RATES_H
+#define TANDEM_CLI_RATES_H
+
+#include "src/base/energy.h"
+#include "src/cli/options.h"
+#include "src/model/rates.h"
+
+/* What this machine has free, and its rates: from the machine's profile, else measured (about a
+ * second, once). measure false: from the profile or not at all. ERR_FIT, ERR_INTERRUPTED. */
+bool rates_here(struct rates *r, const struct options *o, bool measure, struct error *err);
+
+/* Keep in the profile of this machine what its energy counters said while decoding, and what they say
+ * now that nothing happens. Without counters or a profile: nothing. */
+void rates_keep_watts(const struct energy *zones, double busy_w);
+
+/* "ram=512G,bw=460": replace what the machine has. A memory bandwidth that is stated replaces the
+ * rates measured here: kernels are taken to keep up with it, scaled by `cores` where that is given.
+ * ERR_USAGE names the word that is wrong. */
+bool rates_what_if(struct rates *r, const char *text, struct error *err);
+
+#endif
