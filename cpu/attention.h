@@ -1,4 +1,5 @@
-/* Causal attention over the cache. Scores, softmax and sums in F32, whatever the cache holds.
+/* Causal attention over the cache. Scores, softmax and sums in F32, whatever the cache holds; with
+ * F16 in the cache and hardware for it, the operands of products are rounded to BF16.
  *
  * Keys are visited in blocks of KEY_BLOCK positions; each query keeps a running maximum, a running
  * sum and its weighted values, rescaled when the maximum grows (Milakov and Gimelshein, "Online
