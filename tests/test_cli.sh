@@ -1,6 +1,7 @@
 #!/bin/sh
 # The command line as scripts meet it: what stands on stdout, what on stderr, and the exit code.
 cd "$(dirname "$0")/.." || exit 1
+export TANDEM_GPU=none # a GPU library beside the program must not speak here
 tandem=${B:-build}/tandem
 work=$(mktemp -d) || exit 1
 trap 'rm -rf "$work"' EXIT
