@@ -38,12 +38,16 @@ bool weave_known(enum tensor_type type)
     return fields[type][0].bytes != 0;
 }
 
-/* Bit 4 u + k -> bit u of byte k, u < 8, k < 4. */
+/* Bit 4 u + k -> bit u of byte k, u < 8, k < 4: every fourth bit, moved together in three steps. */
 static uint32_t spread_qh(uint32_t bits)
 {
     uint32_t out = 0;
-    for (int i = 0; i < 32; i++)
-        out |= (bits >> i & 1) << (8 * (i % 4) + i / 4);
+    for (int k = 0; k < 4; k++) {
+        uint32_t x = bits >> k & 0x11111111;
+        x = (x | x >> 3) & 0x03030303;
+        x = (x | x >> 6) & 0x000f000f;
+        out |= ((x | x >> 12) & 0xff) << 8 * k;
+    }
     return out;
 }
 
