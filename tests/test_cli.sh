@@ -258,6 +258,16 @@ run 2 eval "$model" --ids "$work/ids"
 cat README.md LICENSE >"$work/prose" 2>/dev/null
 run 0 eval "$model" --ppl "$work/prose" --json -c 128 --chunks 2; prints '"ppl":'; prints '"n_scored": 126'
 run 6 eval "$model" --ppl "$work/prose" -c 128 --chunks 1 --max-ppl 1.01; says "max-ppl"
+run 2 eval "$model" --kl-base "$work/base.kl"; says "--ppl TEXT"
+run 0 eval "$model" --ppl "$work/prose" -c 128 --chunks 2 --kl-base "$work/base.kl"; prints perplexity
+run 0 eval "$model" --kl "$work/base.kl"; prints "KL divergence    0.000000"; prints "100.00 %"; silent "$err"
+run 0 eval "$model" --kl "$work/base.kl" --json; prints '"n_scored": 126'
+run 0 eval "$model" --kl "$work/base.kl" --chunks 1 --json; prints '"n_scored": 63'
+run 6 eval "$model" --kl "$work/base.kl" --act f32 --max-kl 0; says "max-kl"
+run 3 eval "$model" --kl "$model"; says "not a file of eval --kl-base"; silent "$out"
+run 3 eval "$model" --kl "$work"; run 3 eval "$model" --kl "$work/fifo.gguf"
+run 1 eval "$model" --ppl "$work/prose" -c 128 --chunks 1 --kl-base "$work/no/such/folder"
+[ -z "$(ls "$work" | grep part)" ] || bad "a part of a file was left behind"
 cat >"$work/tasks" <<'TASKS'
 {"skill":"quiet","messages":[{"role":"user","content":"What is 2+3?"}],"think":false,"answer":"","match":"no_think"}
 {"skill":"any","messages":[{"role":"user","content":"What is 2+3?"}],"think":null,"answer":"","match":"contains"}

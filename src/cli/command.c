@@ -17,10 +17,10 @@ static const struct command commands[] = {
       "  tandem inspect v3.gguf --tensors ffn_gate\n"
       "  echo -n \"Hello\" | tandem inspect v3.gguf --tokens -\n",
       cmd_inspect },
-    { "eval", CMD_EVAL, "logits, perplexity, right answers",
-      "tandem eval [MODEL] --ids FILE --logits FILE | --ppl FILE | --tasks FILE",
-      "  tandem eval v3.gguf --ppl wiki.txt\n"
-      "  tandem eval v3.gguf --ids ids.txt --logits out.f32 --act f32\n",
+    { "eval", CMD_EVAL, "logits, perplexity, loss of a quantization, right answers",
+      "tandem eval [MODEL] --ids FILE --logits FILE | --ppl FILE | --kl FILE | --tasks FILE",
+      "  tandem eval v3.gguf --ppl wiki.txt --kl-base v3.kl\n"
+      "  tandem eval v3-q4.gguf --kl v3.kl\n",
       cmd_eval },
     { "bench", CMD_BENCH, "speed, and how near to the machine's limit",
       "tandem bench [MODEL] [options]",

@@ -7,8 +7,11 @@
 /* Logits of given token ids to a file. */
 bool eval_logits(const struct options *o, const char *path, struct error *err);
 
-/* Perplexity of a text file. */
+/* Perplexity of a text file; with --kl-base also a file of what the model expects (kl_file.h). */
 bool eval_perplexity(const struct options *o, const char *path, struct error *err);
+
+/* How far the model is from the one that wrote such a file. */
+bool eval_kl(const struct options *o, const char *path, struct error *err);
 
 /* Questions with answers that can be checked. */
 bool eval_tasks(const struct options *o, const char *path, struct error *err);

@@ -351,17 +351,23 @@ const struct option option_rows[] = {
 
     /* eval */
     { "ids", NULL, NULL, "FILE", CMD_EVAL, GROUP_TASK, TEXT(ids), .common = true,
-      .help = "token ids in a text file, for --logits" },
-    { "logits", NULL, NULL, "FILE", CMD_EVAL, GROUP_TASK, TEXT(logits), .common = true,
+      .help = "token ids in a text file; --logits FILE: write theirs" },
+    { "logits", NULL, NULL, "FILE", CMD_EVAL, GROUP_TASK, TEXT(logits),
       .help = "write them: float32 [n_tokens, vocabulary]" },
     { "ppl", NULL, "--perplexity", "FILE", CMD_EVAL, GROUP_TASK, TEXT(ppl), .common = true,
       .help = "perplexity of a text file" },
     { "tasks", NULL, NULL, "FILE", CMD_EVAL, GROUP_TASK, TEXT(tasks), .common = true,
       .help = "count right answers to a JSONL file of questions" },
+    { "kl-base", NULL, NULL, "FILE", CMD_EVAL, GROUP_TASK, TEXT(kl_base),
+      .help = "with --ppl: keep what this model expects of the text, for --kl" },
+    { "kl", NULL, NULL, "FILE", CMD_EVAL, GROUP_TASK, TEXT(kl), .common = true,
+      .help = "KL divergence from the model that wrote FILE, same top token" },
     { "chunks", NULL, NULL, "N", CMD_EVAL, GROUP_TASK, INT(chunks, 1, 1e9),
-      .help = "with --ppl: only the first N windows", .fallback = "all" },
+      .help = "with --ppl, --kl: only the first N windows", .fallback = "all" },
     { "max-ppl", NULL, NULL, "F", CMD_EVAL, GROUP_TASK, REAL(max_ppl, 1, 1e30),
       .help = "with --ppl: end with code 6 above this", .fallback = "no limit" },
+    { "max-kl", NULL, NULL, "F", CMD_EVAL, GROUP_TASK, REAL(max_kl, 0, 1e30),
+      .help = "with --kl: end with code 6 when the mean is above this", .fallback = "no limit" },
 
     /* bench */
     { "n-prompt", "-p", NULL, "N,…", CMD_BENCH, GROUP_TASK, SIZES(n_prompt, 1e7), .common = true,

@@ -255,6 +255,7 @@ bool options_init(struct options *o, unsigned command, struct error *err)
     o->temperature = o->top_p = o->min_p = NAN;
     o->repeat_penalty = 1;
     o->max_ppl = INFINITY;
+    o->max_kl = INFINITY;
     o->repetitions = UNSET;
     o->max_loss = 0.03;
     return read_config(o, command, err) && read_environment(o, command, err);

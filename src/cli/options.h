@@ -126,9 +126,9 @@ struct options {
     bool no_special;
 
     /* eval */
-    const char *ids, *logits, *ppl, *tasks;
+    const char *ids, *logits, *ppl, *tasks, *kl_base, *kl;
     int64_t chunks;
-    double max_ppl;
+    double max_ppl, max_kl;
 
     /* bench */
     bool probe, sweep, card;
