@@ -242,6 +242,29 @@ run 0 inspect "$model" --prompt hi -sys "Be terse." --think off
     bad "--prompt: $(head -n 1 "$out")"
 tail -n 1 "$out" | grep -Eq '^[0-9 ]+$' || bad "ids of --prompt"
 
+begin "inspect: is it sound, and what is different"
+run 0 inspect "$model" --verify; prints "every value is finite; checksum of all"; lines "$out" 1; silent "$err"
+sum=$(sed 's/.* //' "$out")
+run 0 inspect "$model" --hash; [ "$(tail -n 1 "$out")" = "$sum  (all)" ] || bad "--hash: $(tail -n 1 "$out")"
+run 0 inspect "$model" --verify --json; prints "\"crc32c\": \"$sum\""; prints '"n_bad": 0'; prints '"rms":'
+run 0 inspect "$model" --diff "$model"; silent "$out"; silent "$err"
+run 0 inspect "$model" --diff "$model" --json; prints '"same": true'
+run 3 inspect "$model" --diff "$work/none.gguf"; run 3 inspect "$model" --diff "$work/empty.gguf"
+# An expert's block of Q4_K gets a scale that is NaN.
+at=$("$tandem" inspect "$model" --json | tr '\n' ' ' | sed 's/}/}\n/g' |
+    sed -n 's/.*"name": "blk.2.ffn_up_exps.weight".*"offset": \([0-9]*\).*/\1/p')
+cp "$model" "$work/nan.gguf"
+printf '\377\177' | dd of="$work/nan.gguf" bs=1 seek=$((at + 144 * 5)) conv=notrunc 2>/dev/null
+run 6 inspect "$work/nan.gguf" --verify; says "1 of "; lines "$out" 1
+prints "damaged  blk.2.ffn_up_exps.weight"
+run 6 inspect "$work/nan.gguf" --verify --json; prints '"n_bad": 1'; prints '"bad_element": 1280'
+run 1 inspect "$model" --diff "$work/nan.gguf"; prints "~ blk.2.ffn_up_exps.weight: Q4_K"; lines "$out" 1
+says "differ in 1 place"
+run 0 quantize "$model" "$work/q8.gguf" q8_0 --allow-requantize
+run 1 inspect "$model" --diff "$work/q8.gguf"; prints "~ general.file_type = "
+grep -q '^~ blk.2.ffn_up_exps.weight: Q4_K .* -> Q8_0 .*, rms difference .* % of' "$out" || bad "$(tail -n 2 "$out")"
+rm -f "$work/q8.gguf" "$work/nan.gguf"
+
 begin "eval"
 run 0 inspect "$model" --json
 vocab=$(field n_vocab)

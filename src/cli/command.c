@@ -15,7 +15,7 @@ static const struct command commands[] = {
       cmd_plan },
     { "inspect", CMD_INSPECT, "what is in a model file", "tandem inspect MODEL [options]",
       "  tandem inspect v3.gguf --tensors ffn_gate\n"
-      "  echo -n \"Hello\" | tandem inspect v3.gguf --tokens -\n",
+      "  tandem inspect v3.gguf --diff v3-q4.gguf\n",
       cmd_inspect },
     { "eval", CMD_EVAL, "logits, perplexity, loss of a quantization, right answers",
       "tandem eval [MODEL] --ids FILE --logits FILE | --ppl FILE | --kl FILE | --tasks FILE",

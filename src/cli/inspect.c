@@ -1,4 +1,5 @@
-/* tandem inspect: what is in a model file, read from its header alone. */
+/* tandem inspect: what is in a model file, read from its header alone (all of it for --verify, --hash
+ * and --diff, in files of their own). */
 #include <regex.h>
 #include <stdio.h>
 
@@ -16,8 +17,7 @@ static const char *type_name(enum tensor_type type)
     return name ? name : "unknown";
 }
 
-/* Text of a file, made safe where it goes to a terminal. */
-static void add_shown(struct buf *out, const char *text, size_t len)
+void inspect_add_shown(struct buf *out, const char *text, size_t len)
 {
     if (term_stdout())
         term_escape_to(out, text, len);
@@ -107,7 +107,7 @@ static bool show_prompt(const struct options *o, const struct gguf *g, const cha
         js_set(j, "format", js_text(str_of(chat_format_name(format))));
         ok = js_print(j, 0, err);
     } else if (ok) {
-        add_shown(&out, text, strlen(text));
+        inspect_add_shown(&out, text, strlen(text));
         buf_puts(&out, "\n");
         add_ids(&out, &ids);
         ok = print(&out, err);
@@ -136,8 +136,7 @@ static void add_element(struct buf *out, const struct gguf_kv *kv, uint64_t i)
         buf_printf(out, "%lld", (long long)gguf_int_at(kv, i));
 }
 
-/* At most `limit` elements, and as many bytes of a string; 0: all. */
-static void add_value(struct buf *out, const struct gguf_kv *kv, uint64_t limit)
+void inspect_add_value(struct buf *out, const struct gguf_kv *kv, uint64_t limit)
 {
     bool is_string = (kv->type == GGUF_ARRAY ? kv->elem : kv->type) == GGUF_STRING;
     struct gguf_cursor c = is_string ? gguf_strings(kv) : (struct gguf_cursor){ 0 };
@@ -152,7 +151,7 @@ static void add_value(struct buf *out, const struct gguf_kv *kv, uint64_t limit)
             add_element(out, kv, i);
         } else if (gguf_next_string(&c, &s)) {
             size_t shown = limit ? min_of(s.len, (size_t)60) : s.len;
-            add_shown(out, s.data, shown);
+            inspect_add_shown(out, s.data, shown);
             if (shown < s.len)
                 buf_printf(out, "… (%zu bytes)", s.len);
         }
@@ -177,20 +176,20 @@ static bool show_metadata(const struct options *o, const struct gguf *g, struct 
         if (!kv)
             return fail(err, ERR_USAGE, "no metadata \"%s\" (--metadata lists the keys)",
                         o->metadata_key);
-        add_value(&out, kv, 0);
+        inspect_add_value(&out, kv, 0);
         buf_puts(&out, "\n");
         return print(&out, err);
     }
     for (uint64_t i = 0; i < g->n_kv; i++) {
         const struct gguf_kv *kv = &g->kv[i];
         struct buf line = { 0 };
-        add_shown(&line, kv->key.data, kv->key.len);
+        inspect_add_shown(&line, kv->key.data, kv->key.len);
         buf_printf(&out, "%-44s ", buf_str(&line).data);
         buf_clear(&line);
         add_type(&line, kv);
         buf_printf(&out, "%-16s ", buf_str(&line).data);
         buf_release(&line);
-        add_value(&out, kv, 6);
+        inspect_add_value(&out, kv, 6);
         buf_puts(&out, "\n");
     }
     return print(&out, err);
@@ -216,7 +215,7 @@ static bool show_tensors(const struct options *o, const struct gguf *g, struct e
             n += snprintf(shape + n, sizeof shape - (size_t)n, "%s%llu", d ? " x " : "",
                           (unsigned long long)t->ne[d]);
         struct buf name = { 0 };
-        add_shown(&name, t->name, strlen(t->name));
+        inspect_add_shown(&name, t->name, strlen(t->name));
         buf_printf(&out, "%-36s %-8s %-24s %10s", buf_str(&name).data, type_name(t->type), shape,
                    human_bytes((double)t->bytes, size, sizeof size));
         buf_release(&name);
@@ -259,7 +258,7 @@ static void add_string(struct buf *out, const struct gguf *g, const char *label,
     if (!gguf_get_str(g, key, &s, NULL) || !s.len)
         return;
     buf_printf(out, "%-14s ", label);
-    add_shown(out, s.data, min_of(s.len, (size_t)200));
+    inspect_add_shown(out, s.data, min_of(s.len, (size_t)200));
     buf_puts(out, "\n");
 }
 
@@ -286,7 +285,7 @@ static void add_params(struct buf *out, const struct model *m)
     char description[160], all[32], routed[32], token[32];
     model_describe(m, description, sizeof description);
     buf_printf(out, "%-14s ", "model");
-    add_shown(out, description, strlen(description));
+    inspect_add_shown(out, description, strlen(description));
     buf_printf(out, "\n%-14s %d%s, width %lld, vocabulary %lld, context %lld\n", "layers",
                p->n_layers, p->n_mtp ? " and multi-token prediction" : "", (long long)p->hidden_size,
                (long long)p->n_vocab, (long long)p->context_length);
@@ -357,7 +356,11 @@ bool cmd_inspect(struct options *o, struct error *err)
               gguf_open(&g, path, err);
     if (!ok)
         return false;
-    if (o->tokens)
+    if (o->diff)
+        ok = inspect_diff(o, &g, path, err);
+    else if (o->verify || o->hash)
+        ok = inspect_verify(o, &g, path, err);
+    else if (o->tokens)
         ok = show_tokens(o, &g, path, err);
     else if (o->prompt)
         ok = show_prompt(o, &g, path, err);

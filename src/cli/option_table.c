@@ -348,6 +348,12 @@ const struct option option_rows[] = {
       .common = true, .help = "list the tensors, or those that match" },
     { "metadata", NULL, NULL, "[KEY]", CMD_INSPECT, GROUP_TASK, MAYBE(metadata, metadata_key),
       .common = true, .help = "list the metadata, or one value in full" },
+    { "verify", NULL, "--check", NULL, CMD_INSPECT, GROUP_TASK, FLAG(verify), .common = true,
+      .help = "read all of it: code 6 when a scale or value is not finite; -v: every tensor" },
+    { "hash", NULL, NULL, NULL, CMD_INSPECT, GROUP_TASK, FLAG(hash), .common = true,
+      .help = "CRC-32C of each tensor, and one of all" },
+    { "diff", NULL, NULL, "FILE", CMD_INSPECT, GROUP_TASK, TEXT(diff), .common = true,
+      .help = "what is different in FILE; code 0: nothing, 1: something" },
 
     /* eval */
     { "ids", NULL, NULL, "FILE", CMD_EVAL, GROUP_TASK, TEXT(ids), .common = true,

@@ -124,6 +124,8 @@ struct options {
     const char *tensors_pattern, *metadata_key;
     const char *tokens;
     bool no_special;
+    bool hash;
+    const char *diff; /* the other file */
 
     /* eval */
     const char *ids, *logits, *ppl, *tasks, *kl_base, *kl;
@@ -144,7 +146,8 @@ struct options {
     struct text_list tensor_types; /* RE=TYPE */
     const char *recipe, *imatrix;
     bool pure, strict_mixture, allow_requantize, replace_nonfinite;
-    bool force, resume, dry_run, verify, keep_kv_b;
+    bool force, resume, dry_run, keep_kv_b;
+    bool verify; /* also of inspect */
     int64_t split_max_bytes; /* 0: one file */
 
     /* convert */
