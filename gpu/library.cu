@@ -252,8 +252,8 @@ bool gpu_wait(struct gpu_stream *s, struct error *err)
 
 bool gpu_finish(struct gpu_stream *s, struct error *err)
 {
-    if (s->failed == cudaSuccess)
-        gpu_latch(s, cudaStreamSynchronize(s->queue), "waiting for the GPU");
+    /* also behind a failure: what was queued before it may still use the caller's memory */
+    gpu_latch(s, cudaStreamSynchronize(s->queue), "waiting for the GPU");
     return report(s, err);
 }
 

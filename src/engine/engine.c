@@ -54,6 +54,25 @@ static bool open_gpu(struct engine *e, struct error *err)
     return true;
 }
 
+static bool weave_weights(struct engine *e, struct error *err)
+{
+    return model_weave(&e->model, e->wishes.weave, e->pool, err);
+}
+
+bool engine_leave_gpu(struct engine *e, const struct error *why)
+{
+    struct error err = { 0 };
+    if (!e->hybrid || e->options.gpu != GPU_AUTO)
+        return false;
+    log_warning("%s; going on on the CPU", why->text);
+    hybrid_close(e->hybrid);
+    e->hybrid = NULL;
+    e->last = NULL; /* its users find out by its pair */
+    if (!weave_weights(e, &err)) /* they serve as they are, too */
+        log_detail("%s", err.text);
+    return true;
+}
+
 /* Decide where everything goes, or refuse; then LOAD_AUTO is one of the others. */
 static bool place(struct engine *e, struct error *err)
 {
@@ -83,11 +102,6 @@ static bool load_weights(struct engine *e, struct error *err)
         .progress = o->progress, .ctx = o->progress_ctx,
     };
     return model_load(&e->model, &lo, err);
-}
-
-static bool weave_weights(struct engine *e, struct error *err)
-{
-    return model_weave(&e->model, e->wishes.weave, e->pool, err);
 }
 
 static bool check_runnable(const struct model *m, struct error *err)

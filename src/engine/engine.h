@@ -59,7 +59,8 @@ int engine_threads(const struct engine *e);
 int engine_batch(const struct engine *e); /* most tokens per step */
 int engine_nodes(const struct engine *e); /* memory nodes that share the routed experts; at least 1 */
 unsigned engine_isa(const struct engine *e);
-/* The card that computes the trunk; NULL: the CPU does. */
+/* The card that computes the trunk; NULL: the CPU does. With GPU_AUTO a card that fails is given up:
+ * one warning, and sessions go on on the CPU, whose cache they fill from their tokens first. */
 const struct gpu_info *engine_gpu(const struct engine *e);
 
 /* Go on with other numbers of threads and tokens per step (0: as in engine_options); no session may

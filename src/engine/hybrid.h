@@ -20,7 +20,8 @@ struct hybrid_pair;
 /* Find card `index` and copy the trunk to it. ERR_DEVICE: no library, no driver, no card; ERR_FIT:
  * too little memory there. On failure the model is as before. */
 bool hybrid_open(struct hybrid **out, struct model *m, int index, struct error *err);
-/* The model's weights point to main memory again; pairs are closed before. Accepts NULL. */
+/* The model's weights point to main memory again. Pairs that are open still may only be closed.
+ * Accepts NULL. */
 void hybrid_close(struct hybrid *h);
 
 const struct gpu_info *hybrid_card(const struct hybrid *h);

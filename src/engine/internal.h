@@ -55,4 +55,9 @@ uint64_t engine_ram(const struct engine *e, uint64_t held);
 struct workspace *workspace_join(struct engine *e, int64_t n_ctx, struct error *err);
 void workspace_leave(struct engine *e, struct workspace *w);
 
+/* Give up the GPU after `why`: says so in one line, and from here on workspaces are the CPU's. Those
+ * of the GPU stay valid to be left, and no more than that. False, nothing changed: there is none
+ * in use, or it was asked for by name (GPU_MUST). */
+bool engine_leave_gpu(struct engine *e, const struct error *why);
+
 #endif

@@ -12,21 +12,56 @@ struct session {
     struct workspace *workspace;
     struct kvcache cache;
     int64_t n_ctx, n_past;
-    int32_t *tokens; /* [n_ctx] */
-    float *logits;   /* [n_vocab] */
+    int64_t n_cached; /* positions that the cache holds: n_past, less only after a change of device */
+    int32_t *tokens;  /* [n_ctx] */
+    float *logits;    /* [n_vocab] */
     int n_batch;
     enum mla_form mla_form;
     const atomic_int *cancel;
 };
 
+/* Hand on an error that was caught to see what it is. */
+static bool fail_again(struct error *err, const struct error *why)
+{
+    if (err && err->code == ERR_NONE)
+        *err = *why;
+    return false;
+}
+
 /* ---- open and close ---- */
 
-bool session_open(struct session **out, struct engine *e, const struct session_options *o,
-                  struct error *err)
+/* A workspace and an empty cache on the engine's device. */
+static bool join_device(struct session *s, struct error *err)
 {
-    const struct model *m = &e->model;
+    struct engine *e = s->engine;
+    struct kvcache cache;
+    struct workspace *w = workspace_join(e, s->n_ctx, err);
+    if (!w)
+        return false;
+    if (!kvcache_open(&cache, e->model.arch, &e->model.params, e->wishes.cache_type, s->n_ctx,
+                      w->device, err)) {
+        workspace_leave(e, w);
+        return false;
+    }
+    s->workspace = w;
+    s->cache = cache;
+    s->n_cached = 0;
+    return true;
+}
+
+static void leave_device(struct session *s)
+{
+    if (!s->workspace)
+        return;
+    kvcache_close(&s->cache, s->workspace->device);
+    workspace_leave(s->engine, s->workspace);
+    s->workspace = NULL;
+}
+
+static bool try_open(struct session **out, struct engine *e, const struct session_options *o,
+                     struct error *err)
+{
     int64_t n_ctx = 0;
-    *out = NULL;
     if (!engine_place_session(e, o->n_ctx, &n_ctx, err))
         return false;
     struct session *s = mem_alloc(1, sizeof *s, "session", err);
@@ -37,12 +72,9 @@ bool session_open(struct session **out, struct engine *e, const struct session_o
     s->n_batch = (int)min_of((int64_t)e->n_batch, n_ctx);
     s->mla_form = o->mla_form;
     s->cancel = o->cancel;
-    s->workspace = workspace_join(e, n_ctx, err);
     s->tokens = mem_alloc((size_t)n_ctx, sizeof *s->tokens, "tokens", err);
-    s->logits = mem_alloc((size_t)m->params.n_vocab, sizeof *s->logits, "logits", err);
-    if (!s->workspace || !s->tokens || !s->logits ||
-        !kvcache_open(&s->cache, m->arch, &m->params, e->wishes.cache_type, n_ctx,
-                      s->workspace->device, err)) {
+    s->logits = mem_alloc((size_t)e->model.params.n_vocab, sizeof *s->logits, "logits", err);
+    if (!s->tokens || !s->logits || !join_device(s, err)) {
         session_close(s);
         return false;
     }
@@ -51,13 +83,25 @@ bool session_open(struct session **out, struct engine *e, const struct session_o
     return true;
 }
 
+bool session_open(struct session **out, struct engine *e, const struct session_options *o,
+                  struct error *err)
+{
+    struct error why = { 0 };
+    *out = NULL;
+    if (try_open(out, e, o, &why))
+        return true;
+    /* The first session of all: then the GPU cannot serve this model. */
+    bool unfit = why.code == ERR_DEVICE || (why.code == ERR_FIT && !e->last);
+    if (unfit && engine_leave_gpu(e, &why))
+        return try_open(out, e, o, err);
+    return fail_again(err, &why);
+}
+
 void session_close(struct session *s)
 {
     if (!s)
         return;
-    if (s->workspace)
-        kvcache_close(&s->cache, s->workspace->device);
-    workspace_leave(s->engine, s->workspace);
+    leave_device(s);
     mem_free(s->tokens);
     mem_free(s->logits);
     mem_free(s);
@@ -86,6 +130,7 @@ float *session_logits(struct session *s)
 void session_truncate(struct session *s, int64_t n)
 {
     s->n_past = max_of((int64_t)0, min_of(n, s->n_past));
+    s->n_cached = min_of(s->n_cached, s->n_past);
 }
 
 void session_memory(const struct session *s, struct memory_report *r)
@@ -102,6 +147,14 @@ void session_memory(const struct session *s, struct memory_report *r)
 }
 
 /* ---- one step ---- */
+
+static bool is_cancelled(const struct session *s, struct error *err)
+{
+    if (!s->cancel || !atomic_load_explicit(s->cancel, memory_order_relaxed))
+        return false;
+    fail(err, ERR_INTERRUPTED, "interrupted");
+    return true;
+}
 
 static bool check_finite(const float *rows, int n_rows, int64_t n_vocab, int64_t first,
                          struct error *err)
@@ -129,15 +182,15 @@ static void add_output_bias(const struct model *m, float *rows, int n_rows)
     }
 }
 
-/* Append n tokens (at most n_batch), with the logits of the last n_rows of them. On failure the
- * timeline is as before. */
-static bool run_step(struct session *s, const int32_t *tokens, int n, float *rows, int n_rows,
-                     struct error *err)
+/* Compute n tokens (at most n_batch) behind those in the cache, with the logits of the last n_rows of
+ * them. On failure the cache is as before. */
+static bool compute(struct session *s, const int32_t *tokens, int n, float *rows, int n_rows,
+                    struct error *err)
 {
     const struct model *m = &s->engine->model;
     struct device *d = s->workspace->device;
     struct step step = {
-        .tokens = tokens, .n_tokens = n, .n_past = s->n_past,
+        .tokens = tokens, .n_tokens = n, .n_past = s->n_cached,
         .n_logits = n_rows, .logits = rows,
         .cache = &s->cache, .mla_form = s->mla_form, .cancel = s->cancel,
     };
@@ -149,8 +202,52 @@ static bool run_step(struct session *s, const int32_t *tokens, int n, float *row
     if (!ok)
         return false;
     add_output_bias(m, rows, n_rows);
-    if (!check_finite(rows, n_rows, m->params.n_vocab, s->n_past + n - n_rows, err))
+    if (!check_finite(rows, n_rows, m->params.n_vocab, s->n_cached + n - n_rows, err))
         return false;
+    s->n_cached += n;
+    return true;
+}
+
+/* After another session of this engine, or this one, has lost the GPU: a place on the CPU. Should
+ * that fail, the session stays as it is and the next call tries again. */
+static bool follow_engine(struct session *s, struct error *err)
+{
+    int64_t n_ctx;
+    if (!s->workspace->pair || s->engine->hybrid)
+        return true;
+    struct session before = *s;
+    if (!engine_place_session(s->engine, s->n_ctx, &n_ctx, err) || !join_device(s, err))
+        return false;
+    leave_device(&before);
+    return true;
+}
+
+/* Compute what the timeline holds and the cache does not, then n tokens behind it. */
+static bool catch_up(struct session *s, const int32_t *tokens, int n, float *rows, int n_rows,
+                     struct error *err)
+{
+    if (!follow_engine(s, err))
+        return false;
+    while (s->n_cached < s->n_past) {
+        int batch = (int)min_of((int64_t)s->n_batch, s->n_past - s->n_cached);
+        if (is_cancelled(s, err) || !compute(s, s->tokens + s->n_cached, batch, NULL, 0, err))
+            return false;
+    }
+    return compute(s, tokens, n, rows, n_rows, err);
+}
+
+/* Append n tokens (at most n_batch), with the logits of the last n_rows of them. On failure the
+ * timeline is as before. */
+static bool run_step(struct session *s, const int32_t *tokens, int n, float *rows, int n_rows,
+                     struct error *err)
+{
+    struct error why = { 0 };
+    if (!catch_up(s, tokens, n, rows, n_rows, &why)) {
+        if (why.code != ERR_DEVICE || !engine_leave_gpu(s->engine, &why))
+            return fail_again(err, &why);
+        if (!catch_up(s, tokens, n, rows, n_rows, err))
+            return false;
+    }
     memmove(s->tokens + s->n_past, tokens, (size_t)n * sizeof *tokens);
     s->n_past += n;
     return true;
@@ -165,14 +262,6 @@ static bool check_tokens(const struct session *s, const int32_t *tokens, int64_t
             return fail(err, ERR_USAGE, "token %d at position %" PRId64 ": the vocabulary has %"
                         PRId64, tokens[i], i, n_vocab);
     }
-    return true;
-}
-
-static bool is_cancelled(const struct session *s, struct error *err)
-{
-    if (!s->cancel || !atomic_load_explicit(s->cancel, memory_order_relaxed))
-        return false;
-    fail(err, ERR_INTERRUPTED, "interrupted");
     return true;
 }
 

@@ -99,7 +99,7 @@ struct load_options {
 bool model_load(struct model *m, const struct load_options *o, struct error *err);
 
 /* Lay the copied matrices of these types out for kernels whose lanes are rows (src/format/weave.h),
- * in place: their `woven` is set then, and only the tensors in the file still hold plain rows. Does
+ * in place, those that are not yet: their `woven` is set then, and only the tensors in the file still hold plain rows. Does
  * nothing where weights are mapped. Needs a few rows of memory (ERR_FIT). */
 struct pool;
 bool model_weave(struct model *m, const bool types[N_TENSOR_TYPES], struct pool *pool,

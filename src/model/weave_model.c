@@ -44,7 +44,8 @@ static bool is_weavable(const struct model *m, const struct model_tensor *mt,
                         const bool types[N_TENSOR_TYPES])
 {
     const char *copy = m->copy, *data = mt->weight->data;
-    return data >= copy && data < copy + m->copy_bytes && model_weavable(mt, types);
+    return data >= copy && data < copy + m->copy_bytes && !mt->weight->woven &&
+           model_weavable(mt, types);
 }
 
 bool model_weave(struct model *m, const bool types[N_TENSOR_TYPES], struct pool *pool,
