@@ -54,9 +54,37 @@ static bool open_gpu(struct engine *e, struct error *err)
     return true;
 }
 
-static bool weave_weights(struct engine *e, struct error *err)
+/* Loading in two passes under one bar of the bytes read: weaving takes its part of the way, as if its
+ * bytes were read as well. */
+struct passes {
+    const struct engine_options *o;
+    uint64_t read, woven; /* in all; read is known with the first call */
+};
+
+static bool tell(const struct passes *p, uint64_t done_bytes)
 {
-    return model_weave(&e->model, e->wishes.weave, e->pool, err);
+    double way = (double)p->read / ((double)p->read + (double)p->woven);
+    return !p->o->progress ||
+           p->o->progress(p->o->progress_ctx, (uint64_t)((double)done_bytes * way), p->read);
+}
+
+static bool reading(void *ctx, uint64_t done_bytes, uint64_t total_bytes)
+{
+    struct passes *p = ctx;
+    p->read = max_of(total_bytes, 1);
+    return tell(p, done_bytes);
+}
+
+static bool weaving(void *ctx, uint64_t done_bytes, uint64_t total_bytes)
+{
+    struct passes *p = ctx;
+    (void)total_bytes;
+    return tell(p, p->read + done_bytes);
+}
+
+static bool weave_weights(struct engine *e, struct passes *p, struct error *err)
+{
+    return model_weave(&e->model, e->wishes.weave, e->pool, p ? weaving : NULL, p, err);
 }
 
 bool engine_leave_gpu(struct engine *e, const struct error *why)
@@ -68,7 +96,7 @@ bool engine_leave_gpu(struct engine *e, const struct error *why)
     hybrid_close(e->hybrid);
     e->hybrid = NULL;
     e->last = NULL; /* its users find out by its pair */
-    if (!weave_weights(e, &err)) /* they serve as they are, too */
+    if (!weave_weights(e, NULL, &err)) /* they serve as they are, too */
         log_detail("%s", err.text);
     return true;
 }
@@ -94,12 +122,13 @@ static bool place(struct engine *e, struct error *err)
     return true;
 }
 
-static bool load_weights(struct engine *e, struct error *err)
+static bool load_weights(struct engine *e, struct passes *p, struct error *err)
 {
     const struct engine_options *o = &e->options;
+    p->woven = o->load == LOAD_MMAP ? 0 : model_weave_bytes(&e->model, e->wishes.weave);
     struct load_options lo = {
         .mode = o->load, .act_f32 = o->act_f32, .n_parts = o->n_nodes, .lock = o->lock,
-        .progress = o->progress, .ctx = o->progress_ctx,
+        .progress = reading, .ctx = p,
     };
     return model_load(&e->model, &lo, err);
 }
@@ -125,9 +154,11 @@ bool engine_open(struct engine **out, const char *path, const struct engine_opti
     e->isa = o->isa_given ? o->isa & cpu_isa() : cpu_isa();
     /* The pool comes late: it pins this thread, and threads of the loader would inherit that. What
      * goes to a GPU goes there as it is; the rest is woven. */
+    struct passes passes = { .o = &e->options };
     bool ok = model_open(&e->model, path, o->numerics, err) && check_runnable(&e->model, err) &&
-              place(e, err) && load_weights(e, err) && pool_open(&e->pool, o->n_threads, err) &&
-              open_gpu(e, err) && weave_weights(e, err);
+              place(e, err) && load_weights(e, &passes, err) &&
+              pool_open(&e->pool, o->n_threads, err) &&
+              open_gpu(e, err) && weave_weights(e, &passes, err);
     if (!ok) {
         engine_close(e);
         return false;

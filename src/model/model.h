@@ -99,11 +99,14 @@ struct load_options {
 bool model_load(struct model *m, const struct load_options *o, struct error *err);
 
 /* Lay the copied matrices of these types out for kernels whose lanes are rows (src/format/weave.h),
- * in place, those that are not yet: their `woven` is set then, and only the tensors in the file still hold plain rows. Does
- * nothing where weights are mapped. Needs a few rows of memory (ERR_FIT). */
+ * in place, those that are not yet: their `woven` is set then, and only the tensors in the file still
+ * hold plain rows. Does nothing where weights are mapped. Needs a few rows of memory (ERR_FIT).
+ * ERR_INTERRUPTED when progress (may be NULL) says so; the model is then to be closed. */
 struct pool;
 bool model_weave(struct model *m, const bool types[N_TENSOR_TYPES], struct pool *pool,
-                 struct error *err);
+                 load_progress *progress, void *ctx, struct error *err);
+/* Bytes that will pass through it once the weights are copied. */
+uint64_t model_weave_bytes(const struct model *m, const bool types[N_TENSOR_TYPES]);
 /* Would that weave this tensor, once it is copied? */
 bool model_weavable(const struct model_tensor *mt, const bool types[N_TENSOR_TYPES]);
 
