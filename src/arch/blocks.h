@@ -225,5 +225,11 @@ typedef void attention_block(struct device *d, const struct params *p, const str
                              int layer, const struct step *s, struct activations *a);
 bool decoder_forward(const struct model *m, struct device *d, const struct step *s,
                      struct activations *a, attention_block *attention, struct error *err);
+bool decoder_cancelled(const struct step *s, struct error *err);
+
+/* arch->draft of decoders with `attention`. */
+bool mtp_draft(const struct model *m, struct device *d, const struct step *s, struct rows states,
+               struct rows pairs, struct activations *a, attention_block *attention,
+               struct error *err);
 
 #endif

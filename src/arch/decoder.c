@@ -1,7 +1,7 @@
 /* The decoder skeleton (DeepSeek LLM report, section 2; the same in all architectures here). */
 #include "src/arch/blocks.h"
 
-static bool cancelled(const struct step *s, struct error *err)
+bool decoder_cancelled(const struct step *s, struct error *err)
 {
     if (!s->cancel || !atomic_load_explicit(s->cancel, memory_order_relaxed))
         return false;
@@ -20,7 +20,7 @@ bool decoder_forward(const struct model *m, struct device *d, const struct step 
         rmsnorm(d, a->normed, a->hidden, &l->attn_norm, 1, p->rms_eps);
         attention(d, p, l, i, s, a);
         add(d, a->hidden, a->hidden, a->out);
-        if (cancelled(s, err))
+        if (decoder_cancelled(s, err))
             return false;
 
         rmsnorm(d, a->normed, a->hidden, &l->ffn_norm, 1, p->rms_eps);
@@ -28,14 +28,16 @@ bool decoder_forward(const struct model *m, struct device *d, const struct step 
             moe_ffn(d, p, l, a);
         else
             dense_ffn(d, p, l, a);
-        if (cancelled(s, err))
+        if (decoder_cancelled(s, err))
             return false;
     }
-    if (s->n_logits > 0) {
+    if (s->n_logits > 0 || a->states.data)
         rmsnorm(d, a->normed, a->hidden, &m->output_norm, 1, p->rms_eps);
+    if (a->states.data)
+        d->ops->copy(d, a->states, a->normed);
+    if (s->n_logits > 0)
         logits(d, &m->output, a->normed);
-    }
-    return !cancelled(s, err);
+    return !decoder_cancelled(s, err);
 }
 
 bool dense_solve(const struct model *m, struct error *err)

@@ -25,11 +25,19 @@ static bool forward(const struct model *m, struct device *d, const struct step *
     return decoder_forward(m, d, s, work, mla_attention, err);
 }
 
+static bool draft(const struct model *m, struct device *d, const struct step *s,
+                  struct rows states, struct rows pairs, struct activations *work,
+                  struct error *err)
+{
+    return mtp_draft(m, d, s, states, pairs, work, mla_attention, err);
+}
+
 const struct arch arch_deepseek2 = {
     .name = "deepseek2",
     .tensors = tensors, .n_tensors = ARRAY_LEN(tensors),
     .pairing = ROPE_NORM, .has_latent_cache = true,
     .solve = solve, .assemble = assemble, .derive = mla_derive,
     .derived_bytes = mla_derived_bytes, .forward = forward,
+    .draft = draft,
     .buffers = buffers, .n_buffers = ARRAY_LEN(buffers),
 };

@@ -158,6 +158,21 @@ static bool on_piece(void *ctx, enum piece_kind kind, const char *bytes, size_t 
     return !out->stream || write_answer(bytes, len, err);
 }
 
+/* The numbers of drafting; nothing when this session does not. */
+static void put_draft(struct json *j, const struct loaded *m)
+{
+    struct draft_report d;
+    session_draft_report(m->session, &d);
+    if (!d.available)
+        return;
+    js_set(j, "draft_length", js_int(d.n_guesses > 0));
+    js_set(j, "draft_guesses", js_int(d.n_guesses));
+    js_set(j, "draft_accepted", js_int(d.n_accepted));
+    js_set(j, "draft_plain_steps", js_int(d.n_plain));
+    js_set(j, "draft_step_s", js_real(d.guess_s));
+    js_set(j, "plain_step_s", js_real(d.plain_s));
+}
+
 static bool print_json(const struct loaded *m, const struct generation *g, struct error *err)
 {
     struct json *j = js_object();
@@ -168,6 +183,7 @@ static bool print_json(const struct loaded *m, const struct generation *g, struc
     js_set(j, "thinking_tokens", js_int(g->n_thinking));
     js_set(j, "prefill_tok_s", js_real(generation_prefill_rate(g)));
     js_set(j, "decode_tok_s", js_real(generation_decode_rate(g)));
+    put_draft(j, m);
     js_set(j, "load_s", js_real(m->load_s));
     js_set(j, "finish_reason", js_text(str_of(finish_name(g->finish))));
     js_set(j, "seed", js_int((int64_t)m->sampling.seed));
@@ -181,6 +197,13 @@ static void print_stats(const struct loaded *m, const struct generation *g)
          (long long)(g->n_prompt - g->n_reused), generation_prefill_rate(g),
          (long long)g->n_generated, generation_decode_rate(g),
          (unsigned long long)m->sampling.seed);
+    struct draft_report d;
+    session_draft_report(m->session, &d);
+    if (d.n_guesses > 0)
+        note("drafting: %lld of %lld guesses accepted (%.0f %%), %lld steps without; %.2f ms a step "
+             "with a guess, %.2f ms without", (long long)d.n_accepted, (long long)d.n_guesses,
+             100 * (double)d.n_accepted / (double)d.n_guesses, (long long)d.n_plain,
+             1e3 * d.guess_s, 1e3 * d.plain_s);
     if (g->finish == FINISH_LENGTH)
         note("stopped at %lld tokens (-n)%s", (long long)g->n_generated,
              g->ended_in_thinking ? ", still thinking" : "");

@@ -271,6 +271,8 @@ struct device_cpu_options device_needs(const struct model *m, bool act_f32, int 
         o.head_width = max_of(absorbed, expanded);
         o.cache_width = absorbed;
     }
+    if (m->arch->draft && p->n_mtp > 0)
+        o.max_cols = max_of(o.max_cols, 2 * p->hidden_size);
     for (int i = 0; i < m->n_tensors; i++) {
         const struct model_tensor *t = &m->tensors[i];
         if (t->role != ROLE_TRUNK)

@@ -67,11 +67,27 @@ const struct gpu_info *engine_gpu(const struct engine *e);
  * be open. ERR_USAGE, ERR_FIT: only engine_close may follow. */
 bool engine_retune(struct engine *e, int n_threads, int n_batch, struct error *err);
 
+/* Guesses by the model's block for multi-token prediction: each is computed together with the token
+ * before it, and used when the caller chooses just that token. Never, while the measured times say
+ * that it pays, or always. */
+enum draft_use { DRAFT_OFF, DRAFT_AUTO, DRAFT_ALWAYS };
+
 struct session_options {
     int64_t n_ctx;             /* positions; 0: the largest that fits, at most 32768 and the trained length */
     const atomic_int *cancel;  /* non-zero stops a running call soon: ERR_INTERRUPTED; may be NULL */
     enum mla_form mla_form;
+    enum draft_use draft;      /* DRAFT_AUTO: nothing where model, device or memory do not allow it;
+                                  DRAFT_ALWAYS: then ERR_USAGE or ERR_FIT */
 };
+
+/* What drafting has done since session_open. */
+struct draft_report {
+    bool available;            /* this session can draft */
+    int64_t n_guesses, n_accepted;
+    int64_t n_plain;           /* steps without a guess */
+    double plain_s, guess_s;   /* per step, recent: without a guess, and with one */
+};
+void session_draft_report(const struct session *s, struct draft_report *r);
 
 /* ERR_FIT with the needed and available bytes when the cache does not fit. */
 bool session_open(struct session **out, struct engine *e, const struct session_options *o,
@@ -91,7 +107,9 @@ typedef bool prefill_progress(void *ctx, int64_t done, int64_t total);
 bool session_prefill(struct session *s, const int32_t *tokens, int64_t n,
                      prefill_progress *progress, void *ctx, struct error *err);
 
-/* Append one token and compute its logits. ERR_USAGE when the context is full. */
+/* Append one token and compute its logits. ERR_USAGE when the context is full. A session that drafts
+ * may compute a guessed successor in the same step: it stays invisible until the next call appends
+ * just that token, which then costs nothing. */
 bool session_decode(struct session *s, int32_t token, struct error *err);
 
 /* [n_vocab] of the last token, writable (samplers overwrite them); valid until the next call. */

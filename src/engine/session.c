@@ -4,6 +4,7 @@
 
 #include "src/base/mem.h"
 #include "src/base/util.h"
+#include "src/engine/draft.h"
 #include "src/engine/internal.h"
 #include "src/model/kvcache.h"
 
@@ -14,7 +15,10 @@ struct session {
     int64_t n_ctx, n_past;
     int64_t n_cached; /* positions that the cache holds: n_past, less only after a change of device */
     int32_t *tokens;  /* [n_ctx] */
-    float *logits;    /* [n_vocab] */
+    float *logits;    /* [n_vocab], and as much again for a guess when drafting */
+    int row;          /* which of them is of the last token */
+    struct draft draft;
+    int32_t guess;    /* computed behind the last token, not part of the timeline; -1: none */
     int n_batch;
     enum mla_form mla_form;
     const atomic_int *cancel;
@@ -73,8 +77,11 @@ static bool try_open(struct session **out, struct engine *e, const struct sessio
     s->mla_form = o->mla_form;
     s->cancel = o->cancel;
     s->tokens = mem_alloc((size_t)n_ctx, sizeof *s->tokens, "tokens", err);
-    s->logits = mem_alloc((size_t)e->model.params.n_vocab, sizeof *s->logits, "logits", err);
-    if (!s->tokens || !s->logits || !join_device(s, err)) {
+    s->guess = -1;
+    if (!s->tokens || !join_device(s, err) ||
+        !draft_open(&s->draft, o->draft, e, s->workspace, n_ctx, s->n_batch, err) ||
+        !(s->logits = mem_alloc((size_t)e->model.params.n_vocab * (s->draft.use ? 2 : 1),
+                                sizeof *s->logits, "logits", err))) {
         session_close(s);
         return false;
     }
@@ -101,6 +108,7 @@ void session_close(struct session *s)
 {
     if (!s)
         return;
+    draft_close(&s->draft);
     leave_device(s);
     mem_free(s->tokens);
     mem_free(s->logits);
@@ -124,13 +132,31 @@ const int32_t *session_tokens(const struct session *s)
 
 float *session_logits(struct session *s)
 {
-    return s->logits;
+    return s->logits + (size_t)s->row * (size_t)s->engine->model.params.n_vocab;
+}
+
+static void drop_guess(struct session *s)
+{
+    if (s->guess >= 0)
+        draft_truncate(&s->draft, s->n_past);
+    s->guess = -1;
 }
 
 void session_truncate(struct session *s, int64_t n)
 {
+    drop_guess(s);
     s->n_past = max_of((int64_t)0, min_of(n, s->n_past));
     s->n_cached = min_of(s->n_cached, s->n_past);
+    draft_truncate(&s->draft, s->n_past);
+}
+
+void session_draft_report(const struct session *s, struct draft_report *r)
+{
+    const struct draft *d = &s->draft;
+    *r = (struct draft_report){
+        .available = d->use != DRAFT_OFF, .n_guesses = d->n_guesses, .n_accepted = d->n_accepted,
+        .n_plain = d->n_plain, .plain_s = d->plain_s, .guess_s = d->guess_s,
+    };
 }
 
 void session_memory(const struct session *s, struct memory_report *r)
@@ -139,10 +165,10 @@ void session_memory(const struct session *s, struct memory_report *r)
     const struct hybrid *h = s->engine->hybrid;
     *r = (struct memory_report){
         .gpu_bytes = h ? hybrid_weight_bytes(h) : 0,
-        .mapped_bytes = m->copy ? 0 : m->weight_bytes,
+        .mapped_bytes = (m->copy ? 0 : m->weight_bytes) + (s->draft.use ? m->mtp_bytes : 0),
         .copied_bytes = m->copy_bytes + m->arena.total_bytes,
-        .cache_bytes = s->cache.bytes,
-        .work_bytes = s->workspace->bytes + session_list_bytes(m, s->n_ctx),
+        .cache_bytes = s->cache.bytes + s->draft.cache.bytes,
+        .work_bytes = s->workspace->bytes + session_list_bytes(m, s->n_ctx) + s->draft.bytes,
     };
 }
 
@@ -195,6 +221,7 @@ static bool compute(struct session *s, const int32_t *tokens, int n, float *rows
         .cache = &s->cache, .mla_form = s->mla_form, .cancel = s->cancel,
     };
 
+    s->workspace->work.states = draft_room(&s->draft, s->n_cached, n);
     d->ops->begin(d, &step);
     bool ok = m->arch->forward(m, d, &step, &s->workspace->work, err);
     ok = d->ops->end(d, err) && ok;
@@ -205,6 +232,7 @@ static bool compute(struct session *s, const int32_t *tokens, int n, float *rows
     if (!check_finite(rows, n_rows, m->params.n_vocab, s->n_cached + n - n_rows, err))
         return false;
     s->n_cached += n;
+    draft_took(&s->draft, n);
     return true;
 }
 
@@ -250,6 +278,7 @@ static bool run_step(struct session *s, const int32_t *tokens, int n, float *row
     }
     memmove(s->tokens + s->n_past, tokens, (size_t)n * sizeof *tokens);
     s->n_past += n;
+    s->row = 0;
     return true;
 }
 
@@ -282,7 +311,9 @@ bool session_prefill(struct session *s, const int32_t *tokens, int64_t n,
         int batch = (int)min_of((int64_t)s->n_batch, n - s->n_past);
         bool last = s->n_past + batch == n;
         if (is_cancelled(s, err) ||
-            !run_step(s, tokens + s->n_past, batch, last ? s->logits : NULL, last, err))
+            !run_step(s, tokens + s->n_past, batch, last ? s->logits : NULL, last, err) ||
+            (s->draft.use &&
+             !draft_read(&s->draft, s->tokens, s->n_past - 1, NULL, s->cancel, err)))
             return false;
         if (progress && !progress(ctx, s->n_past, n) && s->n_past < n)
             return fail(err, ERR_INTERRUPTED, "interrupted");
@@ -290,12 +321,61 @@ bool session_prefill(struct session *s, const int32_t *tokens, int64_t n,
     return true;
 }
 
+/* Append a token with a guess of its successor behind it, both in one step. */
+static bool decode_with_guess(struct session *s, int32_t token, struct error *err)
+{
+    int32_t pair[2] = { token, 0 };
+    double start = now_s();
+    s->tokens[s->n_past] = token;
+    if (!draft_read(&s->draft, s->tokens, s->n_past, &pair[1], s->cancel, err) ||
+        !run_step(s, pair, 2, s->logits, 2, err)) {
+        draft_truncate(&s->draft, s->n_past);
+        return false;
+    }
+    s->n_past--;
+    s->n_cached--;
+    s->guess = pair[1];
+    draft_note_guess(&s->draft, now_s() - start);
+    return true;
+}
+
+static bool decode_plain(struct session *s, int32_t token, struct error *err)
+{
+    double start = now_s();
+    if (!run_step(s, &token, 1, s->logits, 1, err))
+        return false;
+    draft_note_plain(&s->draft, now_s() - start);
+    return true;
+}
+
+/* Is this token computed already? */
+static bool take_guess(struct session *s, int32_t token)
+{
+    bool hit = s->guess == token;
+    if (s->guess < 0)
+        return false;
+    draft_note_judged(&s->draft, hit);
+    if (hit) {
+        s->guess = -1;
+        s->n_past++;
+        s->n_cached++;
+        s->row = 1;
+    }
+    drop_guess(s);
+    return hit;
+}
+
 bool session_decode(struct session *s, int32_t token, struct error *err)
 {
     if (s->n_past >= s->n_ctx)
         return fail(err, ERR_USAGE, "the context of %" PRId64 " tokens is full", s->n_ctx);
-    return check_tokens(s, &token, 1, err) && !is_cancelled(s, err) &&
-           run_step(s, &token, 1, s->logits, 1, err);
+    if (!check_tokens(s, &token, 1, err) || is_cancelled(s, err))
+        return false;
+    if (take_guess(s, token))
+        return true;
+    bool room = s->n_past > 0 && s->n_past + 2 <= s->n_ctx;
+    return room && draft_pays(&s->draft) ? decode_with_guess(s, token, err)
+                                         : decode_plain(s, token, err);
 }
 
 bool session_eval(struct session *s, const int32_t *tokens, int64_t n, int n_batch,
@@ -310,6 +390,7 @@ bool session_eval(struct session *s, const int32_t *tokens, int64_t n, int n_bat
                     s->engine->n_batch);
     if (!check_tokens(s, tokens, n, err))
         return false;
+    drop_guess(s);
     int most = n_batch && n_batch < s->n_batch ? n_batch : s->n_batch;
     most = (int)min_of((int64_t)most, n);
     float *rows = mem_alloc_aligned((size_t)most, (size_t)n_vocab * sizeof *rows,

@@ -93,6 +93,8 @@ struct activations {
     struct rows attn;            /* heads' outputs before the output projection */
     struct rows gate, up;        /* dense FFN or shared experts */
     struct rows scores, routed;  /* router logits; output of the routed experts */
+    struct rows states;          /* the caller's: where the states behind the final norm go, for
+                                    drafting; data NULL: nobody wants them */
     void *block;                 /* device memory under all of them */
     size_t bytes;
 };
@@ -124,6 +126,13 @@ struct arch {
      * be inspected and planned, but this version cannot run them. */
     bool (*forward)(const struct model *m, struct device *d, const struct step *s,
                     struct activations *work, struct error *err);
+    /* The block behind the main layers guesses tokens: row t of `states` [n_tokens, hidden_size] is
+     * the state of the position before the one of tokens[t], n_past counts such pairs, the cache is
+     * that block's alone (layer 0), the logits are of the token behind tokens[t]. `pairs` [n_tokens,
+     * 2 * hidden_size] is room. NULL: this architecture does not draft. */
+    bool (*draft)(const struct model *m, struct device *d, const struct step *s,
+                  struct rows states, struct rows pairs, struct activations *work,
+                  struct error *err);
     const struct buffer_spec *buffers;
     int n_buffers;
 };
