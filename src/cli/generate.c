@@ -1,5 +1,7 @@
 #include "src/cli/generate.h"
 
+#include <math.h>
+
 #include "src/cli/signals.h"
 #include "src/cli/term.h"
 #include "src/text/think.h"
@@ -17,6 +19,7 @@ struct stream {
     enum piece_kind kind;
     bool drop_space;    /* SPM: the space that encoding put in front */
     bool stopped;
+    bool constrained;   /* the token that is taken was chosen under a grammar */
 };
 
 /* Show what is complete; at the end of a part the rest is replaced. */
@@ -73,7 +76,8 @@ static bool take(struct stream *s, int32_t id, struct error *err)
     s->drop_space = s->drop_space && !bytes.len;
     if (kind == PIECE_ANSWER)
         buf_add(&s->g->stored, bytes.data, bytes.len);
-    struct str shown = s->o->plain ? bytes : think_show(&s->think, bytes);
+    /* What a grammar wants is shown as it is, line ends at its beginning too. */
+    struct str shown = s->o->plain || s->constrained ? bytes : think_show(&s->think, bytes);
     if (kind == PIECE_THINKING || !s->stop)
         return show(s, shown.data, shown.len, false, err);
     const char *ready;
@@ -115,6 +119,36 @@ static bool prefill(struct loaded *m, const struct tokens *prompt, struct genera
     return ok;
 }
 
+/* Let the grammar forbid tokens. Thinking goes free, but the answer must come after it. A model
+ * that may think can open its thinking with the first token. *complete: the answer ends here. */
+static bool constrain(struct loaded *m, struct stream *s, float *logits, bool *complete,
+                      struct error *err)
+{
+    *complete = false;
+    s->constrained = m->constraint && (s->o->plain || !s->think.thinking);
+    if (!m->constraint)
+        return true;
+    if (!s->constrained) {
+        constraint_forbid_end(m->constraint, logits);
+        return true;
+    }
+    int32_t open = s->o->plain ? -1 : s->think.open_id;
+    int32_t close = s->o->plain ? -1 : s->think.close_id;
+    bool may_open = m->thinks && s->g->n_generated == 0 && open >= 0;
+    float open_logit = may_open ? logits[open] : -INFINITY;
+    if (!constraint_is_complete(m->constraint, complete, err))
+        return false;
+    if (*complete)
+        return true;
+    if (!constraint_apply(m->constraint, logits, err))
+        return false;
+    if (close >= 0)
+        logits[close] = -INFINITY;
+    if (open >= 0)
+        logits[open] = open_logit;
+    return true;
+}
+
 /* Sample until the end mark, a stop string, the limit, a full context, or Ctrl-C. */
 static bool decode(struct loaded *m, struct stream *s, struct error *err)
 {
@@ -125,19 +159,30 @@ static bool decode(struct loaded *m, struct stream *s, struct error *err)
     g->finish = FINISH_STOP;
     while (!s->stopped) {
         int32_t id;
+        bool complete;
         if (o->n_predict >= 0 && g->n_generated >= o->n_predict) {
             g->finish = FINISH_LENGTH;
             break;
         }
-        if (!o->plain && think_due(&s->think))
+        s->constrained = false;
+        if (!o->plain && think_due(&s->think)) {
             id = think_inject(&s->think);
-        else if (!sampler_choose(m->sampler, session_logits(m->session), usable, &id, err))
-            return false;
+        } else {
+            if (!constrain(m, s, session_logits(m->session), &complete, err))
+                return false;
+            if (complete)
+                break;
+            if (!sampler_choose(m->sampler, session_logits(m->session), usable, &id, err))
+                return false;
+        }
         if (g->n_generated == 0)
             first_s = now_s();
         if (tokenizer_is_end(m->tokenizer, id))
             break;
         sampler_accept(m->sampler, id);
+        bool opens = !o->plain && id == s->think.open_id;
+        if (s->constrained && !opens && !constraint_accept(m->constraint, id, err))
+            return false;
         if (!take(s, id, err))
             return false;
         g->decode_s = now_s() - first_s;
@@ -168,7 +213,9 @@ bool generate(struct loaded *m, const struct tokens *prompt, const struct genera
               struct generation *g, struct error *err)
 {
     struct stream s = { .o = o, .g = g, .tokenizer = m->tokenizer, .kind = PIECE_ANSWER };
-    s.drop_space = tokenizer_adds_space(m->tokenizer);
+    s.drop_space = tokenizer_adds_space(m->tokenizer) && !m->constraint;
+    if (m->constraint)
+        constraint_reset(m->constraint);
     const char *close_text = chat_format_think_close(m->format);
     bool ok = think_start(&s.think, m->tokenizer, o->in_thinking, close_text, o->think_budget,
                           err) &&

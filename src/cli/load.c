@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "cpu/features.h"
+#include "src/cli/json_schema.h"
 #include "src/cli/placing.h"
 #include "src/cli/signals.h"
 #include "src/cli/term.h"
@@ -144,6 +145,15 @@ bool loaded_format(const struct options *o, const struct gguf *g, const struct c
                 o->template_name, names);
 }
 
+/* Masks cover what generate() lets the sampler look at. */
+static bool open_constraint(struct loaded *m, struct error *err)
+{
+    struct grammar *g = m->grammar;
+    m->grammar = NULL;
+    int usable = min_of(tokenizer_n_tokens(m->tokenizer), (int32_t)m->model->params.n_vocab);
+    return !g || constraint_open(&m->constraint, g, m->tokenizer, usable, err);
+}
+
 static bool open_text(struct loaded *m, const struct options *o, const char *path,
                       struct error *err)
 {
@@ -164,13 +174,15 @@ static bool open_text(struct loaded *m, const struct options *o, const char *pat
         if (o->bias[i].id >= m->model->params.n_vocab)
             return fail(err, ERR_USAGE, "option --logit-bias: token %d, the vocabulary has %lld",
                         o->bias[i].id, (long long)m->model->params.n_vocab);
-    return open_sampler(m, o, err);
+    return open_sampler(m, o, err) && open_constraint(m, err);
 }
 
 bool loaded_open(struct loaded *m, const struct options *o, const char *path, enum load_want want,
                  int64_t n_ctx, struct error *err)
 {
     memset(m, 0, sizeof *m);
+    if (want >= WANT_TEXT && !grammar_wanted(o->grammar, o->json_schema, &m->grammar, err))
+        return false; /* before the weights are read */
     return open_engine(m, o, path, want == WANT_ENGINE ? 0 : n_ctx, err) &&
            (want < WANT_TEXT || open_text(m, o, path, err)) &&
            (want < WANT_SESSION || open_session(m, o, n_ctx, err));
@@ -178,6 +190,8 @@ bool loaded_open(struct loaded *m, const struct options *o, const char *path, en
 
 void loaded_close(struct loaded *m)
 {
+    constraint_close(m->constraint);
+    grammar_close(m->grammar);
     sampler_close(m->sampler);
     session_close(m->session);
     tokenizer_close(m->tokenizer);

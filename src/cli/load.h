@@ -5,6 +5,7 @@
 
 #include "src/cli/options.h"
 #include "src/engine/engine.h"
+#include "src/text/constraint.h"
 
 /* Zeroed is closed. */
 struct loaded {
@@ -15,6 +16,8 @@ struct loaded {
     const struct chat_format *format;
     const char *format_why;
     struct sampler *sampler;
+    struct constraint *constraint; /* of --grammar or --json-schema; NULL: none */
+    struct grammar *grammar;       /* the same, until the constraint takes it */
     struct sampler_options sampling; /* as resolved from flags, file and model card */
     enum think_mode think;           /* to render with; THINK_DEFAULT: the format's way */
     bool thinks;                     /* what that comes to */

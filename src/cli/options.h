@@ -112,6 +112,7 @@ struct options {
     /* answer */
     int64_t n_predict; /* -1: until the end mark or a full context */
     struct text_list stop;
+    const char *grammar, *json_schema; /* a file; a file or the schema itself */
     double temperature, top_p, min_p;                 /* NAN: from the file or the model card */
     int64_t top_k;                                    /* UNSET: likewise */
     double repeat_penalty, presence_penalty, frequency_penalty;
