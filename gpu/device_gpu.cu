@@ -117,7 +117,9 @@ static void device_begin(struct device *dev, const struct step *s)
 
 static bool device_end(struct device *d, struct error *err)
 {
-    return gpu_finish(gpu(d)->s, err);
+    const struct gpu_partner *p = &gpu(d)->options.partner;
+    bool ok = !p->finish || p->finish(p->ctx, err);
+    return gpu_finish(gpu(d)->s, err) && ok;
 }
 
 static int n_tokens(struct device *d)

@@ -29,7 +29,7 @@
 extern "C" {
 #endif
 
-#define GPU_ABI 1 /* of everything in this file; the library refuses another one */
+#define GPU_ABI 2 /* of everything in this file; the library refuses another one */
 
 /* An in-order queue of one card, with an error latch and scratch memory. Opaque to C. */
 struct gpu_stream;
@@ -71,6 +71,11 @@ void gpu_fill(struct gpu_stream *s, void *dst, int byte, size_t bytes);
  * was queued behind it goes on. gpu_wait fails as gpu_finish does. */
 void gpu_mark(struct gpu_stream *s);
 bool gpu_wait(struct gpu_stream *s, struct error *err);
+/* Queue a call of f(ctx) on a thread of the driver: the queue goes on when it returns. It must not use
+ * the card. Not called when the card has failed before. */
+void gpu_call(struct gpu_stream *s, void (*f)(void *ctx), void *ctx);
+/* The queue is empty, or it has failed. */
+bool gpu_is_idle(struct gpu_stream *s);
 /* Wait until the queue is empty. ERR_DEVICE naming the launch or call that failed first. The latch
  * stays: a card in this state is not used again. */
 bool gpu_finish(struct gpu_stream *s, struct error *err);
@@ -216,7 +221,8 @@ void gpu_stream_close(struct gpu_stream *s);
 /* Every launcher, for the table: X(name) with the function gpu_name. */
 #define GPU_LAUNCHERS(X)                                                                          \
     X(host_alloc) X(host_release)                                                                 \
-    X(alloc) X(release) X(write) X(read) X(fill) X(mark) X(wait) X(finish)                        \
+    X(alloc) X(release) X(write) X(read) X(fill) X(mark) X(wait) X(call)                          \
+    X(is_idle) X(finish)                                                                          \
     X(add) X(add3) X(copy) X(swiglu) X(rmsnorm)                                                   \
     X(rope_angles) X(rope) X(cache_store) X(router_topk)                                          \
     X(dequantize) X(embed) X(gemv) X(gemm) X(matmul) X(experts)                                   \
@@ -231,12 +237,14 @@ struct gpu_launchers {
 /* Who computes routed experts that are not in device memory (src/engine/hybrid.c). Both are called
  * while the step is being queued. begin: src [n_tokens, hidden], ids and weights [n_tokens, top_k]
  * are device memory, complete when what is queued so far is done; src stays until end. end: queue
- * what fills dst. */
+ * what fills dst. finish, if there: the whole step is queued, before it is waited for; what it fails
+ * with is the step's error. */
 struct gpu_partner {
     void *ctx;
     void (*begin)(void *ctx, const struct experts *e, struct rows src, const int32_t *ids,
                   const float *weights, int n_tokens);
     void (*end)(void *ctx, struct rows dst, int n_tokens);
+    bool (*finish)(void *ctx, struct error *err);
 };
 
 /* A whole device of src/device.h on one card. */

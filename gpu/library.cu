@@ -250,6 +250,22 @@ bool gpu_wait(struct gpu_stream *s, struct error *err)
     return report(s, err);
 }
 
+void gpu_call(struct gpu_stream *s, void (*f)(void *ctx), void *ctx)
+{
+    if (s->failed == cudaSuccess)
+        gpu_latch(s, cudaLaunchHostFunc(s->queue, f, ctx), "call of the host");
+}
+
+bool gpu_is_idle(struct gpu_stream *s)
+{
+    cudaError_t result = cudaStreamQuery(s->queue);
+    if (result == cudaErrorNotReady)
+        cudaGetLastError(); /* an answer, not a failure */
+    else
+        gpu_latch(s, result, "waiting for the GPU");
+    return result != cudaErrorNotReady;
+}
+
 bool gpu_finish(struct gpu_stream *s, struct error *err)
 {
     /* also behind a failure: what was queued before it may still use the caller's memory */

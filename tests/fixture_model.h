@@ -83,6 +83,8 @@ struct setup {
     enum gpu_use gpu;
 };
 
+static enum handoff_way fixture_handoff; /* of the runs, where there is a GPU */
+
 static inline bool keep_rows(void *ctx, int64_t first, int n_rows, const float *rows, struct error *err)
 {
     struct fixture *into = ctx;
@@ -101,6 +103,7 @@ static inline float *run_model(const char *path, const struct fixture *f, const 
     struct engine_options eo = {
         .n_threads = u->n_threads, .numerics = u->numerics, .act_f32 = u->act_f32,
         .n_batch = (int)f->n_tokens, .load = u->load, .gpu = u->gpu,
+        .handoff = fixture_handoff,
     };
     struct session_options so = { .n_ctx = f->n_tokens, .mla_form = u->form };
     struct fixture into = { .n_vocab = f->n_vocab };

@@ -74,6 +74,7 @@ struct options {
     int load;          /* enum load_mode */
     int gpu;           /* enum gpu_use */
     int64_t gpu_layers, gpu_index;
+    int handoff;       /* enum handoff_way */
     bool mlock;
     int numa;          /* memory nodes; 0: as the machine has, 1: off */
     unsigned isa;

@@ -84,6 +84,7 @@ bool placing_open(struct placing *p, const struct options *o, struct error *err)
         .load = (enum load_mode)o->load,
         .gpu = (enum gpu_use)o->gpu,
         .gpu_index = (int)o->gpu_index,
+        .handoff = (enum handoff_way)o->handoff,
         .gpu_layers = (int)o->gpu_layers,
         .n_nodes = o->numa,
         .lock = o->mlock,

@@ -41,7 +41,7 @@ static bool open_gpu(struct engine *e, struct error *err)
         return fail(err, ERR_USAGE, "-ngl %d: this model has %d layers, and their attention and shared "
                     "experts go to the GPU together; -ngl all, and -ngl 0 for the CPU", o->gpu_layers,
                     n_layers);
-    if (hybrid_open(&e->hybrid, &e->model, o->gpu_index, &why))
+    if (hybrid_open(&e->hybrid, &e->model, o, &why))
         return true;
     if (o->gpu == GPU_MUST) {
         *err = why;
@@ -171,8 +171,8 @@ void engine_close(struct engine *e)
 {
     if (!e)
         return;
+    hybrid_close(e->hybrid); /* whose thread may use the pool */
     pool_close(e->pool);
-    hybrid_close(e->hybrid);
     placement_free(&e->placement);
     model_close(&e->model);
     mem_free(e);

@@ -16,6 +16,9 @@ struct engine;
 struct session;
 struct gpu_info; /* gpu/gpu.h */
 
+/* How the GPU hands routed experts to the CPU: src/engine/hybrid.h. */
+enum handoff_way { HANDOFF_AUTO, HANDOFF_STOP, HANDOFF_CALLBACK };
+
 /* Whether the trunk goes to a GPU: never; when there is one that can hold it; or else fail. */
 enum gpu_use { GPU_NEVER, GPU_AUTO, GPU_MUST };
 
@@ -33,6 +36,7 @@ struct engine_options {
     enum gpu_use gpu;
     int gpu_index;          /* which card */
     int gpu_layers;         /* trunk layers to go there, 0: all; fewer than the model has: ERR_USAGE */
+    enum handoff_way handoff; /* HANDOFF_AUTO: by callbacks */
     int64_t n_ctx;          /* what the first session will ask for: refused before loading when it
                                does not fit; 0: nobody knows, CONTEXT_TRAINED: as trained */
     uint64_t max_ram_bytes; /* most main memory to take; 0: what is free */

@@ -7,9 +7,11 @@
 #include "src/base/log.h"
 #include "src/base/mem.h"
 #include "src/base/util.h"
+#include "src/engine/handoff.h"
 #include "src/gpu_load.h"
 
 #define ALIGNMENT ((size_t)256)
+#define HANDOFF_LIMIT_S 300 /* for a layer: a long prompt, with experts that come from a slow disk */
 #define LEFT_BYTES ((uint64_t)256 << 20) /* of device memory, for a cache and working memory at least */
 
 /* A weight that lives on the card, and where it came from. */
@@ -24,6 +26,7 @@ struct hybrid {
     int index;
     struct model *model;
     struct gpu_stream *s; /* for the weights */
+    struct handoff *handoff; /* NULL: stop and read */
     void *block;
     size_t bytes;
     struct moved *moved;
@@ -121,18 +124,21 @@ static bool find_card(struct hybrid *h, int index, struct error *err)
            h->library->stream_open(&h->s, index, &none, err);
 }
 
-bool hybrid_open(struct hybrid **out, struct model *m, int index, struct error *err)
+bool hybrid_open(struct hybrid **out, struct model *m, const struct engine_options *o,
+                 struct error *err)
 {
+    bool by_calls = o->handoff != HANDOFF_STOP && m->params.n_routed > 0;
     *out = NULL;
     struct hybrid *h = mem_alloc(1, sizeof *h, "hybrid", err);
     if (!h)
         return false;
     h->model = m;
-    if (!find_card(h, index, err) || !list_weights(h, err) || !upload(h, err)) {
+    if (!find_card(h, o->gpu_index, err) || !list_weights(h, err) || !upload(h, err) ||
+        (by_calls && !handoff_open(&h->handoff, HANDOFF_LIMIT_S, err))) {
         hybrid_close(h);
         return false;
     }
-    log_detail("GPU %d: %s, trunk %zu MiB", index, h->card.name, h->bytes >> 20);
+    log_detail("GPU %d: %s, trunk %zu MiB", h->index, h->card.name, h->bytes >> 20);
     *out = h;
     return true;
 }
@@ -141,6 +147,7 @@ void hybrid_close(struct hybrid *h)
 {
     if (!h)
         return;
+    handoff_close(h->handoff);
     for (int i = 0; i < h->n_moved; i++)
         h->moved[i].weight->data = h->moved[i].host;
     if (h->n_moved)
@@ -171,12 +178,21 @@ uint64_t hybrid_free_bytes(const struct hybrid *h)
 
 /* ---- one pair ---- */
 
+/* What the CPU computes for one layer of the step. */
+struct layer_job {
+    const struct experts *experts;
+    struct rows src, dst; /* the pair's pinned rows */
+    int n_tokens;
+};
+
 struct hybrid_pair {
     const struct gpu_launchers *gpu;
     struct gpu_stream *s; /* of the device */
     struct device *device, *cpu;
-    const struct experts *experts; /* between begin and end */
-    struct rows src, dst;          /* pinned: hidden rows and the experts' sum */
+    struct handoff *handoff;  /* borrowed; NULL: stop and read */
+    struct layer_job *jobs;   /* [n_layers] of the step that is being queued */
+    int n_jobs;
+    float *src, *dst;         /* pinned: hidden rows and the experts' sum, of one layer at a time */
     int32_t *ids;
     float *weights;
     int64_t hidden_size;
@@ -189,30 +205,58 @@ static size_t run_bytes(struct rows r, int n_tokens)
     return (size_t)((n_tokens - 1) * r.stride + r.width) * sizeof(float);
 }
 
+static void compute(void *ctx, int job)
+{
+    struct hybrid_pair *p = ctx;
+    const struct layer_job *j = &p->jobs[job];
+    experts_run((struct device_cpu *)p->cpu, j->experts, j->dst, j->src, j->n_tokens, p->ids,
+                p->weights);
+}
+
 static void pair_begin(void *ctx, const struct experts *e, struct rows src, const int32_t *ids,
                        const float *weights, int n_tokens)
 {
     struct hybrid_pair *p = ctx;
     size_t n = (size_t)n_tokens * (size_t)e->top_k;
-    p->experts = e;
-    p->src.width = src.width;
-    p->src.stride = src.stride;
+    if (p->n_jobs == 0 && p->handoff)
+        handoff_begin(p->handoff, compute, p);
+    p->jobs[p->n_jobs++] = (struct layer_job){
+        .experts = e, .n_tokens = n_tokens,
+        .src = { p->src, src.width, src.stride }, .dst = { p->dst, src.width, src.stride },
+    };
     p->gpu->read(p->s, p->ids, ids, n * sizeof *ids);
     p->gpu->read(p->s, p->weights, weights, n * sizeof *weights);
-    p->gpu->read(p->s, p->src.data, src.data, run_bytes(src, n_tokens));
-    p->gpu->mark(p->s);
+    p->gpu->read(p->s, p->src, src.data, run_bytes(src, n_tokens));
+    if (p->handoff)
+        handoff_queue_start(p->handoff, p->gpu, p->s);
+    else
+        p->gpu->mark(p->s);
 }
 
 static void pair_end(void *ctx, struct rows dst, int n_tokens)
 {
     struct hybrid_pair *p = ctx;
-    if (!p->gpu->wait(p->s, NULL)) /* the end of the step reports it */
+    int job = p->n_jobs - 1;
+    struct rows sum = p->jobs[job].dst;
+    if (p->handoff)
+        handoff_queue_wait(p->handoff, p->gpu, p->s);
+    else if (p->gpu->wait(p->s, NULL)) /* else the end of the step reports it */
+        compute(p, job);
+    if (sum.stride == dst.stride) {
+        p->gpu->write(p->s, dst.data, sum.data, run_bytes(dst, n_tokens));
         return;
-    p->dst.width = dst.width;
-    p->dst.stride = dst.stride;
-    experts_run((struct device_cpu *)p->cpu, p->experts, p->dst, p->src, n_tokens, p->ids,
-                p->weights);
-    p->gpu->write(p->s, dst.data, p->dst.data, run_bytes(dst, n_tokens));
+    }
+    for (int t = 0; t < n_tokens; t++)
+        p->gpu->write(p->s, dst.data + t * dst.stride, sum.data + t * sum.stride,
+                      (size_t)dst.width * sizeof(float));
+}
+
+static bool pair_finish(void *ctx, struct error *err)
+{
+    struct hybrid_pair *p = ctx;
+    bool handed = p->handoff && p->n_jobs > 0;
+    p->n_jobs = 0;
+    return !handed || handoff_finish(p->handoff, p->gpu, p->s, err);
 }
 
 static struct gpu_device_options gpu_options(const struct hybrid *h, struct hybrid_pair *p,
@@ -229,7 +273,7 @@ static struct gpu_device_options gpu_options(const struct hybrid *h, struct hybr
             .n_routed = o->n_routed, .top_k = o->top_k, .expert_size = o->expert_size,
         },
         .n_vocab = params->n_vocab,
-        .partner = { p, pair_begin, pair_end },
+        .partner = { p, pair_begin, pair_end, pair_finish },
     };
     return g;
 }
@@ -259,11 +303,11 @@ static bool open_buffers(struct hybrid_pair *p, const struct device_cpu_options 
     size_t picks = tokens * (size_t)o->top_k;
     if (o->n_routed == 0)
         return true;
-    p->src.data = p->gpu->host_alloc(p->s, tokens * stride * sizeof(float), "hidden rows", err);
-    p->dst.data = p->gpu->host_alloc(p->s, tokens * stride * sizeof(float), "experts' sums", err);
+    p->src = p->gpu->host_alloc(p->s, tokens * stride * sizeof(float), "hidden rows", err);
+    p->dst = p->gpu->host_alloc(p->s, tokens * stride * sizeof(float), "experts' sums", err);
     p->ids = p->gpu->host_alloc(p->s, picks * sizeof *p->ids, "picks", err);
     p->weights = p->gpu->host_alloc(p->s, picks * sizeof *p->weights, "weights of picks", err);
-    return p->src.data && p->dst.data && p->ids && p->weights;
+    return p->src && p->dst && p->ids && p->weights;
 }
 
 bool hybrid_pair_open(struct hybrid_pair **out, struct hybrid *h,
@@ -275,8 +319,10 @@ bool hybrid_pair_open(struct hybrid_pair **out, struct hybrid *h,
         return false;
     struct gpu_device_options g = gpu_options(h, p, o);
     p->gpu = &h->library->launch;
+    p->handoff = h->handoff;
     p->hidden_size = h->model->params.hidden_size;
-    bool ok = h->library->device_open(&p->device, &g, err);
+    p->jobs = mem_alloc((size_t)h->model->params.n_layers, sizeof *p->jobs, "layers of a step", err);
+    bool ok = p->jobs && h->library->device_open(&p->device, &g, err);
     if (ok)
         p->s = h->library->device_stream(p->device);
     if (!ok || !open_cpu(p, o, err) || !open_buffers(p, o, err)) {
@@ -292,14 +338,15 @@ void hybrid_pair_close(struct hybrid_pair *p)
     if (!p)
         return;
     if (p->device) {
-        p->gpu->host_release(p->s, p->src.data);
-        p->gpu->host_release(p->s, p->dst.data);
+        p->gpu->host_release(p->s, p->src);
+        p->gpu->host_release(p->s, p->dst);
         p->gpu->host_release(p->s, p->ids);
         p->gpu->host_release(p->s, p->weights);
         p->device->ops->close(p->device);
     }
     if (p->cpu)
         p->cpu->ops->close(p->cpu);
+    mem_free(p->jobs);
     mem_free(p);
 }
 

@@ -1,0 +1,39 @@
+/* The CPU's part of a step, started and awaited by the GPU's queue.
+ *
+ * The thread that queues a step does not stop at its layers. It puts two host calls into the queue for
+ * each of them: handoff_start wakes a thread that computes, handoff_wait holds the queue back until
+ * that is done. Between them the GPU works on what was queued there.
+ *
+ *     queue    ... copies out | start | shared experts | wait | copies in | next layer
+ *     thread                          | work(ctx, 0)   |                          | work(ctx, 1)
+ *
+ * The queue is in order, so one piece of work runs at a time, and the counts of what was started and
+ * what was done are all that the two sides share. A piece that takes longer than the limit makes the
+ * rest of the step run through without any, and handoff_finish fails. */
+#ifndef TANDEM_ENGINE_HANDOFF_H
+#define TANDEM_ENGINE_HANDOFF_H
+
+#include "gpu/gpu.h"
+
+struct handoff;
+
+/* Compute piece `job` of the step, counted from 0. */
+typedef void handoff_work(void *ctx, int job);
+
+/* The thread inherits where its creator may run. ERR_FIT, ERR_RUN. */
+bool handoff_open(struct handoff **out, double limit_s, struct error *err);
+/* Waits for a piece that is still being computed. Accepts NULL. */
+void handoff_close(struct handoff *h);
+
+/* Before the first piece of a step. Waits for one that an earlier step gave up, up to the limit. */
+void handoff_begin(struct handoff *h, handoff_work *work, void *ctx);
+/* Queue the two calls. */
+void handoff_queue_start(struct handoff *h, const struct gpu_launchers *gpu, struct gpu_stream *s);
+void handoff_queue_wait(struct handoff *h, const struct gpu_launchers *gpu, struct gpu_stream *s);
+/* Everything of the step is queued: wait, asleep, until the last piece is done or the queue has ended
+ * without it (the stream reports why). ERR_RUN: a piece took longer than the limit. Afterwards no
+ * piece is running, but for that one. */
+bool handoff_finish(struct handoff *h, const struct gpu_launchers *gpu, struct gpu_stream *s,
+                    struct error *err);
+
+#endif
