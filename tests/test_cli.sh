@@ -194,6 +194,14 @@ word=$(cut -d' ' -f3 "$out")
 run 0 run "$model" -p "Tell me a story." -n 60 --temp 0 --stop " $word" --json
 [ "$(field finish_reason)" = stop ] || bad "--stop \" $word\": $(cat "$out")"
 case $(field text) in *"$word"*) bad "the stop text was shown" ;; esac
+printf 'root ::= "yes" | "no"\n' >"$work/yesno"; printf 'root ::= "a"\n| x\n' >"$work/unknown"
+run 0 run "$model" -p "Is it?" --grammar "$work/yesno" --think 4 --json
+case $(field text) in yes | no) ;; *) bad "--grammar: $(cat "$out")" ;; esac
+run 0 run "$model" -p "Is it?" --raw -j '{"enum":[17]}'; [ "$(cat "$out")" = 17 ] || bad "-j: $(cat "$out")"
+run 2 run "$model" -p x --grammar "$work/unknown"; says "line 2, column 3"; silent "$out"
+run 3 run "$model" -p x --grammar "$work/none"; run 3 run "$model" -p x -j "$work/none"
+run 2 run "$model" -p x -j '{"pattern":"a"}'; says "pattern"
+run 2 run "$model" -p x -j '{}' --grammar "$work/yesno"; says "both"
 run 0 run "$model" -p "Tell me a story." -c 48 --temp 1 --seed 3 --logit-bias 1-inf --json
 [ "$(field finish_reason)" = context ] || bad "full context: $(cat "$out")"
 run 2 run "$model" -f "$work/binary" -c 64; says "context"; silent "$out"

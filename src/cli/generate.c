@@ -121,9 +121,10 @@ static bool prefill(struct loaded *m, const struct tokens *prompt, struct genera
 
 /* Let the grammar forbid tokens. Thinking goes free, but the answer must come after it. A model
  * that may think can open its thinking with the first token. *complete: the answer ends here. */
-static bool constrain(struct loaded *m, struct stream *s, float *logits, bool *complete,
+static bool constrain(struct loaded *m, struct stream *s, int usable, bool *complete,
                       struct error *err)
 {
+    float *logits = session_logits(m->session);
     *complete = false;
     s->constrained = m->constraint && (s->o->plain || !s->think.thinking);
     if (!m->constraint)
@@ -134,7 +135,8 @@ static bool constrain(struct loaded *m, struct stream *s, float *logits, bool *c
     }
     int32_t open = s->o->plain ? -1 : s->think.open_id;
     int32_t close = s->o->plain ? -1 : s->think.close_id;
-    bool may_open = m->thinks && s->g->n_generated == 0 && open >= 0;
+    bool has_open = open >= 0 && open < usable;
+    bool may_open = m->thinks && s->g->n_generated == 0 && has_open;
     float open_logit = may_open ? logits[open] : -INFINITY;
     if (!constraint_is_complete(m->constraint, complete, err))
         return false;
@@ -142,9 +144,9 @@ static bool constrain(struct loaded *m, struct stream *s, float *logits, bool *c
         return true;
     if (!constraint_apply(m->constraint, logits, err))
         return false;
-    if (close >= 0)
+    if (close >= 0 && close < usable)
         logits[close] = -INFINITY;
-    if (open >= 0)
+    if (has_open)
         logits[open] = open_logit;
     return true;
 }
@@ -168,7 +170,7 @@ static bool decode(struct loaded *m, struct stream *s, struct error *err)
         if (!o->plain && think_due(&s->think)) {
             id = think_inject(&s->think);
         } else {
-            if (!constrain(m, s, session_logits(m->session), &complete, err))
+            if (!constrain(m, s, usable, &complete, err))
                 return false;
             if (complete)
                 break;
