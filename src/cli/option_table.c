@@ -307,9 +307,9 @@ const struct option option_rows[] = {
       CHOICE(numerics, "official|gguf|llamacpp"),
       .help = "where the two differ, compute as the model's authors or as llama.cpp",
       .fallback = "official" },
-    { "draft", NULL, NULL, "auto|off|1", ANSWERS, GROUP_MODEL, CHOICE(draft, "auto|off|1"),
-      .help = "guess one token ahead where the model can: while it pays, never, or always",
-      .fallback = "auto" },
+    { "draft", NULL, NULL, "off|auto|1", ANSWERS, GROUP_MODEL, CHOICE(draft, "off|auto|1"),
+      .help = "guess one token ahead where the model can: never, while it pays, or always",
+      .fallback = "off" },
     { "act", NULL, NULL, "fast|f32", COMPUTES, GROUP_MODEL, CUSTOM(read_act),
       .help = "f32: reference path, activations and cache unrounded", .fallback = "fast" },
 

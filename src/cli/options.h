@@ -80,7 +80,7 @@ struct options {
     unsigned isa;
     bool isa_given;
     int numerics;      /* enum numerics */
-    int draft;         /* 0: by measured times, 1: never, 2: always one token */
+    int draft;         /* 0: never, 1: by measured times, 2: always one token */
     bool act_f32;
 
     /* placement */
