@@ -144,8 +144,10 @@ static void check_bf16_softmax(const struct kernels *new, int n, int n_lanes, bo
         new->bf16_softmax(F(x), ld, n, n_lanes, seen, max, sum, shrink, U32(w), ld);
         for (int i = 0; i < n_lanes; i++) {
             double old = wanted_max[i], added = 0;
-            for (int p = 0; p < seen[i]; p++)
-                wanted_max[i] = fmax(wanted_max[i], F(x)[p * ld + i]);
+            for (int p = 0; p < seen[i]; p++) {
+                double score = F(x)[p * ld + i];
+                wanted_max[i] = score > wanted_max[i] ? score : wanted_max[i];
+            }
             for (int p = 0; p < n; p++) {
                 double e = p < seen[i] ? exp2(F(x)[p * ld + i] - wanted_max[i]) : 0;
                 float found = paired(U32(w), ld, p, i);

@@ -8,6 +8,7 @@
 #include <sys/resource.h>
 #include <sys/syscall.h>
 
+#include "cpu/features.h"
 #include "src/base/log.h"
 #include "src/base/mem.h"
 #include "src/base/util.h"
@@ -106,14 +107,16 @@ static bool open_both(struct engine **e, struct session **s, const char *path,
     return engine_open(e, path, o, err) && session_open(s, *e, &so, err);
 }
 
-/* Logits behind the text and one token more; false when it could not be loaded. */
+/* Logits behind the text (less of it in plain C, which takes a second for ten tokens of the large
+ * model) and one token more; false when it could not be loaded. */
 static bool logits_with(const char *path, const struct engine_options *o, float *out,
                         struct error *err)
 {
     struct engine *e;
     struct session *s;
     bool ok = open_both(&e, &s, path, o, 64, err) &&
-              session_prefill(s, text, N_TEXT, NULL, NULL, err) && session_decode(s, 5, err);
+              session_prefill(s, text, cpu_isa() ? N_TEXT : 4, NULL, NULL, err) &&
+              session_decode(s, 5, err);
     if (ok) {
         CHECK_INT(engine_nodes(e), max_of(o->n_nodes, 1));
         memcpy(out, session_logits(s), (size_t)engine_model(e)->params.n_vocab * sizeof *out);
@@ -417,12 +420,12 @@ static void test_faults(enum load_mode mode)
         uint64_t allocations = mem_allocations();
         for (int stretch = 0; stretch < 4; stretch++) {
             long before = faults();
-            for (int i = 0; i < 16; i++)
+            for (int i = 0; i < (cpu_isa() ? 16 : 2); i++)
                 if (!session_decode(s, token = (token * 53 + 7) % 2000, &err))
                     CHECK_MSG(false, "%s", err.text);
             least = min_of(least, faults() - before);
         }
-        CHECK_MSG(least == 0 || sanitized, "%ld page faults in 16 tokens", least);
+        CHECK_MSG(least == 0 || sanitized, "%ld page faults while decoding", least);
         CHECK_INT(mem_allocations() - allocations, 0);
     }
     session_close(s);
@@ -468,9 +471,10 @@ static void test_peak(enum load_mode mode)
     if (CHECK_MSG(open_both(&e, &s, large_path, &o, 8192, &err), "%s", err.text)) {
         double opened = resident_mib("VmRSS:") - before;
         int32_t prompt[600];
-        for (int i = 0; i < 600; i++)
+        int n = cpu_isa() ? 600 : 20;
+        for (int i = 0; i < n; i++)
             prompt[i] = i % 2000;
-        CHECK(session_prefill(s, prompt, 600, NULL, NULL, &err));
+        CHECK(session_prefill(s, prompt, n, NULL, NULL, &err));
         for (int i = 0; i < 4; i++)
             CHECK(session_decode(s, i, &err));
         struct memory_report r;

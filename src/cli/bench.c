@@ -412,6 +412,20 @@ static bool run_setting(struct bench *b, struct loaded *m, const int32_t *ids, i
     return ok;
 }
 
+/* While generating, by the last row that did; 0: not measured. */
+static double decode_watts(const struct bench *b)
+{
+    for (int i = b->n_rows - 1; i >= 0; i--) {
+        const struct bench_row *r = &b->rows[i];
+        double seconds = 0;
+        for (int k = 0; k < r->n; k++)
+            seconds += (double)r->n_generate / r->tok_s[k];
+        if (r->n_generate && seconds > 0 && isfinite(r->joules))
+            return r->joules / seconds;
+    }
+    return 0;
+}
+
 static bool run_all(struct bench *b, struct loaded *m, int64_t repetitions, struct error *err)
 {
     int64_t n_ctx = context_needed(b);
@@ -432,6 +446,7 @@ static bool run_all(struct bench *b, struct loaded *m, int64_t repetitions, stru
         ok = false;
     const struct options *o = b->o;
     ok = ok && (!o->compare || compare_rows(b, o->compare, o->max_loss, err));
+    rates_keep_watts(&b->energy, decode_watts(b));
     mem_free(ids);
     mem_free(tok_s);
     return ok;
@@ -459,20 +474,6 @@ static int most_threads(const struct bench *b)
     return n;
 }
 
-/* While generating, by the last row that did; 0: not measured. */
-static double decode_watts(const struct bench *b)
-{
-    for (int i = b->n_rows - 1; i >= 0; i--) {
-        const struct bench_row *r = &b->rows[i];
-        double seconds = 0;
-        for (int k = 0; k < r->n; k++)
-            seconds += (double)r->n_generate / r->tok_s[k];
-        if (r->n_generate && seconds > 0 && isfinite(r->joules))
-            return r->joules / seconds;
-    }
-    return 0;
-}
-
 static bool bench_model(struct options *o, struct error *err)
 {
     char path[PATH_SIZE];
@@ -497,7 +498,6 @@ static bool bench_model(struct options *o, struct error *err)
              (b.max_rows || fail(err, ERR_USAGE, "no tests: -p and -n are 0")) &&
              measure_limits(&b, most_threads(&b), err) && report_head(&b, err) &&
              run_all(&b, &m, repetitions, err);
-        rates_keep_watts(&b.energy, decode_watts(&b));
     }
     mem_free(b.rows);
     loaded_close(&m);
