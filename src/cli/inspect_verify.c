@@ -65,8 +65,8 @@ static void look_at_values(const struct tensor *t, uint64_t at, uint64_t n, stru
         return;
     }
     for (int k = 0; whole > 0 && k < LANES; k++) {
-        f->min = fmin(f->min, (double)low[k]);
-        f->max = fmax(f->max, (double)high[k]);
+        f->min = (double)low[k] < f->min ? (double)low[k] : f->min;
+        f->max = (double)high[k] > f->max ? (double)high[k] : f->max;
     }
     f->sum2 += sum2;
     look_closely(values + whole, at + whole, n - whole, f);
