@@ -1,5 +1,5 @@
 #!/bin/sh
-# Install what building Tandem needs: a C compiler, make, and four libraries. Silent when all is there.
+# Install what building Tandem needs: a C and a C++ compiler, make, and four libraries. Silent when all is there.
 #   sh tools/setup.sh           install what is missing (as root or with sudo), else say how
 #   sh tools/setup.sh --show    say what was found, install nothing
 # Works on Debian and Ubuntu; elsewhere it names what is missing.
@@ -25,6 +25,7 @@ compiler() { have "${CC:-cc}" && echo 'int main(void){return 0;}' | "${CC:-cc}" 
 find_missing() {
     missing=
     need gcc compiler
+    need g++ have "${CXX:-c++}" # the GPU code on the CPU, for the tests
     need libc6-dev compiler
     need make have make
     need pkg-config have pkg-config
