@@ -8,6 +8,7 @@
 #include <immintrin.h>
 
 #include "cpu/amx/table.h"
+#include "cpu/amx/tiles.h"
 #include "cpu/avx2/unpack.h"
 
 /* ---- products ---- */
@@ -24,20 +25,6 @@
 
 #define SIDE 16  /* rows and columns of a tile of floats */
 #define DEPTH 32 /* values along k in one instruction */
-
-static void begin_tiles(void)
-{
-    struct {
-        uint8_t palette, start_row, reserved[14];
-        uint16_t bytes[16];
-        uint8_t rows[16];
-    } config = { .palette = 1 };
-    for (int i = 0; i < 8; i++) {
-        config.bytes[i] = 64;
-        config.rows[i] = 16;
-    }
-    _tile_loadconfig(&config);
-}
 
 struct operands {
     const uint16_t *a;
@@ -96,7 +83,7 @@ static void gemm_amx(int m, int n, int k, const uint16_t *a, int64_t lda, const 
 {
     struct operands o = { .a_bytes = (size_t)lda * sizeof *a, .b_bytes = (size_t)ldb * sizeof *b,
                           .c_bytes = (size_t)ldc * sizeof *c, .k = k, .add = add };
-    begin_tiles();
+    configure_tiles(64);
     for (int i = 0; i < m; i += 2 * SIDE) {
         bool high = m - i > SIDE;
         for (int j = 0; j < n; j += 2 * SIDE) {

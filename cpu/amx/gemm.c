@@ -7,6 +7,7 @@
  * multiplied into the weights beforehand, two planes of bytes, and need it once per block; types of
  * 32, whose scales are floats, need it for every 32 columns. */
 #include "cpu/amx/table.h"
+#include "cpu/amx/tiles.h"
 
 #define ISA_NAME(name) name##_amx
 #define GEMM_ROWS gemm_wide
@@ -34,16 +35,7 @@ struct sums {
 /* Shapes of the tiles: so many bytes of each token, a fourth as many lines of a panel. */
 static void begin_tiles(int columns)
 {
-    const struct {
-        uint8_t palette, start_row, reserved[14];
-        uint16_t bytes[16];
-        uint8_t rows[16];
-    } config = {
-        .palette = 1,
-        .bytes = { 64, 64, 64, 64, (uint16_t)columns, (uint16_t)columns, 64, 64 },
-        .rows = { 16, 16, 16, 16, 16, 16, (uint8_t)(columns / 4), (uint8_t)(columns / 4) },
-    };
-    _tile_loadconfig(&config);
+    configure_tiles(columns);
 }
 
 static void end_tiles(void)

@@ -3,24 +3,16 @@
 #include <string.h>
 
 #include "cpu/amx/table.h"
+#include "cpu/amx/tiles.h"
 
 /* Six tiles of sums hide the latency; the last two hold the operands. Full tiles: 16 lines of 64
  * bytes, 16 x 16 sums of 64 products each. */
 static int64_t count_int8(int64_t rounds)
 {
-    struct {
-        uint8_t palette, start_row, reserved[14];
-        uint16_t bytes[16];
-        uint8_t rows[16];
-    } config = { .palette = 1 };
-    for (int i = 0; i < 8; i++) {
-        config.bytes[i] = 64;
-        config.rows[i] = 16;
-    }
     uint8_t ones[16][64];
     int32_t sums[16][16];
     memset(ones, 1, sizeof ones);
-    _tile_loadconfig(&config);
+    configure_tiles(64);
     _tile_zero(0);
     _tile_zero(1);
     _tile_zero(2);
