@@ -11,6 +11,7 @@
 #include "src/cli/kl_file.h"
 #include "src/engine/engine.h"
 #include "tests/check.h"
+#include "tests/command.h"
 #include "tools/journal.h"
 
 #define DEMO "models/demo.gguf"
@@ -24,16 +25,7 @@ static char base_path[300], coarse_path[300], text_path[300], bad_path[300];
 static char said[4096];
 static int tandem(const char *arguments)
 {
-    char line[2000];
-    const char *b = getenv("B");
-    snprintf(line, sizeof line, "%s/tandem %s 2>&1 </dev/null", b ? b : "build", arguments);
-    FILE *f = popen(line, "r");
-    if (!f)
-        return -1;
-    size_t n = fread(said, 1, sizeof said - 1, f);
-    said[n] = 0;
-    int status = pclose(f);
-    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+    return run_tandem(arguments, said, sizeof said);
 }
 
 static double field(const char *name)

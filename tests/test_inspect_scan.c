@@ -4,12 +4,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include "src/format/gguf_write.h"
 #include "src/format/quant.h"
 #include "tests/check.h"
+#include "tests/command.h"
 
 #define DEMO "models/demo.gguf"
 
@@ -19,16 +19,7 @@ static char said[1 << 20];
 
 static int tandem(const char *arguments)
 {
-    char line[2000];
-    const char *b = getenv("B");
-    snprintf(line, sizeof line, "%s/tandem %s 2>&1 </dev/null", b ? b : "build", arguments);
-    FILE *f = popen(line, "r");
-    if (!f)
-        return -1;
-    size_t n = fread(said, 1, sizeof said - 1, f);
-    said[n] = 0;
-    int status = pclose(f);
-    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+    return run_tandem(arguments, said, sizeof said);
 }
 
 /* Where in the output the entry of a tensor begins, and a field of it. */
