@@ -5,105 +5,11 @@
 #include <unistd.h>
 
 #include "src/base/mem.h"
+#include "src/cli/chat_show.h"
 #include "src/cli/command.h"
-#include "src/cli/line.h"
 #include "src/cli/paths.h"
 #include "src/cli/signals.h"
 #include "src/cli/term.h"
-
-#define WARN_AT_PERCENT 80
-
-/* ---- showing an answer ----------------------------------------------------------------------- */
-
-struct display {
-    const struct chat *c;
-    const struct generation *g;
-    double start_s, drawn_s;
-    bool thinking;  /* the cursor stands behind thinking */
-    bool line_open; /* the cursor does not stand at the start of a line */
-};
-
-static void grey(const char *bytes, size_t len)
-{
-    bool colour = term_colour(STDERR_FILENO);
-    if (colour)
-        err_write("\033[2m", 4);
-    err_write(bytes, len);
-    if (colour)
-        err_write("\033[0m", 4);
-}
-
-/* One line that counts, in place of the thinking itself. */
-static void draw_fold(struct display *d, bool last)
-{
-    char line[96];
-    if (!term_animates() || (!last && now_s() - d->drawn_s < 0.1))
-        return;
-    d->drawn_s = now_s();
-    int n = snprintf(line, sizeof line, "%s %lld tokens, %.0f s", last ? "thought" : "thinking…",
-                     (long long)d->g->n_thinking, now_s() - d->start_s);
-    err_write("\r\033[K", 4);
-    grey(line, (size_t)n);
-}
-
-static bool show_thinking(struct display *d, const char *bytes, size_t len)
-{
-    struct buf clean = { 0 };
-    d->thinking = d->c->show_thinking != THINKING_HIDDEN;
-    if (d->c->show_thinking == THINKING_FOLD)
-        draw_fold(d, false);
-    if (d->c->show_thinking == THINKING_FULL && term_escape_to(&clean, bytes, len))
-        grey(clean.data, clean.len);
-    buf_release(&clean);
-    return true;
-}
-
-static void end_thinking(struct display *d)
-{
-    if (d->thinking && d->c->show_thinking == THINKING_FOLD)
-        draw_fold(d, true);
-    if (d->thinking)
-        err_write("\n\n", d->c->show_thinking == THINKING_FULL ? 2 : 1);
-    d->thinking = false;
-}
-
-static bool on_piece(void *ctx, enum piece_kind kind, const char *bytes, size_t len,
-                     struct error *err)
-{
-    struct display *d = ctx;
-    if (kind == PIECE_THINKING)
-        return show_thinking(d, bytes, len);
-    end_thinking(d);
-    d->line_open = len > 0 && bytes[len - 1] != '\n';
-    if (!term_stdout())
-        return out_write(bytes, len, err);
-    struct buf clean = { 0 };
-    bool ok = term_escape_to(&clean, bytes, len) ? out_write(clean.data, clean.len, err)
-                                                 : buf_ok(&clean, err);
-    buf_release(&clean);
-    return ok;
-}
-
-/* The grey line behind an answer, and what the reader should know. */
-static void print_after(struct chat *c, const struct generation *g)
-{
-    int64_t used = session_n_past(c->m.session), n_ctx = session_n_ctx(c->m.session);
-    int percent = (int)(100 * used / n_ctx);
-    char line[160];
-    int n = snprintf(line, sizeof line, "%s%.1f tok/s · context %d %%\n",
-                     g->finish == FINISH_INTERRUPTED ? "stopped · " : "", generation_decode_rate(g),
-                     percent);
-    if (c->o->quiet == 0 && (term_stderr() || c->o->stats))
-        grey(line, (size_t)n);
-    if (g->finish == FINISH_LENGTH)
-        note("(stopped at %lld tokens, -n)", (long long)g->n_generated);
-    if (g->finish == FINISH_CONTEXT)
-        note("the context of %lld tokens is full: /undo drops the last exchange, /trim the first, "
-             "/clear all; a larger one: -c %lld", (long long)n_ctx, (long long)(2 * n_ctx));
-    else if (percent >= WARN_AT_PERCENT && !c->warned)
-        note("the context is %d %% full: /trim drops the oldest exchange, /clear all", percent);
-    c->warned = percent >= WARN_AT_PERCENT;
-}
 
 /* ---- the conversation ------------------------------------------------------------------------ */
 
@@ -206,23 +112,22 @@ bool chat_ask(struct chat *c, struct str question, struct error *err)
 {
     struct tokens ids = { 0 };
     struct generation g = { 0 };
-    struct display d = { .c = c, .g = &g, .start_s = now_s() };
+    struct chat_show show;
     struct generate_options go = {
         .n_predict = c->o->n_predict,
         .think_budget = c->think_budget,
         .stop = c->o->stop.items,
         .n_stop = c->o->stop.n,
-        .sink = on_piece,
-        .sink_ctx = &d,
+        .sink = chat_show_piece,
+        .sink_ctx = &show,
     };
     struct exchange *e = add_exchange(c, question, err);
     if (!e)
         return survives(err);
     signals_rearm();
+    chat_show_begin(&show, c, &g);
     bool ok = render(c, false, &ids, &go.in_thinking, err) && generate(&c->m, &ids, &go, &g, err);
-    end_thinking(&d);
-    if (ok || d.line_open)
-        ok = out_write("\n", 1, ok ? err : NULL) && ok;
+    ok = chat_show_end(&show, ok, err) && ok;
     tokens_release(&ids);
     if (ok) {
         e->answer = g.stored;
@@ -232,7 +137,7 @@ bool chat_ask(struct chat *c, struct str question, struct error *err)
         c->answered = true;
         buf_release(&c->last.answer);
         buf_release(&c->last.thinking);
-        print_after(c, &g);
+        chat_show_after(c, &g);
         return true;
     }
     generation_release(&g);
@@ -342,7 +247,7 @@ bool cmd_chat(struct options *o, struct error *err)
     if (ok) {
         bool keep = !o->no_history && term_stdin() &&
                     path_state(history, sizeof history, "history");
-        line_open(chat_command_names);
+        line_open(chat_offers, &c);
         if (keep)
             line_history_load(history);
         if (o->prompt && term_stdin())

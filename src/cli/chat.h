@@ -4,6 +4,7 @@
 #define TANDEM_CLI_CHAT_H
 
 #include "src/cli/generate.h"
+#include "src/cli/line.h"
 
 /* A question and what was answered. Both own their text. */
 struct exchange {
@@ -22,6 +23,8 @@ struct chat {
     bool answered;          /* is there a last answer? */
     bool warned;            /* that the context fills up */
     bool leave;
+    /* Names of saved sessions for Tab, ended by NULL; NULL: there are none. */
+    const char *const *(*session_names)(struct chat *c);
 };
 
 /* Ask and answer; the exchange stays in the conversation unless nothing was answered. False only
@@ -38,7 +41,7 @@ int64_t chat_n_tokens(const struct chat *c);
 /* A line that begins with a slash. */
 bool chat_command(struct chat *c, const char *line, struct error *err);
 
-/* Names for Tab, ended by NULL. */
-extern const char *const chat_command_names[];
+/* What Tab offers (a line_offers; ctx is the chat): commands, then what their argument is. */
+void chat_offers(void *ctx, const char *line, int from, struct line_offer *offer);
 
 #endif

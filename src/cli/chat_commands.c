@@ -142,26 +142,70 @@ static bool do_quit(struct chat *c, const char *argument, struct error *err)
     return true;
 }
 
+/* What Tab offers behind a command's name. */
+enum argument { NO_ARGUMENT, FREE_TEXT, FILE_NAME, SESSION_NAME, ON_OFF };
+
 static const struct {
-    const char *name, *argument, *help;
+    const char *name, *argument, *help; /* help NULL: another name for a row above */
     bool (*run)(struct chat *c, const char *argument, struct error *err);
+    enum argument kind;
 } table[] = {
-    { "/help", "", "this list", do_help },
-    { "/system", "[TEXT]", "show or set the system prompt; - removes it", do_system },
-    { "/think", "[on|off|N]", "thinking before the answer, at most N tokens", do_think },
-    { "/retry", "", "answer the last question again", do_retry },
-    { "/undo", "", "forget the last exchange", do_undo },
-    { "/trim", "[N]", "forget the first exchange, or the first N", do_trim },
-    { "/clear", "", "forget the whole conversation", do_clear },
-    { "/ctx", "", "how full the context is", do_ctx },
-    { "/stats", "", "model, memory, sampling, speed of the last answer", do_stats },
-    { "/quit", "", "leave, as Ctrl-D does", do_quit },
-    { "/exit", NULL, NULL, do_quit },
-    { "/bye", NULL, NULL, do_quit },
+    { "/help", "", "this list", do_help, NO_ARGUMENT },
+    { "/system", "[TEXT]", "show or set the system prompt; - removes it", do_system, FREE_TEXT },
+    { "/think", "[on|off|N]", "thinking before the answer, at most N tokens", do_think, ON_OFF },
+    { "/retry", "", "answer the last question again", do_retry, NO_ARGUMENT },
+    { "/undo", "", "forget the last exchange", do_undo, NO_ARGUMENT },
+    { "/trim", "[N]", "forget the first exchange, or the first N", do_trim, FREE_TEXT },
+    { "/clear", "", "forget the whole conversation", do_clear, NO_ARGUMENT },
+    { "/ctx", "", "how full the context is", do_ctx, NO_ARGUMENT },
+    { "/stats", "", "model, memory, sampling, speed of the last answer", do_stats, NO_ARGUMENT },
+    { "/quit", "", "leave, as Ctrl-D does", do_quit, NO_ARGUMENT },
+    { "/exit", NULL, NULL, do_quit, NO_ARGUMENT },
+    { "/bye", NULL, NULL, do_quit, NO_ARGUMENT },
 };
 
-const char *const chat_command_names[] = { "/help", "/system", "/think", "/retry", "/undo", "/trim",
-                                           "/clear", "/ctx", "/stats", "/quit", NULL };
+/* Names of the commands that help shows, ended by NULL. */
+static const char *const *command_names(int *n)
+{
+    static const char *names[ARRAY_LEN(table) + 1];
+    *n = 0;
+    for (size_t i = 0; i < ARRAY_LEN(table); i++)
+        if (table[i].help)
+            names[(*n)++] = table[i].name;
+    names[*n] = NULL;
+    return names;
+}
+
+/* The row of the command at the start of a line, -1: none. */
+static int find_row(const char *line)
+{
+    size_t len = strcspn(line, " \t\n");
+    for (size_t i = 0; i < ARRAY_LEN(table); i++)
+        if (strlen(table[i].name) == len && memcmp(table[i].name, line, len) == 0)
+            return (int)i;
+    return -1;
+}
+
+void chat_offers(void *ctx, const char *line, int from, struct line_offer *offer)
+{
+    static const char *const on_off[] = { "on", "off", NULL };
+    struct chat *c = ctx;
+    int n, row;
+    if (line[0] != '/')
+        return;
+    if (from == 0) {
+        offer->words = command_names(&n);
+        return;
+    }
+    row = find_row(line);
+    if (row < 0)
+        return;
+    offer->files = table[row].kind == FILE_NAME;
+    if (table[row].kind == ON_OFF)
+        offer->words = on_off;
+    if (table[row].kind == SESSION_NAME && c->session_names)
+        offer->words = c->session_names(c);
+}
 
 static bool do_help(struct chat *c, const char *argument, struct error *err)
 {
@@ -178,12 +222,13 @@ bool chat_command(struct chat *c, const char *line, struct error *err)
 {
     size_t len = strcspn(line, " \t\n");
     const char *argument = line + len + strspn(line + len, " \t\n");
-    for (size_t i = 0; i < ARRAY_LEN(table); i++)
-        if (strlen(table[i].name) == len && memcmp(table[i].name, line, len) == 0)
-            return table[i].run(c, argument, err);
+    int row = find_row(line), n;
+    if (row >= 0)
+        return table[row].run(c, argument, err);
     char word[32] = "";
     memcpy(word, line, min_of(len, sizeof word - 1));
-    const char *near = nearest_name(word, chat_command_names, ARRAY_LEN(chat_command_names) - 1);
+    const char *const *names = command_names(&n);
+    const char *near = nearest_name(word, names, n);
     if (near)
         note("unknown command %s (did you mean %s?)", word, near);
     else

@@ -19,7 +19,9 @@
 
 /* Readline calls back without a context: one reader per process. */
 static struct {
-    const char *const *words;
+    line_offers *offers;
+    void *offers_ctx;
+    struct line_offer offer; /* for the word being completed */
     char *line; /* what the callback got; malloc'ed by readline */
     bool done;
     int n_loaded; /* history entries that came from the file */
@@ -30,8 +32,8 @@ static char *next_word(const char *start, int state)
     static int at;
     if (state == 0)
         at = 0;
-    while (reader.words && reader.words[at]) {
-        const char *word = reader.words[at++];
+    while (reader.offer.words[at]) {
+        const char *word = reader.offer.words[at++];
         if (strncmp(word, start, strlen(start)) == 0)
             return strdup(word);
     }
@@ -41,8 +43,12 @@ static char *next_word(const char *start, int state)
 static char **complete(const char *start, int from, int to)
 {
     (void)to;
-    rl_attempted_completion_over = 1; /* never offer file names in the middle of a sentence */
-    return from == 0 && start[0] == '/' ? rl_completion_matches(start, next_word) : NULL;
+    reader.offer = (struct line_offer){ 0 };
+    if (reader.offers)
+        reader.offers(reader.offers_ctx, rl_line_buffer, from, &reader.offer);
+    /* Never offer file names in the middle of a sentence. */
+    rl_attempted_completion_over = !reader.offer.files;
+    return reader.offer.words ? rl_completion_matches(start, next_word) : NULL;
 }
 
 /* Alt-Enter: a new line inside the message. */
@@ -64,9 +70,10 @@ static void use_utf8(void)
             setenv("LC_ALL", names[i], 1);
 }
 
-void line_open(const char *const *words)
+void line_open(line_offers *offers, void *ctx)
 {
-    reader.words = words;
+    reader.offers = offers;
+    reader.offers_ctx = ctx;
     if (!term_stdin())
         return;
     use_utf8();

@@ -16,8 +16,15 @@ enum line_result {
     LINE_FAILED,  /* err is set */
 };
 
-/* `words` (ended by NULL) are offered by Tab at the start of a line. */
-void line_open(const char *const *words);
+/* What Tab offers for the word that begins at byte `from` of `line`. */
+struct line_offer {
+    const char *const *words; /* ended by NULL, valid until the next call; NULL: none */
+    bool files;               /* names of files */
+};
+typedef void line_offers(void *ctx, const char *line, int from, struct line_offer *offer);
+
+/* `offers` may be NULL. */
+void line_open(line_offers *offers, void *ctx);
 void line_close(void);
 
 /* Show `prompt` and read. `text` is cleared first. */

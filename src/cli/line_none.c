@@ -1,9 +1,9 @@
 /* Twin of line.c for builds without libraries: no editing, no history. */
 #include "src/cli/line.h"
 
-void line_open(const char *const *words)
+void line_open(line_offers *offers, void *ctx)
 {
-    (void)words;
+    (void)offers, (void)ctx;
 }
 
 void line_close(void)
