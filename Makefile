@@ -190,6 +190,7 @@ chat: all
 # libFuzzer on everything that reads bytes: tests/fuzz_X.c, seeds in tests/vectors/X.*; needs clang.
 FUZZ   := $(patsubst tests/fuzz_%.c,%,$(wildcard tests/fuzz_*.c))
 FUZZ_S ?= 60
+FUZZ_ALSO := tools/imatrix.c tools/journal.c
 fuzz:
 	@command -v clang >/dev/null || { echo "make fuzz needs clang"; exit 1; }
 	@mkdir -p build-fuzz
@@ -197,7 +198,7 @@ fuzz:
 	  mkdir -p build-fuzz/$$f && cp tests/vectors/*.$$f build-fuzz/$$f/ 2>/dev/null; \
 	  clang -std=c11 -D_GNU_SOURCE -I. -O1 -g -fsanitize=fuzzer,address,undefined \
 	    -fno-sanitize-recover=all $(LIB_CFLAGS) -o build-fuzz/fuzz_$$f tests/fuzz_$$f.c \
-	    $(filter src/base/% src/format/% src/text/%,$(SRC)) $(LDLIBS) && \
+	    $(filter src/base/% src/format/% src/text/% $(FUZZ_ALSO),$(SRC)) $(LDLIBS) && \
 	  build-fuzz/fuzz_$$f -max_total_time=$(FUZZ_S) -timeout=5 -rss_limit_mb=512 -max_len=4096 \
 	    -print_final_stats=1 -artifact_prefix=build-fuzz/$$f- build-fuzz/$$f || exit 1; \
 	done

@@ -21,6 +21,7 @@
 #define MAX_ENTRIES (1 << 17)
 #define MAX_NAME 255
 #define MAX_VALUES (1 << 28)
+#define MAX_MEAN 1e18f
 
 typedef unsigned long long ull;
 
@@ -39,6 +40,20 @@ static bool check_values(const char *path, struct str name, const uint8_t *float
         if (!isfinite(f) || f < 0)
             return fail(err, ERR_FILE, "%s: %.*s: value %llu is %g, expected a finite number not "
                         "below 0", path, (int)name.len, name.data, (ull)i, (double)f);
+    }
+    return true;
+}
+
+/* Means are multiplied with squared weights and added up: they must stay far from overflow. */
+static bool check_means(const char *path, const struct imatrix_entry *e, struct error *err)
+{
+    uint64_t per_count = e->n_counts ? e->n_values / e->n_counts : 1;
+    for (uint64_t i = 0; i < e->n_values; i++) {
+        float count = e->n_counts ? float_at(e->counts, i / per_count) : e->divisor;
+        if (count > 0 && !(float_at(e->sums, i) / count <= MAX_MEAN))
+            return fail(err, ERR_FILE, "%s: %.*s: value %llu is %g for %g tokens, expected a mean of "
+                        "at most %g", path, (int)e->name.len, e->name.data, (ull)i,
+                        (double)float_at(e->sums, i), (double)count, (double)MAX_MEAN);
     }
     return true;
 }
@@ -86,12 +101,13 @@ static bool read_old_entry(struct reader *r, struct imatrix_entry *e, struct err
     e->name = (struct str){ (const char *)name, (size_t)len };
     e->n_values = (uint64_t)n_values;
     e->divisor = n_calls > 0 ? (float)n_calls : 1;
-    return check_values(r->path, e->name, e->sums, e->n_values, err);
+    return check_values(r->path, e->name, e->sums, e->n_values, err) &&
+           check_means(r->path, e, err);
 }
 
 static bool read_old(struct imatrix *m, const char *path, struct error *err)
 {
-    struct reader r = { path, m->map, m->map_bytes };
+    struct reader r = { path, m->bytes, m->n_bytes };
     int32_t n, n_chunks, len;
     const uint8_t *text = NULL;
     if (!take_i32(&r, "the number of entries", 1, MAX_ENTRIES, &n, err))
@@ -127,12 +143,11 @@ static bool map_file(struct imatrix *m, const char *path, bool *is_gguf, struct 
     *is_gguf = pread(m->fd, magic, 4, 0) == 4 && memcmp(magic, "GGUF", 4) == 0;
     if (*is_gguf)
         return true;
-    m->map_bytes = (uint64_t)st.st_size;
-    m->map = mmap(NULL, m->map_bytes, PROT_READ, MAP_PRIVATE, m->fd, 0);
-    if (m->map == MAP_FAILED) {
-        m->map = NULL;
+    void *map = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, m->fd, 0);
+    if (map == MAP_FAILED)
         return fail(err, ERR_FILE, "%s: cannot be mapped: %s", path, strerror(errno));
-    }
+    m->bytes = map;
+    m->n_bytes = (uint64_t)st.st_size;
     return true;
 }
 
@@ -162,13 +177,13 @@ static bool read_gguf_entry(struct imatrix *m, const char *path, const struct te
         return fail(err, ERR_FILE, "%s: %s has %llu values and %llu counts", path, t->name,
                     (ull)e->n_values, (ull)e->n_counts);
     return check_values(path, e->name, e->sums, e->n_values, err) &&
-           check_values(path, e->name, e->counts, e->n_counts, err);
+           check_values(path, e->name, e->counts, e->n_counts, err) && check_means(path, e, err);
 }
 
 static bool read_gguf(struct imatrix *m, const char *path, struct error *err)
 {
     struct str kind = { 0 };
-    if (!gguf_open(&m->gguf, path, err) || !gguf_get_str(&m->gguf, "general.type", &kind, err))
+    if (!gguf_get_str(&m->gguf, "general.type", &kind, err))
         return false;
     if (!str_is(kind, "imatrix"))
         return fail(err, ERR_FILE, "%s: a GGUF file, but no importance matrix", path);
@@ -202,13 +217,9 @@ static int by_name(const void *a, const void *b)
     return compare_names(x->name, y->name);
 }
 
-bool imatrix_open(struct imatrix *m, const char *path, struct error *err)
+/* In order, each name once, and what all of them together are. */
+static bool index_entries(struct imatrix *m, const char *path, struct error *err)
 {
-    bool is_gguf = false;
-    *m = (struct imatrix){ .fd = -1 };
-    if (!map_file(m, path, &is_gguf, err) ||
-        !(is_gguf ? read_gguf(m, path, err) : read_old(m, path, err)))
-        return false;
     if (!m->n_entries)
         return fail(err, ERR_FILE, "%s: an importance matrix without entries", path);
     qsort(m->entries, m->n_entries, sizeof *m->entries, by_name);
@@ -225,13 +236,33 @@ bool imatrix_open(struct imatrix *m, const char *path, struct error *err)
     return true;
 }
 
+bool imatrix_open(struct imatrix *m, const char *path, struct error *err)
+{
+    bool is_gguf = false;
+    *m = (struct imatrix){ .fd = -1 };
+    return map_file(m, path, &is_gguf, err) &&
+           (is_gguf ? gguf_open(&m->gguf, path, err) && read_gguf(m, path, err)
+                    : read_old(m, path, err)) &&
+           index_entries(m, path, err);
+}
+
+bool imatrix_open_memory(struct imatrix *m, const void *bytes, size_t size, struct error *err)
+{
+    bool is_gguf = size >= 4 && memcmp(bytes, "GGUF", 4) == 0;
+    *m = (struct imatrix){ .fd = -1, .bytes = bytes, .n_bytes = size };
+    return (is_gguf ? gguf_open_memory(&m->gguf, bytes, size, err) && read_gguf(m, "memory", err)
+                    : read_old(m, "memory", err)) &&
+           index_entries(m, "memory", err);
+}
+
 void imatrix_close(struct imatrix *m)
 {
     gguf_close(&m->gguf);
-    if (m->map)
-        munmap(m->map, m->map_bytes);
-    if (m->fd > 0) /* 0 in a zeroed struct; the standard streams are never closed */
+    if (m->fd > 0) { /* 0 in a zeroed struct; the standard streams are never closed */
+        if (m->bytes)
+            munmap((void *)m->bytes, m->n_bytes);
         close(m->fd);
+    }
     mem_free(m->entries);
     *m = (struct imatrix){ .fd = -1 };
 }

@@ -24,9 +24,9 @@ struct imatrix_entry {
 /* Zeroed is closed. */
 struct imatrix {
     struct gguf gguf;         /* of the newer format */
-    void *map;                /* of the older one */
-    uint64_t map_bytes;
-    int fd;
+    const void *bytes;        /* of the older one */
+    uint64_t n_bytes;
+    int fd;                   /* behind a mapping; -1: the bytes are the caller's */
     struct imatrix_entry *entries; /* sorted by name */
     size_t n_entries;
     struct str dataset;       /* empty when not told */
@@ -36,6 +36,8 @@ struct imatrix {
 
 /* ERR_FILE naming entry and reason. imatrix_close accepts a half-built one. */
 bool imatrix_open(struct imatrix *m, const char *path, struct error *err);
+/* The same with a file's bytes, borrowed until imatrix_close (tests, fuzzing). */
+bool imatrix_open_memory(struct imatrix *m, const void *bytes, size_t size, struct error *err);
 void imatrix_close(struct imatrix *m);
 
 /* The entry for a tensor, or for one that sees the same input (attn_v_b and attn_kv_b, gate and up
