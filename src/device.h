@@ -84,6 +84,26 @@ struct rope {
     double frequency[ROPE_MAX_PAIRS];
 };
 
+/* One array of a cache, in device memory. Which ones there are is the architecture's matter (struct
+ * arch, src/model/arch.h); from this table caches are sized, laid out, kept in files and restored. */
+enum cache_kind {
+    CACHE_ROWS,  /* row r stands for positions r * span .. r * span + span - 1, and stays as it is once
+                  * they have all been seen */
+    CACHE_RING,  /* row p % n_rows stands for position p: only the latest n_rows are there */
+    CACHE_STATE, /* all rows belong to the present number of positions, and change with each */
+};
+
+struct cache_part {
+    const char *name; /* "latent", "k", "v", ...: unlike the others of its layer */
+    int layer;
+    enum cache_kind kind;
+    size_t row_bytes;
+    int64_t n_rows;   /* room */
+    int span;         /* CACHE_ROWS: positions to a row */
+    int lag;          /* CACHE_ROWS: so many further positions complete a row */
+    char *data;       /* row 0 */
+};
+
 /* Keys and values of all layers of one session, on one device.
  *   GQA: per layer k [n_ctx, n_kv_heads * head_dim] and v likewise
  *   MLA: per layer latent [n_ctx, rank + rope]: normalised latent first, rotated k_rope behind it
@@ -95,6 +115,8 @@ struct kvcache {
     int64_t k_width, v_width; /* elements per position; v_width 0 for MLA */
     void **k, **v;            /* [n_layers] device memory */
     size_t bytes;             /* all layers together */
+    struct cache_part *parts; /* [n_parts] of layer 0, then 1, ...: all of it; k and v point there */
+    int n_parts;
 };
 
 /* What the router does with its scores. Sources: DeepSeek-V2 and V3 reports. */

@@ -24,11 +24,19 @@ static bool assemble(struct model *m, int layer, struct error *err)
 }
 
 /* A latent with its rotary key, and an index key. */
-static uint64_t cache_bytes(const struct params *p, enum tensor_type type, int64_t n_ctx, int layer)
+static int cache_parts(const struct params *p, enum tensor_type type, int64_t n_ctx, int layer,
+                       struct cache_part *parts)
 {
-    uint64_t element = type == TYPE_F32 ? 4 : 2;
-    (void)layer;
-    return (uint64_t)(params_dim(p, DIM_KV_A) + p->index_dim) * element * (uint64_t)n_ctx;
+    size_t element = type == TYPE_F32 ? 4 : 2;
+    parts[0] = (struct cache_part){
+        .name = "latent", .layer = layer, .kind = CACHE_ROWS, .n_rows = n_ctx, .span = 1,
+        .row_bytes = (size_t)params_dim(p, DIM_KV_A) * element,
+    };
+    parts[1] = (struct cache_part){
+        .name = "index", .layer = layer, .kind = CACHE_ROWS, .n_rows = n_ctx, .span = 1,
+        .row_bytes = (size_t)p->index_dim * element,
+    };
+    return 2;
 }
 
 const struct arch arch_deepseek32 = {
@@ -36,6 +44,6 @@ const struct arch arch_deepseek32 = {
     .tensors = tensors, .n_tensors = ARRAY_LEN(tensors),
     .pairing = ROPE_NORM, .has_latent_cache = true,
     .solve = solve, .assemble = assemble, .derive = mla_derive,
-    .derived_bytes = mla_derived_bytes, .cache_bytes = cache_bytes,
+    .derived_bytes = mla_derived_bytes, .cache_parts = cache_parts,
     .buffers = buffers, .n_buffers = ARRAY_LEN(buffers),
 };

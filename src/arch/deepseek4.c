@@ -164,24 +164,40 @@ static bool assemble(struct model *m, int layer, struct error *err)
 /* Rows of head size: the window, with room for the steps of a prefill, and those that sum up a
  * block; index keys beside those of ratio 4; and F32 sums of the block that is not complete yet,
  * kept for two blocks at ratio 4. */
-static uint64_t cache_bytes(const struct params *p, enum tensor_type type, int64_t n_ctx, int layer)
+static int cache_parts(const struct params *p, enum tensor_type type, int64_t n_ctx, int layer,
+                       struct cache_part *parts)
 {
-    uint64_t element = type == TYPE_F32 ? 4 : 2, ratio = (uint64_t)p->compress_ratio[layer];
-    uint64_t head = (uint64_t)p->head_dim, index = (uint64_t)p->index_dim;
-    uint64_t rows = min_of((uint64_t)p->window + USUAL_STEP, (uint64_t)n_ctx);
-    uint64_t bytes = rows * head * element;
+    int n = 0, ratio = p->compress_ratio[layer];
+    size_t element = type == TYPE_F32 ? 4 : 2;
+    size_t head = (size_t)p->head_dim, index = ratio == RATIO_CSA ? (size_t)p->index_dim : 0;
+    int64_t n_blocks = ratio ? (n_ctx + ratio - 1) / ratio : 0;
+    parts[n++] = (struct cache_part){
+        .name = "window", .layer = layer, .kind = CACHE_RING, .row_bytes = head * element,
+        .n_rows = min_of((int64_t)p->window + USUAL_STEP, n_ctx), .span = 1,
+    };
     if (ratio == 0)
-        return bytes;
-    uint64_t blocks = ((uint64_t)n_ctx + ratio - 1) / ratio;
-    bytes += blocks * (head + (ratio == RATIO_CSA ? index : 0)) * element;
-    uint64_t state = ratio == RATIO_CSA ? 2 * ratio * 2 * (head + index) : ratio * head;
-    return bytes + 2 * state * sizeof(float);
+        return n;
+    parts[n++] = (struct cache_part){
+        .name = "blocks", .layer = layer, .kind = CACHE_ROWS, .row_bytes = head * element,
+        .n_rows = n_blocks, .span = ratio,
+    };
+    if (index)
+        parts[n++] = (struct cache_part){
+            .name = "index", .layer = layer, .kind = CACHE_ROWS, .row_bytes = index * element,
+            .n_rows = n_blocks, .span = ratio,
+        };
+    parts[n++] = (struct cache_part){
+        .name = "sums", .layer = layer, .kind = CACHE_STATE,
+        .row_bytes = (ratio == RATIO_CSA ? 4 : 1) * 2 * (head + index) * sizeof(float),
+        .n_rows = ratio, .span = 1,
+    };
+    return n;
 }
 
 const struct arch arch_deepseek4 = {
     .name = "deepseek4",
     .tensors = tensors, .n_tensors = ARRAY_LEN(tensors),
     .pairing = ROPE_NORM,
-    .solve = solve, .assemble = assemble, .cache_bytes = cache_bytes,
+    .solve = solve, .assemble = assemble, .cache_parts = cache_parts,
     .buffers = buffers, .n_buffers = ARRAY_LEN(buffers),
 };

@@ -142,11 +142,20 @@ static void drop_guess(struct session *s)
     s->guess = -1;
 }
 
+/* The cache has seen n_seen positions: keep n of them, or as many as its kind allows. What is missing
+ * then is computed again by the next step (catch_up). */
+static void rewind_cache(struct session *s, int64_t n_seen, int64_t n)
+{
+    const struct model *m = &s->engine->model;
+    bool any = m->arch->cache_rewind && n < n_seen;
+    s->n_cached = any ? m->arch->cache_rewind(&m->params, &s->cache, n_seen, n) : n;
+}
+
 void session_truncate(struct session *s, int64_t n)
 {
     drop_guess(s);
     s->n_past = max_of((int64_t)0, min_of(n, s->n_past));
-    s->n_cached = min_of(s->n_cached, s->n_past);
+    rewind_cache(s, s->n_cached, min_of(s->n_cached, s->n_past));
     draft_truncate(&s->draft, s->n_past);
 }
 
@@ -209,7 +218,7 @@ static void add_output_bias(const struct model *m, float *rows, int n_rows)
 }
 
 /* Compute n tokens (at most n_batch) behind those in the cache, with the logits of the last n_rows of
- * them. On failure the cache is as before. */
+ * them. On failure the cache holds what it did before, or less where it cannot go back. */
 static bool compute(struct session *s, const int32_t *tokens, int n, float *rows, int n_rows,
                     struct error *err)
 {
@@ -226,11 +235,14 @@ static bool compute(struct session *s, const int32_t *tokens, int n, float *rows
     bool ok = m->arch->forward(m, d, &step, &s->workspace->work, err);
     ok = d->ops->end(d, err) && ok;
     ok = engine_check_files(s->engine, err) && ok;
-    if (!ok)
+    if (ok) {
+        add_output_bias(m, rows, n_rows);
+        ok = check_finite(rows, n_rows, m->params.n_vocab, s->n_cached + n - n_rows, err);
+    }
+    if (!ok) {
+        rewind_cache(s, s->n_cached + n, s->n_cached);
         return false;
-    add_output_bias(m, rows, n_rows);
-    if (!check_finite(rows, n_rows, m->params.n_vocab, s->n_cached + n - n_rows, err))
-        return false;
+    }
     s->n_cached += n;
     draft_took(&s->draft, n);
     return true;

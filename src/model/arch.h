@@ -99,6 +99,8 @@ struct activations {
     size_t bytes;
 };
 
+#define CACHE_MAX_PARTS 8
+
 struct arch {
     const char *name;  /* value of general.architecture */
     const struct tensor_spec *tensors;
@@ -119,9 +121,15 @@ struct arch {
     bool (*derive)(struct model *m, int layer, bool act_f32, struct error *err);
     /* Bytes that derive will take for this layer. NULL: none ever. */
     uint64_t (*derived_bytes)(const struct model *m, int layer, bool act_f32);
-    /* Bytes of one layer's cache. NULL: latents, or keys and values, as kvcache.h has them. */
-    uint64_t (*cache_bytes)(const struct params *p, enum tensor_type type, int64_t n_ctx,
-                            int layer);
+    /* Parts of one layer's cache, in a fixed order, at most CACHE_MAX_PARTS; data is filled in by
+     * kvcache_open. The elements of rows are `type`, those of states what the architecture wants.
+     * Returns how many. NULL: a latent, or keys and values. */
+    int (*cache_parts)(const struct params *p, enum tensor_type type, int64_t n_ctx, int layer,
+                       struct cache_part *parts);
+    /* A cache that holds n_past positions shall go back to n < n_past: to how many of them it can,
+     * n or fewer (the rest is computed again). NULL: to n, which is so when all parts are
+     * CACHE_ROWS. */
+    int64_t (*cache_rewind)(const struct params *p, struct kvcache *c, int64_t n_past, int64_t n);
     /* One step through all layers. Buffers come from `work`. NULL: models of this architecture can
      * be inspected and planned, but this version cannot run them. */
     bool (*forward)(const struct model *m, struct device *d, const struct step *s,

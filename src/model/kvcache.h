@@ -1,8 +1,9 @@
-/* Memory of a session's past: sizes and allocation of struct kvcache (src/device.h).
+/* Memory of a session's past: what struct kvcache (src/device.h) consists of, its size, allocation,
+ * and copies to the host and back.
  *
  * One position of V3 holds 576 elements per layer (latent 512 and rotary key 64) where keys and
  * values of 128 heads would be 40960; that is what makes long contexts affordable.
- * The elements of all layers lie in one block of device memory. A zeroed struct is closed. */
+ * The parts of all layers lie in one block of device memory. A zeroed struct is closed. */
 #ifndef TANDEM_MODEL_KVCACHE_H
 #define TANDEM_MODEL_KVCACHE_H
 
@@ -20,5 +21,25 @@ uint64_t kvcache_layer_bytes(const struct arch *arch, const struct params *p, en
 bool kvcache_open(struct kvcache *c, const struct arch *arch, const struct params *p,
                   enum tensor_type type, int64_t n_ctx, struct device *d, struct error *err);
 void kvcache_close(struct kvcache *c, struct device *d);
+
+/* A part by name; NULL: this layer has none of it. */
+const struct cache_part *kvcache_part(const struct kvcache *c, int layer, const char *name);
+
+/* ---- copies ---- */
+
+/* What positions from .. to - 1 have added to a part, once the cache holds `to` positions: n units,
+ * counted from `first`. A unit is a row; of a ring, the row of a position. What is added by
+ * 0 .. a and a .. b is together what is added by 0 .. b, except that of a ring only the latest
+ * positions can be had, and a state is always whole. */
+struct cache_range {
+    int64_t first, n;
+};
+struct cache_range cache_part_added(const struct cache_part *part, int64_t from, int64_t to);
+
+/* Copy n units to or from host memory [n, row_bytes]. The device's errors. */
+bool cache_part_read(const struct cache_part *part, struct device *d, int64_t first, int64_t n,
+                     void *rows, struct error *err);
+bool cache_part_write(const struct cache_part *part, struct device *d, int64_t first, int64_t n,
+                      const void *rows, struct error *err);
 
 #endif
