@@ -20,6 +20,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "src/base/crc32c.h"
 #include "src/base/error.h"
 
 struct journal_record {
@@ -51,8 +52,5 @@ bool journal_append(struct journal *j, const struct journal_record *records, siz
 
 void journal_close(struct journal *j);  /* keeps the file */
 void journal_remove(struct journal *j); /* the job is done */
-
-/* CRC-32C (Castagnoli) of n more bytes; begin with 0. */
-uint32_t crc32c(uint32_t crc, const void *bytes, size_t n);
 
 #endif

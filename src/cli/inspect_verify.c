@@ -2,11 +2,11 @@
 #include <math.h>
 #include <stdio.h>
 
+#include "src/base/crc32c.h"
 #include "src/base/mem.h"
 #include "src/cli/inspect.h"
 #include "src/cli/inspect_scan.h"
 #include "src/format/quant.h"
-#include "tools/journal.h"
 
 #define STEP (1u << 20) /* bytes of a tensor that are hashed at a time */
 #define LANES 16

@@ -6,9 +6,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "src/base/crc32c.h"
 #include "src/base/mem.h"
 #include "src/base/util.h"
-#include "tools/journal.h"
 
 #define MAGIC "TANDEMKL"
 #define VERSION 1
