@@ -45,9 +45,10 @@ struct probe_order {
 };
 double probe_stream(struct probe *p, struct probe_order order, double seconds);
 
-/* The real kernels on that order (slices of at least 64 rows, with several tokens of at most 256): rows of `type` times n_tokens activations (1: decode; up to
- * PROBE_MAX_TOKENS: an expert with so many tokens), chosen as the engine would among those of the
- * instruction sets `isa`. False when that type has no dot product. */
+/* The real kernels on that order (slices of at least 64 rows, with several tokens of at most 256): rows
+ * of `type` times n_tokens activations (1: decode; up to PROBE_MAX_TOKENS: an expert with so many
+ * tokens), chosen as the engine would for copied weights among those of the instruction sets `isa`:
+ * on woven rows where there are kernels for them. False when that type has no dot product. */
 #define PROBE_MAX_TOKENS 256
 struct probe_rate {
     double gb_s; /* weights read */

@@ -5,6 +5,7 @@
 #include "cpu/probe_rig.h"
 #include "src/base/util.h"
 #include "src/format/quant.h"
+#include "src/format/weave.h"
 
 struct kernel_arg {
     struct dot_plan plan;
@@ -13,13 +14,20 @@ struct kernel_arg {
     int n_tokens;
 };
 
+/* Rows that a slice holds: whole ones, and where rows are woven whole groups. */
+static int64_t rows_of(const struct kernel_arg *k, size_t bytes)
+{
+    int64_t n_rows = (int64_t)(bytes / k->row_bytes);
+    return k->plan.woven ? n_rows / WEAVE_ROWS * WEAVE_ROWS : n_rows;
+}
+
 /* All rows of the slice times all tokens, cut up as matmul and the experts do it. */
 static void multiply_slice(struct probe *p, const void *arg, const uint8_t *slice, size_t bytes,
                            int worker)
 {
     const struct kernel_arg *k = arg;
     float *out = p->out + (size_t)worker * p->out_stride;
-    int64_t n_rows = (int64_t)(bytes / k->row_bytes);
+    int64_t n_rows = rows_of(k, bytes);
     for (int64_t r = 0; r < n_rows; r += ROW_GROUP) {
         int rows = (int)min_of(n_rows - r, ROW_GROUP);
         for (int t = 0; t < k->n_tokens; t += TOKEN_TILE) {
@@ -55,7 +63,8 @@ bool probe_kernel(struct probe *p, unsigned isa, enum tensor_type type, int n_to
     *rate = (struct probe_rate){ 0 };
     if (!d.kernels.dot[type])
         return false;
-    struct weight w = { .type = type, .cols = PROBE_COLS };
+    struct weight w = { .type = type, .cols = PROBE_COLS,
+                        .woven = d.kernels.woven_matvec[type] && d.kernels.woven_gemm[type] };
     struct kernel_arg arg = { .plan = dot_plan(&d, &w),
                               .row_bytes = quant_row_bytes(type, PROBE_COLS),
                               .n_tokens = min_of(n_tokens, PROBE_MAX_TOKENS) };
@@ -67,9 +76,9 @@ bool probe_kernel(struct probe *p, unsigned isa, enum tensor_type type, int n_to
     size_t most = arg.n_tokens > 1 ? 4 * group : SIZE_MAX;
     pass.order.slice_bytes = max_of(min_of(order.slice_bytes, most), group);
     double bytes_s = probe_measure(p, &pass, seconds);
-    /* A slice ends with a part of a row, which is not read. */
+    /* A slice ends with a part of a row or group, which is not read. */
     size_t slice = pass.order.slice_bytes / 1024 * 1024;
-    bytes_s *= (double)(slice / arg.row_bytes * arg.row_bytes) / (double)slice;
+    bytes_s *= (double)((size_t)rows_of(&arg, slice) * arg.row_bytes) / (double)slice;
     rate->gb_s = bytes_s / 1e9;
     rate->gops = rate->gb_s / (double)arg.row_bytes * 2 * PROBE_COLS * arg.n_tokens;
     return true;
@@ -80,7 +89,9 @@ bool probe_same_kernel(unsigned isa, unsigned other, enum tensor_type type, int 
     struct kernels a, b;
     kernels_init(&a, isa);
     kernels_init(&b, other);
-    return a.dot[type] == b.dot[type] &&
+    return a.dot[type] == b.dot[type] && a.woven_matvec[type] == b.woven_matvec[type] &&
+           a.woven_gemm[type] == b.woven_gemm[type] &&
+           a.woven_gemm_wide[type] == b.woven_gemm_wide[type] &&
            (n_tokens < GEMM_MIN_TOKENS || a.gemm[type] == b.gemm[type]) &&
            (n_tokens < GEMM_WIDE_MIN_TOKENS || a.gemm_wide[type] == b.gemm_wide[type]);
 }

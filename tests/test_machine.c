@@ -130,6 +130,9 @@ static void check_quick(struct machine *m)
     CHECK_INT(m->enough_threads, 2);
     CHECK(m->dot_gb_s[TYPE_Q4_K] > 0 && m->dot_gb_s[TYPE_BF16] > 0 && m->dot_gb_s[TYPE_I8] == 0);
     CHECK(m->tile_gops[TYPE_Q4_K] > 0);
+    for (int i = 0; i < N_TENSOR_TYPES; i++) /* tiles of all but the slowest kernels */
+        CHECK_MSG((m->tile_gops[i] > 0) == (m->dot_gb_s[i] >= 2.0), "type %d: %g, %g GB/s", i,
+                  m->tile_gops[i], m->dot_gb_s[i]);
     CHECK(m->vram_gb_s == 0);
 }
 
@@ -153,10 +156,10 @@ static void check_file(const struct machine *m)
 
     check_case("damaged profiles are refused, strange names are not");
     static const char *const bad[] = {
-        "", "x\n", "tandem-machine = 2\n", "threads = 2\ntandem-machine = 1\n",
-        "tandem-machine = 1\nthreads = many\n", "tandem-machine = 1\ndram_gb_s = -1\n",
-        "tandem-machine = 1\ndram_gb_s = nan\n", "tandem-machine = 1\nno figure\n",
-        "tandem-machine = 1\ncurve.2 = x\n",
+        "", "x\n", "tandem-machine = 1\n", "threads = 2\ntandem-machine = 2\n",
+        "tandem-machine = 2\nthreads = many\n", "tandem-machine = 2\ndram_gb_s = -1\n",
+        "tandem-machine = 2\ndram_gb_s = nan\n", "tandem-machine = 2\nno figure\n",
+        "tandem-machine = 2\ncurve.2 = x\n",
     };
     for (size_t i = 0; i < ARRAY_LEN(bad); i++) {
         put("bad", bad[i]);
@@ -164,7 +167,7 @@ static void check_file(const struct machine *m)
         CHECK(back.dram_gb_s == 0);
         error_clear(&err);
     }
-    put("new", "tandem-machine = 1\ncolour = blue\nmoons.io = 1\ndot_gb_s.Q9 = 3\ndram_gb_s = 7.5\n");
+    put("new", "tandem-machine = 2\ncolour = blue\nmoons.io = 1\ndot_gb_s.Q9 = 3\ndram_gb_s = 7.5\n");
     CHECK(machine_load(&back, path_of("new"), &err) && back.dram_gb_s == 7.5);
     CHECK(!machine_load(&back, path_of("none"), &err));
     error_clear(&err);

@@ -22,6 +22,9 @@
 #define LARGE_EXPERT 24.8e6
 #define LARGE_PICKS 8
 
+#define QUICK_TOKENS 128 /* per expert where a quick probe times tiles */
+#define SLOW_GB_S 1.0    /* per worker with one token: plain C, whose tiles would take seconds */
+
 /* ---- who are we ---- */
 
 void machine_cpu_name(char *name, size_t size)
@@ -152,10 +155,10 @@ static void measure_type(struct run *r, unsigned isa, enum tensor_type type, dou
     one.n_slices = 1;
     if (probe_kernel(r->probe, isa, type, 1, quick ? one : order, quick ? 0.012 : 0.12, &rate))
         *gb_s = rate.gb_s;
-    if (quick && type != TYPE_Q4_K && type != TYPE_Q8_0)
+    if (quick && *gb_s < SLOW_GB_S * r->m->n_threads)
         return;
-    int n_tokens = quick ? 64 : PROBE_MAX_TOKENS;
-    if (probe_kernel(r->probe, isa, type, n_tokens, one, quick ? 0.03 : 0.08, &rate))
+    int n_tokens = quick ? QUICK_TOKENS : PROBE_MAX_TOKENS;
+    if (probe_kernel(r->probe, isa, type, n_tokens, one, quick ? 0.015 : 0.08, &rate))
         *gops = rate.gops;
 }
 

@@ -61,7 +61,7 @@ struct machine {
     /* Arithmetic. */
     double int8_gops;                  /* in registers: the limit of prefill */
     double dot_gb_s[N_TENSOR_TYPES];   /* one token: weights read by the kernel of that type */
-    double tile_gops[N_TENSOR_TYPES];  /* PROBE_MAX_TOKENS tokens per expert */
+    double tile_gops[N_TENSOR_TYPES];  /* many tokens per expert, QUICK: 128, else PROBE_MAX_TOKENS */
     double gemm_gops[MACHINE_TOKENS];  /* Q4_K with 1, 2, 4 ... 256 tokens per expert */
     struct machine_set sets[MACHINE_SETS]; /* the same of weaker instruction sets; not in the file */
     int n_sets;
