@@ -15,6 +15,15 @@
 
 /* ---- this machine ---- */
 
+/* Attention is not probed. Per core, 1e9 operations a second with one token and with many, as
+ * measured behind 4096 and 16384 tokens (docs/performance.md): tiles of BF16, else floats. */
+static void add_attention(struct rates *r, const struct machine *m)
+{
+    bool tiles = strcmp(m->isa, "amx") == 0;
+    r->attention_gops = (tiles ? 115 : 30) * m->n_threads;
+    r->prompt_attention_gops = (tiles ? 1000 : 140) * m->n_threads;
+}
+
 static void copy_measured(struct rates *r, const struct machine *m)
 {
     r->dram_gb_s = m->dram_gb_s;
@@ -24,6 +33,7 @@ static void copy_measured(struct rates *r, const struct machine *m)
         /* measured one after the other, others use the machine: what a kernel streams can be read */
         r->dram_gb_s = max_of(r->dram_gb_s, m->dot_gb_s[t]);
     }
+    add_attention(r, m);
     r->idle_w = m->idle_w;
     r->busy_w = m->busy_w;
     r->vram_gb_s = m->vram_gb_s;
@@ -86,7 +96,7 @@ static void other_memory(struct rates *r, double gb_s, int cores)
         r->gops[t] *= scale;
     }
     r->dram_gb_s = gb_s;
-    r->attention_gops = 0;
+    r->attention_gops = r->prompt_attention_gops = 0;
     r->disk_gb_s = 0;
     r->idle_w = r->busy_w = 0;
 }

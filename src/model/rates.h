@@ -18,7 +18,8 @@ struct rates {
     double dram_gb_s;                /* plain reading with all workers */
     double dot_gb_s[N_TENSOR_TYPES]; /* weights of a type multiplied with one token */
     double gops[N_TENSOR_TYPES];     /* multiplications and additions with many tokens */
-    double attention_gops;           /* of attention over a cached context */
+    double attention_gops;           /* of attention over a cached context: one token, all heads */
+    double prompt_attention_gops;    /* the same with many tokens */
 
     double vram_gb_s, pcie_gb_s; /* reading VRAM, host to device */
     double gpu_tops;             /* dense arithmetic, 1e12 per second */
