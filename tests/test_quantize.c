@@ -350,6 +350,7 @@ static void test_output(void)
     check_case("a dry run prints the plan and writes nothing");
     RUN(0, "in.gguf dry.gguf q4_k_m --dry-run");
     said("bits per weight");
+    said("of computing on");
     RUN(0, "in.gguf dry.gguf q4_k_m --dry-run -v");
     said("blk.1.ffn_down_exps.weight");
     CHECK(!exists("dry.gguf"));
@@ -534,7 +535,7 @@ static bool attempt(const char *name, const char *type, bool resume, struct atte
     char out[192];
     bool found = false, taken = false;
     snprintf(out, sizeof out, "%s", path(name));
-    bool ok = quantize_plan_open(&p, &o, path("in.gguf"), type, err) &&
+    bool ok = quantize_plan_open(&p, &o, path("in.gguf"), NULL, type, err) &&
               quantize_plan_announce(&p, &w, err) && quantize_plan_describe(&p, &o, &text, err) &&
               pool_open(&pool, a->cancel_at ? 1 : 2, err);
     if (ok && resume)

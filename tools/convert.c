@@ -18,6 +18,7 @@
 #include "src/format/quant.h"
 #include "tools/convert.h"
 #include "tools/convert_plan.h"
+#include "tools/estimate.h"
 #include "tools/hf_vocab.h"
 #include "tools/mixture.h"
 
@@ -135,13 +136,15 @@ static void add_tensors(const struct plan *p, struct buf *out)
     buf_puts(out, "\n");
 }
 
-static bool print_plan(const struct plan *p, const struct options *o, struct error *err)
+static bool print_plan(const struct plan *p, const struct options *o, int n_threads,
+                       struct error *err)
 {
     struct buf out = { 0 };
     if (o->verbose > 0)
         add_tensors(p, &out);
     type_plan_table(&p->types, false, &out);
-    bool ok = buf_ok(&out, err) && out_write(out.data, out.len, err);
+    bool ok = estimate_describe(&p->types, n_threads, &out, err) &&
+              out_write(out.data, out.len, err);
     buf_release(&out);
     return ok;
 }
@@ -257,7 +260,7 @@ static bool convert(struct checkpoint *c, const struct json *config_json, const 
               announce(&plan, o, &writer, err);
     if (ok) {
         note_plan(&plan, o, n_threads);
-        ok = o->dry_run ? print_plan(&plan, o, err)
+        ok = o->dry_run ? print_plan(&plan, o, n_threads, err)
                         : write_file(&plan, &writer, o, n_threads, pace, err);
     }
     gguf_writer_release(&writer);

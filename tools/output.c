@@ -27,7 +27,8 @@ static bool check_target(const struct output_job *job, const char *path, struct 
         return fail(err, ERR_USAGE, "%s exists and is not a regular file", path);
     if (job->is_input(job->ctx, st.st_dev, st.st_ino))
         return fail(err, ERR_USAGE, "%s is the input: give the output another name", path);
-    return job->options->force || fail(err, ERR_USAGE, "%s exists; --force replaces it", path);
+    return job->options->force || job->reworks ||
+           fail(err, ERR_USAGE, "%s exists; --force replaces it", path);
 }
 
 /* Is `name` a part BASE-00001-of-00002.gguf? */

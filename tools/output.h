@@ -27,6 +27,7 @@ struct output_job {
     uint64_t bytes_before, bytes_after; /* of the tensors */
     double weights;                /* elements of all tensors */
     struct output_pace pace;
+    bool reworks;                  /* the output is to be replaced: that is what was asked for */
 
     /* The inputs: is this file one of them, and are they still those that were opened? */
     bool (*is_input)(const void *ctx, dev_t device, ino_t inode);

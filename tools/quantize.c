@@ -7,6 +7,7 @@
 
 #include "src/cli/command.h"
 #include "src/cli/term.h"
+#include "tools/estimate.h"
 #include "tools/output.h"
 #include "tools/quantize_plan.h"
 
@@ -48,7 +49,7 @@ static bool read_arguments(struct job *job, const struct options *o, struct erro
 
 static bool is_input(const void *ctx, dev_t device, ino_t inode)
 {
-    const struct gguf *g = ctx;
+    const struct gguf *g = &((const struct quantize_plan *)ctx)->gguf;
     for (int i = 0; i < g->n_shards; i++)
         if (device == g->shards[i].device && inode == g->shards[i].inode)
             return true;
@@ -57,7 +58,7 @@ static bool is_input(const void *ctx, dev_t device, ino_t inode)
 
 static bool unchanged(const void *ctx, struct error *err)
 {
-    return gguf_unchanged(ctx, err);
+    return quantize_plan_unchanged(ctx, err);
 }
 
 static bool quantize(const struct job *job, const struct options *o, struct quantize_plan *p,
@@ -69,7 +70,8 @@ static bool quantize(const struct job *job, const struct options *o, struct quan
         .path = job->out, .verb = "quantizing", .options = o, .threads = job->threads,
         .writer = &w, .tensors = p->tensors, .n_tensors = p->types.n,
         .bytes_before = p->types.bytes_before, .bytes_after = p->types.bytes_after,
-        .weights = p->types.weights, .is_input = is_input, .unchanged = unchanged, .ctx = &p->gguf,
+        .weights = p->types.weights, .is_input = is_input, .unchanged = unchanged, .ctx = p,
+        .reworks = p->older.n_shards > 0,
     };
     bool ok = output_check(&out, err) && quantize_plan_announce(p, &w, err) &&
               quantize_plan_describe(p, o, &plan, err) &&
@@ -79,11 +81,13 @@ static bool quantize(const struct job *job, const struct options *o, struct quan
     return ok;
 }
 
-static bool print_plan(const struct options *o, const struct type_plan *p, struct error *err)
+static bool print_plan(const struct options *o, const struct type_plan *p, int n_threads,
+                       struct error *err)
 {
     struct buf out = { 0 };
     type_plan_table(p, o->verbose > 0, &out);
-    bool ok = buf_ok(&out, err) && out_write(out.data, out.len, err);
+    bool ok = estimate_describe(p, n_threads ? n_threads : cpu_usable_cores(), &out, err) &&
+              out_write(out.data, out.len, err);
     buf_release(&out);
     return ok;
 }
@@ -93,9 +97,9 @@ bool cmd_quantize(struct options *o, struct error *err)
     struct job job = { 0 };
     struct quantize_plan p = { 0 };
     bool ok = read_arguments(&job, o, err) &&
-              quantize_plan_open(&p, o, job.in, job.type, err);
+              quantize_plan_open(&p, o, job.in, job.out, job.type, err);
     if (ok)
-        ok = o->dry_run ? print_plan(o, &p.types, err) : quantize(&job, o, &p, err);
+        ok = o->dry_run ? print_plan(o, &p.types, job.threads, err) : quantize(&job, o, &p, err);
     quantize_plan_close(&p);
     return ok;
 }

@@ -1,7 +1,10 @@
 #include "tools/quantize_plan.h"
 
+#include <errno.h>
+#include <regex.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "src/base/log.h"
 #include "src/base/mem.h"
@@ -47,7 +50,8 @@ static bool wants_split(const struct quantize_plan *p, const struct options *o,
                         const struct tensor *t, struct kv_b_shape *shape)
 {
     size_t n = strlen(t->name), k = strlen(KV_B);
-    return !o->keep_kv_b && !recipe_copies(&p->types.recipe) && n > k &&
+    bool rest_is_split = !o->only || neighbour(&p->older, t, "attn_k_b.weight");
+    return !o->keep_kv_b && rest_is_split && !recipe_copies(&p->types.recipe) && n > k &&
            strcmp(t->name + n - k, KV_B) == 0 && !neighbour(&p->gguf, t, "attn_k_b.weight") &&
            kv_b_shape(&p->gguf, &p->types.model, t, shape);
 }
@@ -59,7 +63,7 @@ static void add_item(struct quantize_plan *p, const struct tensor *t, enum made_
 {
     struct quantize_item *item = &p->items[p->types.n];
     struct recipe_tensor *r = &p->types.tensors[p->types.n++];
-    *item = (struct quantize_item){ .from = t, .how = how };
+    *item = (struct quantize_item){ .gguf = &p->gguf, .from = t, .how = how };
     *r = (struct recipe_tensor){ .name = t->name, .n_dims = t->n_dims, .source = t->type,
                                  .source_bytes = t->bytes };
     memcpy(r->ne, t->ne, sizeof r->ne);
@@ -109,12 +113,72 @@ static bool list_items(struct quantize_plan *p, const struct options *o, struct 
     return true;
 }
 
+/* ---- --only ---- */
+
+static bool open_older(struct quantize_plan *p, const char *out, struct error *err)
+{
+    if (access(out, F_OK) != 0)
+        return errno == ENOENT || fail(err, ERR_RUN, "%s: %s", out, strerror(errno));
+    if (!gguf_open(&p->older, out, err))
+        return false;
+    return p->older.n_shards == 1 ||
+           fail(err, ERR_USAGE, "--only: %s is one of several parts; give the output a new name, "
+                "then the tensors that do not match come from the input", out);
+}
+
+/* The tensor stays as the older output has it. */
+static bool take_older(struct quantize_plan *p, size_t i, struct error *err)
+{
+    struct quantize_item *item = &p->items[i];
+    struct recipe_tensor *r = &p->types.tensors[i];
+    const struct tensor *t = gguf_tensor(&p->older, r->name);
+    if (!t || memcmp(t->ne, r->ne, sizeof t->ne) != 0)
+        return fail(err, ERR_USAGE, "--only: %s has no %s of the shape that is in %s: it was not made "
+                    "from it", p->older.shards[0].path, r->name, p->gguf.shards[0].path);
+    *item = (struct quantize_item){ .gguf = &p->older, .from = t, .how = MADE_WHOLE };
+    r->name = t->name;
+    r->source = t->type;
+    r->source_bytes = t->bytes;
+    return true;
+}
+
+/* Mark what does not match, and find where it comes from. */
+static bool leave_others(struct quantize_plan *p, const struct options *o, struct error *err)
+{
+    regex_t re;
+    size_t n_made = 0;
+    bool ok = true;
+    if (!o->only)
+        return true;
+    int bad = regcomp(&re, o->only, REG_EXTENDED | REG_NOSUB);
+    if (bad) {
+        char why[128];
+        regerror(bad, &re, why, sizeof why);
+        return fail(err, ERR_USAGE, "option --only: \"%s\" is no regular expression: %s", o->only, why);
+    }
+    p->types.partial = true;
+    for (size_t i = 0; ok && i < p->types.n; i++) {
+        struct recipe_tensor *r = &p->types.tensors[i];
+        r->keep = regexec(&re, r->name, 0, NULL, 0) != 0;
+        n_made += !r->keep;
+        if (r->keep && p->older.n_shards)
+            ok = take_older(p, i, err);
+    }
+    regfree(&re);
+    if (ok && !n_made)
+        return fail(err, ERR_USAGE, "option --only: no tensor matches %s", o->only);
+    if (ok)
+        log_note("%zu of %zu tensors are made, the others are copied from %s", n_made, p->types.n,
+                 p->older.n_shards ? p->older.shards[0].path : p->gguf.shards[0].path);
+    return ok;
+}
+
 static void describe_tensors(struct quantize_plan *p)
 {
     for (size_t i = 0; i < p->types.n; i++) {
         struct quantize_item *item = &p->items[i];
         const struct recipe_tensor *r = &p->types.tensors[i];
-        struct transcode_source source = transcode_gguf_source(&item->source, &p->gguf, item->from);
+        struct transcode_source source = transcode_gguf_source(&item->source, item->gguf, item->from);
         bool copy = r->type == item->from->type && item->how != MADE_KEYS;
         if (item->how == MADE_KEYS)
             source = kv_b_keys(&item->view, &source, &item->shape);
@@ -131,15 +195,16 @@ static void describe_tensors(struct quantize_plan *p)
 }
 
 bool quantize_plan_open(struct quantize_plan *p, const struct options *o, const char *in,
-                        const char *type, struct error *err)
+                        const char *out, const char *type, struct error *err)
 {
     *p = (struct quantize_plan){ .n_split = 0 };
     if (!type_plan_begin(&p->types, o, type, err) || !gguf_open(&p->gguf, in, err) ||
-        !recipe_model_read(&p->types.model, &p->gguf, err))
+        !recipe_model_read(&p->types.model, &p->gguf, err) ||
+        (o->only && !open_older(p, out, err)))
         return false;
     if (!p->gguf.n_tensors)
         return fail(err, ERR_FILE, "%s: has no tensors", in);
-    if (!list_items(p, o, err) || !type_plan_choose(&p->types, o, err))
+    if (!list_items(p, o, err) || !leave_others(p, o, err) || !type_plan_choose(&p->types, o, err))
         return false;
     describe_tensors(p);
     return true;
@@ -148,10 +213,16 @@ bool quantize_plan_open(struct quantize_plan *p, const struct options *o, const 
 void quantize_plan_close(struct quantize_plan *p)
 {
     gguf_close(&p->gguf);
+    gguf_close(&p->older);
     type_plan_close(&p->types);
     mem_free(p->items);
     mem_free(p->tensors);
     *p = (struct quantize_plan){ .n_split = 0 };
+}
+
+bool quantize_plan_unchanged(const struct quantize_plan *p, struct error *err)
+{
+    return gguf_unchanged(&p->gguf, err) && gguf_unchanged(&p->older, err);
 }
 
 /* ---- the new file ---- */
@@ -167,6 +238,8 @@ static bool announce_split(const struct quantize_plan *p, struct gguf_writer *w,
             s = &p->items[i].shape;
             kv_a = neighbour(&p->gguf, p->items[i].from, "attn_kv_a_mqa.weight");
         }
+    if (!s) /* both halves come from the older output, and so do the keys */
+        return true;
     int64_t rotary = (int64_t)kv_a->ne[1] - s->rank;
     const struct { const char *key; int64_t value; } keys[] = {
         { "head_count_kv", 1 }, { "key_length", s->rank + rotary }, { "value_length", s->rank },
@@ -184,7 +257,7 @@ static bool announce_split(const struct quantize_plan *p, struct gguf_writer *w,
 
 bool quantize_plan_announce(const struct quantize_plan *p, struct gguf_writer *w, struct error *err)
 {
-    bool ok = gguf_writer_copy_all_kv(w, &p->gguf, err) &&
+    bool ok = gguf_writer_copy_all_kv(w, p->older.n_shards ? &p->older : &p->gguf, err) &&
               (!p->n_split || announce_split(p, w, err)) && type_plan_write(&p->types, w, err);
     for (size_t i = 0; ok && i < p->types.n; i++) {
         const struct recipe_tensor *t = &p->types.tensors[i];
@@ -193,15 +266,22 @@ bool quantize_plan_announce(const struct quantize_plan *p, struct gguf_writer *w
     return ok;
 }
 
+static void describe_files(const struct gguf *g, const char *what, struct buf *text)
+{
+    for (int i = 0; i < g->n_shards; i++) {
+        const struct gguf_shard *s = &g->shards[i];
+        buf_printf(text, "%s %s of %llu bytes, file %llu:%llu changed at %lld\n", what, s->path,
+                   (ull)s->size, (ull)s->device, (ull)s->inode, (long long)s->changed_ns);
+    }
+}
+
 bool quantize_plan_describe(const struct quantize_plan *p, const struct options *o,
                             struct buf *text,
                             struct error *err)
 {
-    for (int i = 0; i < p->gguf.n_shards; i++) {
-        const struct gguf_shard *s = &p->gguf.shards[i];
-        buf_printf(text, "input %s of %llu bytes, file %llu:%llu changed at %lld\n", s->path,
-                   (ull)s->size, (ull)s->device, (ull)s->inode, (long long)s->changed_ns);
-    }
+    describe_files(&p->gguf, "input", text);
+    describe_files(&p->older, "older output", text);
+    buf_printf(text, "made: %s\n", o->only ? o->only : "all");
     type_plan_describe(&p->types, o, text);
     return buf_ok(text, err);
 }

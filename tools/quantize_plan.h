@@ -15,6 +15,7 @@ enum made_from {
 
 struct quantize_item {
     char split_name[64]; /* of one half of kv_b */
+    const struct gguf *gguf; /* which has it: the input, or with --only the older output */
     const struct tensor *from;
     enum made_from how;
     struct kv_b_shape shape; /* of kv_b */
@@ -26,15 +27,20 @@ struct quantize_item {
  * file: that of the old one, with attn_k_b and attn_v_b in place of attn_kv_b where it is split. */
 struct quantize_plan {
     struct gguf gguf;
+    struct gguf older; /* the output as it is, with --only where there is one; else closed */
     struct type_plan types;
     struct quantize_item *items;
     struct transcode_tensor *tensors;
     int n_split; /* tensors attn_kv_b that become two */
 };
 
-/* type: NULL when the recipe file names it. */
+/* type: NULL when the recipe file names it. With --only RE, tensors whose name does not match are
+ * copied from `out` when it exists, which must hold the same tensors, else from `in`; those that do
+ * get the types they would have without it. */
 bool quantize_plan_open(struct quantize_plan *p, const struct options *o, const char *in,
-                        const char *type, struct error *err);
+                        const char *out, const char *type, struct error *err);
+/* Are the files still those that were opened? ERR_RUN naming the one that is not. */
+bool quantize_plan_unchanged(const struct quantize_plan *p, struct error *err);
 void quantize_plan_close(struct quantize_plan *p);
 
 /* Metadata and tensors of the new file. */

@@ -375,6 +375,11 @@ bool recipe_apply(const struct recipe *r, const struct recipe_model *m,
         choose(r, m, &w, order[i], matched);
     if (!r->strict && !r->mixture->copy)
         lift_downs(order, n);
+    for (size_t i = 0; i < n; i++)
+        if (tensors[i].keep) {
+            tensors[i].type = tensors[i].source;
+            tensors[i].reason = RECIPE_KEPT;
+        }
     for (int i = 0; i < r->n_overrides; i++)
         if (!matched[i])
             log_warning("no tensor matches %s", r->overrides[i].pattern);

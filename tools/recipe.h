@@ -79,6 +79,7 @@ struct recipe_tensor {
     uint64_t ne[TENSOR_MAX_DIMS];
     enum tensor_type source; /* for convert: what it would be unquantized (F32, BF16, …) */
     uint64_t source_bytes;   /* for reports */
+    bool keep;               /* stays as it is whatever the recipe says; counted all the same */
     enum tensor_type type;   /* out */
     enum recipe_reason reason; /* out */
 };

@@ -250,7 +250,7 @@ bool type_plan_write(const struct type_plan *p, struct gguf_writer *w, struct er
     bool quantized = false, ok = true;
     for (size_t i = 0; i < p->n; i++)
         quantized = quantized || type_is_quantized(p->tensors[i].type);
-    if (!recipe_copies(&p->recipe)) {
+    if (!recipe_copies(&p->recipe) && !p->partial) {
         ok = gguf_writer_add_u32(w, "general.file_type", recipe_file_type(&p->recipe), err);
         if (p->has_imatrix)
             ok = ok && gguf_writer_add_u32(w, "quantize.imatrix.entries_count",

@@ -15,6 +15,7 @@ struct type_plan {
     struct recipe_model model;
     struct imatrix imatrix;
     bool has_imatrix;
+    bool partial; /* most tensors come from a file that has its own description: add none */
     struct recipe_tensor *tensors;
     struct imatrix_entry *importance; /* n_values 0: none */
     size_t n;

@@ -422,6 +422,9 @@ const struct option option_rows[] = {
       .common = true, .help = "tensors whose name matches get this type; repeatable, first wins" },
     { "recipe", NULL, NULL, "FILE", WRITES, GROUP_TASK, TEXT(recipe), .common = true,
       .help = "such rules, one per line; a line without = is the type of the rest" },
+    { "only", NULL, NULL, "RE", CMD_QUANTIZE, GROUP_TASK, TEXT(only), .common = true,
+      .help = "make only the tensors whose name matches; the others are taken from OUT when it "
+              "exists, which is then replaced, else from IN, as they are" },
     { "dry-run", NULL, NULL, NULL, WRITES, GROUP_TASK, FLAG(dry_run), .common = true,
       .help = "show types and sizes, write nothing; -v: every tensor" },
     { "resume", NULL, NULL, NULL, WRITES, GROUP_TASK, FLAG(resume), .common = true,

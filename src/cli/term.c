@@ -240,8 +240,7 @@ const char *human_bytes(double bytes, char *text, size_t size)
     return text;
 }
 
-/* Time for people: "8 s", "3 min 20 s", "2 h 5 min". */
-static const char *human_time(double seconds, char *text, size_t size)
+const char *human_time(double seconds, char *text, size_t size)
 {
     long s = seconds < 1 ? 1 : (long)(seconds + 0.5);
     if (s < 60)

@@ -66,5 +66,7 @@ void progress_end(struct progress *p);
 
 /* "1.9 GiB", "17 KiB". */
 const char *human_bytes(double bytes, char *text, size_t size);
+/* "8 s", "3 min 20 s", "2 h 5 min"; never less than a second. */
+const char *human_time(double seconds, char *text, size_t size);
 
 #endif
