@@ -29,7 +29,7 @@
 extern "C" {
 #endif
 
-#define GPU_ABI 2 /* of everything in this file; the library refuses another one */
+#define GPU_ABI 3 /* of everything in this file; the library refuses another one */
 
 /* An in-order queue of one card, with an error latch and scratch memory. Opaque to C. */
 struct gpu_stream;
@@ -91,6 +91,12 @@ void gpu_copy(struct gpu_stream *s, struct rows dst, struct rows src, int n_toke
 /* dst = gate / (1 + e^-gate) * up; in place ok. */
 void gpu_swiglu(struct gpu_stream *s, struct rows dst, struct rows gate, struct rows up,
                 int n_tokens);
+
+/* ---- gpu/probe.cu ---- */
+
+/* *sum += all 4-byte words of the block, modulo 2^32: reads each byte once and does nothing else, to
+ * measure the memory. bytes: a multiple of 16. */
+void gpu_probe_read(struct gpu_stream *s, int32_t *sum, const void *block, size_t bytes);
 
 /* ---- gpu/norm.cu ---- */
 
@@ -226,7 +232,7 @@ void gpu_stream_close(struct gpu_stream *s);
     X(add) X(add3) X(copy) X(swiglu) X(rmsnorm)                                                   \
     X(rope_angles) X(rope) X(cache_store) X(router_topk)                                          \
     X(dequantize) X(embed) X(gemv) X(gemm) X(matmul) X(experts)                                   \
-    X(attention_gqa) X(mla_absorbed) X(mla_decompressed)
+    X(attention_gqa) X(mla_absorbed) X(mla_decompressed) X(probe_read)
 
 struct gpu_launchers {
 #define GPU_ROW(name) __typeof__(gpu_##name) *name;

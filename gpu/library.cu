@@ -22,7 +22,7 @@ static int count_cards(struct error *err)
         cudaDriverGetVersion(&driver);
         if (driver > 0)
             fail(err, ERR_DEVICE, "the GPU driver is too old: it serves CUDA %d.%d, this program "
-                 "needs %d.%d", driver / 1000, driver % 1000 / 10, CUDART_VERSION / 1000,
+                 "needs %d.%d; a newer driver from nvidia.com helps", driver / 1000, driver % 1000 / 10, CUDART_VERSION / 1000,
                  CUDART_VERSION % 1000 / 10);
         else
             fail(err, ERR_DEVICE, "no GPU driver found");
@@ -34,13 +34,31 @@ static int count_cards(struct error *err)
     return 0;
 }
 
+/* The first call that needs the card: it may belong to another program, or have no room left. */
+static bool enter_card(int index, const char *name, struct error *err)
+{
+    size_t free_bytes, total_bytes;
+    cudaError_t result = cudaSetDevice(index);
+    if (result == cudaSuccess)
+        result = cudaMemGetInfo(&free_bytes, &total_bytes);
+    if (result == cudaErrorDevicesUnavailable)
+        fail(err, ERR_DEVICE, "GPU %d (%s) is busy: another program uses it alone (nvidia-smi shows "
+             "which)", index, name);
+    else if (result == cudaErrorMemoryAllocation)
+        fail(err, ERR_FIT, "GPU %d (%s) is full: other programs left no room to start there "
+             "(nvidia-smi shows which)", index, name);
+    else
+        return CUDA_TRY(err, result);
+    cudaGetLastError();
+    return false;
+}
+
 static bool describe_card(int index, struct gpu_info *info, struct error *err)
 {
     struct cudaDeviceProp p;
     size_t free_bytes = 0, total_bytes = 0;
     memset(info, 0, sizeof *info);
-    if (!CUDA_TRY(err, cudaGetDeviceProperties(&p, index)) ||
-        !CUDA_TRY(err, cudaSetDevice(index)) ||
+    if (!CUDA_TRY(err, cudaGetDeviceProperties(&p, index)) || !enter_card(index, p.name, err) ||
         !CUDA_TRY(err, cudaMemGetInfo(&free_bytes, &total_bytes)))
         return false;
     snprintf(info->name, sizeof info->name, "%.127s", p.name);

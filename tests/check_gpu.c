@@ -101,6 +101,22 @@ static void test_rmsnorm(int64_t n, int n_groups, int n_tokens, float range)
     free(weight.data);
 }
 
+static void test_probe(size_t bytes)
+{
+    check_case("reading %zu bytes", bytes);
+    uint32_t *words = malloc(bytes + 1), wanted = 5, first = 5, found = 0;
+    for (size_t i = 0; i < bytes / sizeof *words; i++)
+        wanted += words[i] = (uint32_t)check_random();
+    for (int o = 0; gpu_test_order(&t, o); o++) {
+        int32_t *sum = gpu_test_block(&t, sizeof *sum, &first);
+        t.gpu->probe_read(t.s, sum, gpu_test_block(&t, bytes, words), bytes);
+        gpu_test_read(&t, &found, sum, sizeof found);
+        CHECK_INT(found, wanted);
+        gpu_test_clear(&t);
+    }
+    free(words);
+}
+
 /* ---- failures: only the emulation has them on demand ---- */
 
 static void test_failures(void)
@@ -176,6 +192,9 @@ int main(void)
     test_rmsnorm(48, 5, 2, 1);
     test_rmsnorm(1000, 1, 2, 1e-5f);
     test_rmsnorm(777, 2, 2, 1e4f);
+    test_probe(0);
+    test_probe(16);
+    test_probe(100 * 1024 + 48);
     if (t.emulated)
         test_failures();
     gpu_test_close(&t);

@@ -16,6 +16,7 @@
 #include "tests/cuda_host_block.h"
 
 #define DEFAULT_MEMORY ((uint64_t)8 << 30)
+#define SMALL_MEMORY ((uint64_t)16 << 20)
 #define BLOCK_THREADS 64 /* small blocks: a fibre costs as much as a few hundred operations */
 
 namespace {
@@ -162,14 +163,36 @@ cudaError_t cudaDriverGetVersion(int *version)
     return cudaSuccess;
 }
 
-/* TANDEM_GPU_EMULATE=none|old: machines without a card, or with an old driver. */
-cudaError_t cudaGetDeviceCount(int *n)
+/* Machines that one would rather not meet: TANDEM_GPU_EMULATE=
+ *     none, old    without a card, with an old driver
+ *     busy, full   a card that belongs to another program, or has no room to start
+ *     small        a card with 16 MiB
+ *     fail=N       allocation N from the start fails */
+static bool wished(const char *word)
 {
     const char *wish = getenv("TANDEM_GPU_EMULATE");
+    return wish && strcmp(wish, word) == 0;
+}
+
+namespace {
+struct at_start {
+    at_start()
+    {
+        const char *wish = getenv("TANDEM_GPU_EMULATE");
+        if (wished("small"))
+            total_memory = SMALL_MEMORY;
+        if (wish && strncmp(wish, "fail=", 5) == 0)
+            allocs_left = atoll(wish + 5);
+    }
+} prepare;
+} // namespace
+
+cudaError_t cudaGetDeviceCount(int *n)
+{
     *n = 0;
-    if (wish && strcmp(wish, "none") == 0)
+    if (wished("none"))
         return failed(cudaErrorNoDevice);
-    if (wish && strcmp(wish, "old") == 0)
+    if (wished("old"))
         return failed(cudaErrorInsufficientDriver);
     *n = 1;
     return status();
@@ -193,6 +216,8 @@ cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *p, int device)
 
 cudaError_t cudaSetDevice(int device)
 {
+    if (wished("busy") || wished("full"))
+        return failed(wished("busy") ? cudaErrorDevicesUnavailable : cudaErrorMemoryAllocation);
     return device == 0 ? status() : failed(cudaErrorInvalidDevice);
 }
 

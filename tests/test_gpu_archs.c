@@ -111,6 +111,14 @@ static void test_refusals(void)
     open_engine(GPU_AUTO, 0, 0, ERR_NONE, "reason");
     setenv("TANDEM_GPU_EMULATE", "old", 1);
     open_engine(GPU_MUST, 0, 0, ERR_DEVICE, "driver is too old");
+    check_case("a card in use by another program, and a full one");
+    setenv("TANDEM_GPU_EMULATE", "busy", 1);
+    open_engine(GPU_MUST, 0, 0, ERR_DEVICE, "is busy: another program");
+    open_engine(GPU_MUST, 0, 0, ERR_DEVICE, "; -ngl 0 runs on the CPU");
+    open_engine(GPU_AUTO, 0, 0, ERR_NONE, "reason");
+    setenv("TANDEM_GPU_EMULATE", "full", 1);
+    open_engine(GPU_MUST, 0, 0, ERR_FIT, "is full: other programs");
+    open_engine(GPU_AUTO, 0, 0, ERR_NONE, "reason");
     unsetenv("TANDEM_GPU_EMULATE");
     check_case("too little memory");
     memory((uint64_t)64 << 20);

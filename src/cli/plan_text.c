@@ -146,11 +146,11 @@ static void add_heading(struct buf *out, const struct plan *p)
         size_text(vram, sizeof vram, (double)mc->vram_bytes);
         buf_printf(out, " | %s, %s free", mc->gpu, vram);
         if (mc->vram_gb_s > 0)
-            buf_printf(out, ", %.0f GB/s", mc->vram_gb_s);
+            buf_printf(out, ", %.4g GB/s", mc->vram_gb_s);
         if (mc->pcie_gb_s > 0)
-            buf_printf(out, ", PCIe %.0f GB/s", mc->pcie_gb_s);
+            buf_printf(out, ", PCIe %.3g GB/s", mc->pcie_gb_s);
     } else {
-        buf_puts(out, " | no GPU");
+        buf_printf(out, " | %s", *mc->no_gpu ? mc->no_gpu : "no GPU");
     }
     buf_puts(out, "\n\n");
 }

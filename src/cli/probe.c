@@ -7,6 +7,7 @@
 #include "src/cli/paths.h"
 #include "src/cli/signals.h"
 #include "src/cli/term.h"
+#include "src/engine/card.h"
 #include "src/format/quant.h"
 
 /* The instruction sets of the kernel table: the one in use, then the weaker ones. */
@@ -46,6 +47,11 @@ static struct json *kernels_json(const struct machine *m)
     return all;
 }
 
+static double positive(double x)
+{
+    return x > 0 ? x : NAN;
+}
+
 static bool print_json(const struct machine *m, struct error *err)
 {
     struct json *j = js_object(), *curve = js_array(), *gemm = js_array();
@@ -77,6 +83,12 @@ static bool print_json(const struct machine *m, struct error *err)
     js_set(j, "int8_gops", js_real(m->int8_gops));
     js_set(j, "gemm", gemm);
     js_set(j, "kernels", kernels_json(m));
+    js_set(j, "gpu", *m->gpu ? js_text(str_of(m->gpu)) : js_null());
+    js_set(j, "vram_gb_s", js_real(positive(m->vram_gb_s)));
+    js_set(j, "h2d_gb_s", js_real(positive(m->h2d_gb_s)));
+    js_set(j, "d2h_gb_s", js_real(positive(m->d2h_gb_s)));
+    js_set(j, "gpu_tops", js_real(positive(m->gpu_tops)));
+    js_set(j, "hand_off_us", js_real(positive(m->hand_off_us)));
     return js_print(j, 1, err);
 }
 
@@ -145,6 +157,16 @@ static void print_arithmetic(struct buf *out, const struct machine *m)
     buf_puts(out, "\n");
 }
 
+static void print_card(struct buf *out, const struct machine *m)
+{
+    if (!*m->gpu)
+        return;
+    buf_printf(out, "\n%s: memory read %.0f GB/s; to it %.1f, from it %.1f GB/s (pinned); products of "
+               "a prompt %.1f Top/s\n", m->gpu, m->vram_gb_s, m->h2d_gb_s, m->d2h_gb_s, m->gpu_tops);
+    if (m->hand_off_us > 0)
+        buf_printf(out, "hand-off to the CPU and back: %.1f µs\n", m->hand_off_us);
+}
+
 static bool print_tables(const struct machine *m, struct error *err)
 {
     struct buf out = { 0 };
@@ -153,6 +175,7 @@ static bool print_tables(const struct machine *m, struct error *err)
         print_kernels(&out, m);
     if (m->int8_gops > 0)
         print_arithmetic(&out, m);
+    print_card(&out, m);
     bool ok = buf_ok(&out, err) && out_write(out.data, out.len, err);
     buf_release(&out);
     return ok;
@@ -163,6 +186,22 @@ static bool print_tables(const struct machine *m, struct error *err)
 static void on_probe(void *ctx, double done)
 {
     progress_update(ctx, 100 * done, 100);
+}
+
+/* A card that cannot be used is a note. */
+static bool add_card(struct machine *m, const struct options *o, struct error *err)
+{
+    struct gpu_info card;
+    struct error why = { 0 };
+    if (o->gpu == GPU_NEVER || !card_code_installed() ||
+        machine_add_card(m, &card, NULL, (int)o->gpu_index, signals_cancel_flag(), &why))
+        return true;
+    if (why.code == ERR_INTERRUPTED) {
+        *err = why;
+        return false;
+    }
+    note("%s", why.text);
+    return true;
 }
 
 /* Figures of the whole machine are kept for plan and for bench --limits kept; a file that cannot be written is only a note. */
@@ -186,7 +225,7 @@ bool bench_probe(const struct options *o, struct error *err)
     if (o->format == TABLE_CSV)
         return fail(err, ERR_USAGE, "--probe has no csv form: md, json or jsonl");
     progress_begin(&progress, "measuring", "%");
-    bool ok = machine_probe(&m, &mo, err);
+    bool ok = machine_probe(&m, &mo, err) && add_card(&m, o, err);
     progress_end(&progress);
     if (ok && !o->isa_given && !o->thread_list.n)
         keep(&m);

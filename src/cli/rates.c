@@ -10,6 +10,8 @@
 #include "src/cli/option_table.h"
 #include "src/cli/paths.h"
 #include "src/cli/signals.h"
+#include "src/engine/card.h"
+#include "src/engine/engine.h"
 #include "src/engine/machine.h"
 #include "src/model/memory.h"
 
@@ -36,9 +38,42 @@ static void copy_measured(struct rates *r, const struct machine *m)
     add_attention(r, m);
     r->idle_w = m->idle_w;
     r->busy_w = m->busy_w;
+}
+
+static void copy_card(struct rates *r, const struct machine *m, const struct gpu_info *card)
+{
+    snprintf(r->gpu, sizeof r->gpu, "%s", card->name);
+    r->vram_bytes = card->free_bytes;
+    if (strcmp(m->gpu, card->name) != 0) /* rates of another one */
+        return;
     r->vram_gb_s = m->vram_gb_s;
     r->pcie_gb_s = m->h2d_gb_s;
+    r->gpu_tops = m->gpu_tops;
     r->handoff_s = m->hand_off_us * 1e-6;
+}
+
+/* The card that the engine would use, with its rates. What it cannot use is no failure here: a plan
+ * without a GPU says why. */
+static bool add_card(struct rates *r, struct machine *m, const struct options *o, const char *path,
+                     bool measure, struct error *err)
+{
+    const struct gpu_library *library;
+    struct gpu_info card;
+    struct error why = { 0 };
+    if (o->gpu == GPU_NEVER || !card_code_installed())
+        return true;
+    bool found = measure ? machine_add_card(m, &card, path, (int)o->gpu_index,
+                                            signals_cancel_flag(), &why)
+                         : card_find(&library, &card, (int)o->gpu_index, &why);
+    if (!found && why.code == ERR_INTERRUPTED) {
+        *err = why;
+        return false;
+    }
+    if (found)
+        copy_card(r, m, &card);
+    else
+        snprintf(r->no_gpu, sizeof r->no_gpu, "%.159s", why.text);
+    return true;
 }
 
 bool rates_here(struct rates *r, const struct options *o, bool measure, struct error *err)
@@ -56,9 +91,13 @@ bool rates_here(struct rates *r, const struct options *o, bool measure, struct e
         return false;
     if (measure || (has_path && machine_load(&m, path, &why)))
         copy_measured(r, &m);
+    if (!add_card(r, &m, o, has_path ? path : NULL, measure, err))
+        return false;
     if (o->ram_bytes != UNSET)
         r->ram_bytes = min_of(r->ram_bytes, (uint64_t)o->ram_bytes);
-    if (o->vram_bytes > 0) { /* a GPU that the user says is there */
+    if (o->vram_bytes != UNSET && r->vram_bytes)
+        r->vram_bytes = min_of(r->vram_bytes, (uint64_t)o->vram_bytes);
+    else if (o->vram_bytes > 0) { /* a GPU that the user says is there */
         r->vram_bytes = (uint64_t)o->vram_bytes;
         snprintf(r->gpu, sizeof r->gpu, "GPU");
     }
@@ -146,6 +185,8 @@ bool rates_what_if(struct rates *r, const char *text, struct error *err)
 {
     struct what_if w = { .ram = -1, .vram = -1 };
     char word[128];
+    struct rates here = *r;
+    r->gpu[0] = 0;
     for (const char *at = text; *at;) {
         size_t len = strcspn(at, ",");
         snprintf(word, sizeof word, "%.*s", (int)min_of(len, sizeof word - 1), at);
@@ -159,6 +200,10 @@ bool rates_what_if(struct rates *r, const char *text, struct error *err)
         snprintf(r->cpu, sizeof r->cpu, "another machine");
     if (w.cores > 0 || w.bw > 0)
         r->n_cores = w.cores > 0 ? (int)w.cores : max_of(2, (int)(w.bw / GB_S_PER_CORE));
+    if (w.vram >= 0) /* another card: this one's rates say nothing about it */
+        r->vram_gb_s = r->pcie_gb_s = r->gpu_tops = r->handoff_s = 0;
+    else if (!r->gpu[0])
+        memcpy(r->gpu, here.gpu, sizeof r->gpu);
     r->ram_bytes = w.ram >= 0 ? (uint64_t)w.ram : r->ram_bytes;
     r->vram_bytes = w.vram >= 0 ? (uint64_t)w.vram : r->vram_bytes;
     r->vram_gb_s = w.vbw > 0 ? w.vbw : r->vram_gb_s;

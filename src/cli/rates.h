@@ -6,8 +6,9 @@
 #include "src/cli/options.h"
 #include "src/model/rates.h"
 
-/* What this machine has free, and its rates: from the machine's profile, else measured (about a
- * second, once). measure false: from the profile or not at all. ERR_FIT, ERR_INTERRUPTED. */
+/* What this machine and its card have free, and their rates: from the machine's profile, else measured
+ * (about a second, once). measure false: from the profile or not at all. Without a usable card
+ * r->vram_bytes is 0; --vram then stands for one. ERR_FIT, ERR_INTERRUPTED. */
 bool rates_here(struct rates *r, const struct options *o, bool measure, struct error *err);
 
 /* Keep in the profile of this machine what its energy counters said while decoding, and what they say

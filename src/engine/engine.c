@@ -43,10 +43,9 @@ static bool open_gpu(struct engine *e, struct error *err)
                     n_layers);
     if (hybrid_open(&e->hybrid, &e->model, o, &why))
         return true;
-    if (o->gpu == GPU_MUST) {
-        *err = why;
-        return false;
-    }
+    if (o->gpu == GPU_MUST)
+        return fail(err, why.code, "%s%s", why.text,
+                    strstr(why.text, "-ngl 0") ? "" : "; -ngl 0 runs on the CPU");
     if (gpu_load(NULL))
         log_note("running on the CPU: %s", why.text);
     else

@@ -7,8 +7,8 @@
 #include "src/base/log.h"
 #include "src/base/mem.h"
 #include "src/base/util.h"
+#include "src/engine/card.h"
 #include "src/engine/handoff.h"
-#include "src/gpu_load.h"
 
 #define ALIGNMENT ((size_t)256)
 #define HANDOFF_LIMIT_S 300 /* for a layer: a long prompt, with experts that come from a slow disk */
@@ -111,16 +111,8 @@ static bool upload(struct hybrid *h, struct error *err)
 static bool find_card(struct hybrid *h, int index, struct error *err)
 {
     struct gpu_limits none = { 0 };
-    h->library = gpu_load(err);
-    if (!h->library)
-        return false;
-    int n = h->library->count(err);
-    if (n == 0)
-        return false;
-    if (index < 0 || index >= n)
-        return fail(err, ERR_DEVICE, "no GPU %d: there %s %d", index, n == 1 ? "is" : "are", n);
     h->index = index;
-    return h->library->info(index, &h->card, err) &&
+    return card_find(&h->library, &h->card, index, err) &&
            h->library->stream_open(&h->s, index, &none, err);
 }
 

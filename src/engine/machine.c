@@ -11,6 +11,7 @@
 #include "src/base/log.h"
 #include "src/base/pool.h"
 #include "src/base/util.h"
+#include "src/engine/card.h"
 #include "src/format/quant.h"
 #include "src/model/memory.h"
 
@@ -289,5 +290,28 @@ bool machine_get(struct machine *m, const char *path, int n_threads, unsigned is
     error_clear(&why);
     if (path && !machine_save(m, path, &why))
         log_detail("the machine's profile is not kept: %s", why.text);
+    return true;
+}
+
+bool machine_add_card(struct machine *m, struct gpu_info *info, const char *path, int index,
+                      const atomic_int *cancel, struct error *err)
+{
+    const struct gpu_library *library;
+    struct card_rates r;
+    struct error why = { 0 };
+    if (!card_find(&library, info, index, err))
+        return false;
+    if (strcmp(m->gpu, info->name) == 0 && m->vram_gb_s > 0)
+        return true;
+    if (!card_probe(&r, index, cancel, err))
+        return false;
+    snprintf(m->gpu, sizeof m->gpu, "%s", info->name);
+    m->vram_gb_s = r.vram_gb_s;
+    m->h2d_gb_s = r.h2d_gb_s;
+    m->d2h_gb_s = r.d2h_gb_s;
+    m->gpu_tops = r.tops;
+    m->hand_off_us = 0; /* another card's */
+    if (path && !machine_save(m, path, &why))
+        log_detail("the card's rates are not kept: %s", why.text);
     return true;
 }

@@ -70,8 +70,10 @@ struct machine {
      * counters can be read. */
     double idle_w, busy_w;
 
-    /* With a GPU; filled in by who has one. */
-    double vram_gb_s, h2d_gb_s, d2h_gb_s, hand_off_us;
+    /* The card of machine_add_card; empty: none was measured. Transfers of pinned memory; tops: 1e12
+     * operations per second of prefill's GEMM. */
+    char gpu[128];
+    double vram_gb_s, h2d_gb_s, d2h_gb_s, gpu_tops, hand_off_us;
 };
 
 /* Measure. n_threads 0: the cores this process may use. Done so far and in all, 0 .. 1, is told to
@@ -99,6 +101,13 @@ bool machine_load(struct machine *m, const char *path, struct error *err);
  * is no error. path NULL: always probe. */
 bool machine_get(struct machine *m, const char *path, int n_threads, unsigned isa,
                  const atomic_int *cancel, struct error *err);
+
+/* Rates of card number `index` into *m: those that are there when they are of a card of this name,
+ * else measured in about half a second, and with a path kept beside the rest. *info tells the card as
+ * it is now. ERR_DEVICE: there is none that can be used; ERR_FIT, ERR_INTERRUPTED. */
+struct gpu_info;
+bool machine_add_card(struct machine *m, struct gpu_info *info, const char *path, int index,
+                      const atomic_int *cancel, struct error *err);
 
 /* "Intel(R) Xeon(R) Processor", as the system calls it. */
 void machine_cpu_name(char *name, size_t size);

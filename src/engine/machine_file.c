@@ -47,9 +47,11 @@ static const struct field {
     { "int8_gops", REAL, AT(int8_gops), 0 },
     { "idle_w", REAL, AT(idle_w), 0 },
     { "busy_w", REAL, AT(busy_w), 0 },
+    TEXT_OF("gpu", gpu),
     { "vram_gb_s", REAL, AT(vram_gb_s), 0 },
     { "h2d_gb_s", REAL, AT(h2d_gb_s), 0 },
     { "d2h_gb_s", REAL, AT(d2h_gb_s), 0 },
+    { "gpu_tops", REAL, AT(gpu_tops), 0 },
     { "hand_off_us", REAL, AT(hand_off_us), 0 },
 };
 

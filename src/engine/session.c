@@ -101,6 +101,9 @@ bool session_open(struct session **out, struct engine *e, const struct session_o
     bool unfit = why.code == ERR_DEVICE || (why.code == ERR_FIT && !e->last);
     if (unfit && engine_leave_gpu(e, &why))
         return try_open(out, e, o, err);
+    if (unfit && e->hybrid)
+        return fail(err, why.code, "%s; a shorter context (-c) needs less, -ngl 0 runs on the CPU",
+                    why.text);
     return fail_again(err, &why);
 }
 

@@ -10,7 +10,8 @@
 #include "src/format/tensor.h"
 
 struct rates {
-    char cpu[96], gpu[96]; /* names; gpu empty: none */
+    char cpu[96], gpu[128]; /* names; gpu empty: none */
+    char no_gpu[160];      /* why there is none, where that is worth telling */
     int n_cores;           /* workers that the rates belong to */
     uint64_t ram_bytes;    /* that this process may take; UINT64_MAX: nobody knows */
     uint64_t vram_bytes;   /* free; 0: no GPU */

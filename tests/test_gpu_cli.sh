@@ -1,0 +1,90 @@
+#!/bin/sh
+# The command line beside a GPU: what plan sees, and what a user is told when the card will not do.
+# On the emulated card, or with TANDEM_GPU on a real one (then only what every card can show).
+cd "$(dirname "$0")/.." || exit 1
+B=${B:-build}
+tandem=$B/tandem
+library=${TANDEM_GPU:-$B/tests/tandem-gpu-emulated.so}
+if [ ! -f "$library" ]; then
+    echo "SKIP  $library was not built: there was no C++ compiler"
+    echo "0 passed, 0 failed, 1 skipped"
+    exit 0
+fi
+case $library in */*) ;; *) library=./$library ;; esac
+export TANDEM_GPU="$library"
+work=$(mktemp -d) || exit 1
+trap 'rm -rf "$work"' EXIT
+out=$work/out err=$work/err
+export HOME="$work" XDG_CONFIG_HOME="$work" XDG_STATE_HOME="$work" XDG_CACHE_HOME="$work"
+model=models/demo.gguf passed=0 failed=0 skipped=0 case= ok=1
+begin() { finish; case=$1; ok=1; }
+finish() {
+    [ -n "$case" ] || return
+    if [ $ok = 1 ]; then passed=$((passed + 1)); else failed=$((failed + 1)); echo "FAIL  $case"; fi
+    case=
+}
+bad() { [ $ok = 1 ] && echo "$case: $1"; ok=0; }
+run() {
+    wanted=$1; shift
+    timeout 120 "$tandem" "$@" </dev/null >"$out" 2>"$err"
+    code=$?
+    [ $code = "$wanted" ] || bad "tandem $*: code $code, wanted $wanted: $(head -n 3 "$err")"
+}
+says() { grep -qF -e "$1" "$err" || bad "stderr lacks \"$1\": $(head -n 2 "$err")"; }
+prints() { grep -qF -e "$1" "$out" || bad "stdout lacks \"$1\": $(head -n 2 "$out")"; }
+lines() { n=$(wc -l <"$1"); [ "$n" -le "$2" ] || bad "$n lines, at most $2 wanted: $(head -n 3 "$1")"; }
+silent() { [ ! -s "$1" ] || bad "unexpected output: $(head -n 2 "$1")"; }
+field() { sed -n "s/.*\"$1\": \"\{0,1\}\([^\",}]*\).*/\1/p" "$out" | head -n 1; }
+
+begin "plan finds the card, measures it once, and keeps the rates"
+run 0 plan "$model" --json; silent "$err"
+name=$(field gpu)
+[ -n "$name" ] && [ "$name" != null ] || bad "no card: $(grep gpu "$out")"
+[ "$(field vram_gb_s)" != null ] || bad "no rate: $(grep vram "$out")"
+grep -q "^gpu = $name" "$work/tandem/machine" || bad "the profile lacks \"$name\""
+sed -i 's/^vram_gb_s = .*/vram_gb_s = 1234.5/' "$work/tandem/machine"
+run 0 plan "$model" --json
+[ "$(field vram_gb_s)" = 1234.5 ] || bad "measured again: $(field vram_gb_s)"
+run 0 plan "$model"; prints "| $name, "; prints " free, "; prints "PCIe"; prints "GPU"
+run 0 plan "$model" -ngl 0; prints "| no GPU"
+run 0 plan "$model" --vram 1M --json; [ "$(field vram_bytes)" = 1048576 ] || bad "--vram is no limit"
+run 0 plan "$model" --what-if "vram=24G" --json; [ "$(field vram_gb_s)" = null ] || bad "another card's rates"
+run 0 plan "$model" --what-if "cores=2" --json; [ "$(field gpu)" = "$name" ] || bad "the card is gone"
+
+# These machines exist only in the emulation.
+refuse() { # CODE WORDS...: a GPU that must be used; then one that may be
+    code=$1; shift
+    run "$code" run "$model" -p x -ngl all; says "$1"; says "-ngl 0"; silent "$out"; lines "$err" "${2:-1}"
+    run 0 run "$model" -p "What is 2+3?" -n 4 --temp 0 --no-think; says "running on the CPU"
+    says "$1"; lines "$err" 2
+}
+if "$tandem" plan "$model" --json 2>/dev/null | grep -q '"gpu": "emulated'; then
+    begin "an old driver, no card, a busy one, a full one"
+    export TANDEM_GPU_EMULATE
+    TANDEM_GPU_EMULATE=old; refuse 5 "driver is too old"; run 0 plan "$model"; prints "driver is too old"
+    TANDEM_GPU_EMULATE=none; refuse 5 "no GPU found"; run 0 plan "$model"; prints "| no GPU found"
+    TANDEM_GPU_EMULATE=busy; refuse 5 "is busy"; run 0 plan "$model"; prints "is busy"
+    TANDEM_GPU_EMULATE=full; refuse 4 "is full" 8; run 0 plan "$model"; prints "is full"
+    unset TANDEM_GPU_EMULATE
+
+    begin "allocation n fails while loading: refused in one line, or the CPU answers; never a crash"
+    export TANDEM_GPU_EMULATE
+    run 0 run "$model" -p "What is 2+3?" -n 4 --temp 0 --no-think -ngl 0; cp "$out" "$work/cpu"
+    for n in 0 1 2 3 5 8 13; do
+        TANDEM_GPU_EMULATE=fail=$n
+        run 0 run "$model" -p "What is 2+3?" -n 4 --temp 0 --no-think
+        cmp -s "$out" "$work/cpu" || bad "allocation $n: another answer"
+        lines "$err" 2
+        timeout 120 "$tandem" run "$model" -p x -n 1 --no-think -ngl all </dev/null >"$out" 2>"$err"
+        code=$?
+        [ $code = 4 ] || [ $code = 0 ] || bad "allocation $n: code $code: $(head -n 2 "$err")"
+        [ $code = 0 ] || { says "GPU"; says "-ngl 0"; }
+    done
+    unset TANDEM_GPU_EMULATE
+else
+    skipped=$((skipped + 1))
+    echo "SKIP  cards that will not do: only the emulation has them"
+fi
+finish
+echo "$passed passed, $failed failed, $skipped skipped"
+[ $failed = 0 ]
