@@ -12,24 +12,7 @@
 #define MIN_SPLIT 256   /* positions per piece of the cache, at least */
 #define ABSORB_ROWS 128 /* rows of k_b per unit of work */
 
-/* A tile of queries that attend together. Query i sees the positions below end[i]. */
-struct tile {
-    int n;
-    int64_t end[QUERY_TILE];
-    const float *queries; /* [n, key_width], scaled */
-    float *max, *sum;     /* [n] running */
-    float *out;           /* [n, value_width] weighted values, not divided by sum yet */
-    int64_t out_stride;
-};
-
-/* Positions as floats or halves. */
-struct block {
-    const void *data;
-    bool f16;
-    int64_t stride, width; /* elements */
-};
-
-static void tile_clear(struct tile *t, int64_t value_width)
+void attention_tile_clear(struct tile *t, int64_t value_width)
 {
     for (int i = 0; i < t->n; i++) {
         t->max[i] = -INFINITY;
@@ -98,7 +81,7 @@ static void meet_vector(const struct kernels *k, struct tile *t, struct block ke
 }
 
 /* All queries at once, as two matrix products over floats. */
-static void meet_matrix(const struct kernels *k, struct tile *t, struct block keys,
+void attention_meet_matrix(const struct kernels *k, struct tile *t, struct block keys,
                         struct block values, int64_t first, int64_t n, float *scores)
 {
     blas_nt(t->n, n, keys.width, t->queries, keys.width, keys.data, keys.stride, scores, KEY_BLOCK);
@@ -145,7 +128,7 @@ static void attend(const struct attention *a, int worker, struct tile *t, int se
             values = (struct block){ keys.data, false, keys.stride, a->value_width };
         else
             values = as_floats(k, values, n, s->values);
-        meet_matrix(k, t, keys, values, p, n, s->scores);
+        attention_meet_matrix(k, t, keys, values, p, n, s->scores);
     }
 }
 
@@ -185,7 +168,7 @@ static struct tile load_tile(const struct attention *a, const struct worker_scra
         copy_scaled(s->queries + i * a->key_width, attention_query(a, token, head), a->key_width,
                     a->scale);
     }
-    tile_clear(&t, a->value_width);
+    attention_tile_clear(&t, a->value_width);
     return t;
 }
 
@@ -348,7 +331,7 @@ static void run_few(struct attention *a)
 /* ---- many tokens ---- */
 
 /* Divide by the sums and write. */
-static void tile_finish(struct tile *t, int64_t value_width)
+void attention_tile_finish(struct tile *t, int64_t value_width)
 {
     for (int i = 0; i < t->n; i++)
         scale_row(t->out + i * t->out_stride, value_width, 1 / t->sum[i]);
@@ -364,7 +347,7 @@ static void run_many_gqa(void *ctx, int64_t begin, int64_t end, int worker)
         int set = (int)(unit / tiles), row0 = (int)(unit % tiles) * QUERY_TILE;
         struct tile t = load_tile(a, s, set, row0, QUERY_TILE);
         attend(a, worker, &t, set, 0, t.end[t.n - 1]);
-        tile_finish(&t, a->value_width);
+        attention_tile_finish(&t, a->value_width);
         for (int i = 0; i < t.n; i++) {
             int token = (row0 + i) / a->heads_per_set;
             int head = set * a->heads_per_set + (row0 + i) % a->heads_per_set;
@@ -408,9 +391,9 @@ static void run_many_absorbed(void *ctx, int64_t begin, int64_t end, int worker)
             scale_row(query, m->rank, a->scale);
             copy_scaled(query + m->rank, q + i * a->q.stride + m->nope, m->rope, a->scale);
         }
-        tile_clear(&t, m->rank);
+        attention_tile_clear(&t, m->rank);
         attend(a, worker, &t, 0, 0, t.end[t.n - 1]);
-        tile_finish(&t, m->rank);
+        attention_tile_finish(&t, m->rank);
         blas_nt(t.n, m->value, m->rank, t.out, m->rank, v_b, m->rank,
                 a->dst.data + token0 * a->dst.stride + (int64_t)head * m->value, a->dst.stride);
     }
@@ -445,7 +428,7 @@ static void run_many_decompressed(void *ctx, int64_t begin, int64_t end, int wor
         struct tile whole = { .n = a->n_tokens, .max = s->states,
                               .sum = s->states + a->n_tokens,
                               .out = a->dst.data + head * m->value, .out_stride = a->dst.stride };
-        tile_clear(&whole, m->value);
+        attention_tile_clear(&whole, m->value);
         for (int64_t p = 0; p < a->n_positions && !step_cancelled(a->d); p += KEY_BLOCK) {
             int64_t n = min_of(a->n_positions - p, KEY_BLOCK);
             struct block latents = as_floats(
@@ -467,10 +450,10 @@ static void run_many_decompressed(void *ctx, int64_t begin, int64_t end, int wor
                                 a->q.data + (token + i) * a->q.stride + head * width, width,
                                 a->scale);
                 }
-                meet_matrix(k, &t, keys, values, p, min_of(n, t.end[t.n - 1] - p), s->scores);
+                attention_meet_matrix(k, &t, keys, values, p, min_of(n, t.end[t.n - 1] - p), s->scores);
             }
         }
-        tile_finish(&whole, m->value);
+        attention_tile_finish(&whole, m->value);
     }
 }
 

@@ -5,6 +5,32 @@
 #include "cpu/matmul.h"
 #include "cpu/work.h"
 
+/* A tile of queries that attend together. Query i sees the positions below end[i]. */
+struct tile {
+    int n;
+    int64_t end[QUERY_TILE];
+    const float *queries; /* [n, key_width], scaled */
+    float *max, *sum;     /* [n] running */
+    float *out;           /* [n, value_width] weighted values, not divided by sum yet */
+    int64_t out_stride;
+};
+
+/* Positions as floats or halves. */
+struct block {
+    const void *data;
+    bool f16;
+    int64_t stride, width; /* elements */
+};
+
+/* Nothing seen yet. */
+void attention_tile_clear(struct tile *t, int64_t value_width);
+/* All queries of the tile meet n positions from `first` on, as two matrix products over floats;
+ * scores [n queries, KEY_BLOCK] is scratch. */
+void attention_meet_matrix(const struct kernels *k, struct tile *t, struct block keys,
+                           struct block values, int64_t first, int64_t n, float *scores);
+/* Divide by the sums. */
+void attention_tile_finish(struct tile *t, int64_t value_width);
+
 /* Queries that share keys, in units of work: heads of one group, or all heads over the latents. */
 struct attention {
     struct device_cpu *d;

@@ -5,12 +5,14 @@
 #include <math.h>
 #include <string.h>
 
+#include "cpu/angles.h"
 #include "cpu/attention.h"
 #include "cpu/attention_parts.h"
 #include "cpu/blas.h"
 #include "cpu/experts.h"
 #include "cpu/matmul.h"
 #include "cpu/router.h"
+#include "cpu/sparse.h"
 #include "cpu/work.h"
 #include "src/base/mem.h"
 #include "src/base/util.h"
@@ -95,7 +97,7 @@ struct rows_job {
     struct rows dst, a, b, c;
     const struct weight *weight;
     int n_groups;
-    float eps;
+    float eps, low, high;
     const struct router *router;
 };
 
@@ -125,6 +127,14 @@ static void cpu_embed(struct device *d, struct rows dst, const struct weight *w)
     run_rows(&job, embed_job, w->cols);
 }
 
+/* Without a weight. */
+static void normalize(const struct kernels *k, const float *x, float *y, int64_t n, float eps)
+{
+    float scale = 1 / sqrtf(k->dot_f32(x, x, n) / (float)n + eps);
+    for (int64_t i = 0; i < n; i++)
+        y[i] = x[i] * scale;
+}
+
 static void rmsnorm_job(void *ctx, int64_t begin, int64_t end, int worker)
 {
     const struct rows_job *j = ctx;
@@ -132,8 +142,12 @@ static void rmsnorm_job(void *ctx, int64_t begin, int64_t end, int worker)
     for (int64_t t = begin; t < end; t++) {
         for (int g = 0; g < j->n_groups; g++) {
             int64_t n = j->weight->cols, at = g * n;
-            j->d->kernels.rmsnorm(j->a.data + t * j->a.stride + at, j->weight->data,
-                                  j->dst.data + t * j->dst.stride + at, n, j->eps);
+            const float *x = j->a.data + t * j->a.stride + at;
+            float *y = j->dst.data + t * j->dst.stride + at;
+            if (j->weight->data)
+                j->d->kernels.rmsnorm(x, j->weight->data, y, n, j->eps);
+            else
+                normalize(&j->d->kernels, x, y, n, j->eps);
         }
     }
 }
@@ -141,7 +155,7 @@ static void rmsnorm_job(void *ctx, int64_t begin, int64_t end, int worker)
 static void cpu_rmsnorm(struct device *d, struct rows dst, struct rows src,
                         const struct weight *weight, int n_groups, float eps)
 {
-    assert(weight->type == TYPE_F32);
+    assert(!weight->data || weight->type == TYPE_F32);
     struct rows_job job = { .d = cpu(d), .dst = dst, .a = src, .weight = weight,
                             .n_groups = n_groups, .eps = eps };
     run_rows(&job, rmsnorm_job, weight->cols * n_groups);
@@ -153,8 +167,8 @@ static void router_job(void *ctx, int64_t begin, int64_t end, int worker)
     struct choice *c = &j->d->choice;
     (void)worker;
     for (int64_t t = begin; t < end; t++)
-        router_choose(j->router, j->a.data + t * j->a.stride, c->ids + t * c->top_k,
-                      c->weights + t * c->top_k);
+        router_choose(j->router, j->a.data + t * j->a.stride, j->d->step.tokens[t],
+                      c->ids + t * c->top_k, c->weights + t * c->top_k);
 }
 
 static void cpu_router_topk(struct device *d, const struct router *r, struct rows scores)
@@ -208,6 +222,22 @@ static void cpu_swiglu(struct device *d, struct rows dst, struct rows gate, stru
 {
     struct rows_job job = { .d = cpu(d), .dst = dst, .a = gate, .b = up };
     elementwise(&job, swiglu_job);
+}
+
+static void clamp_job(void *ctx, int64_t begin, int64_t end, int worker)
+{
+    const struct rows_job *j = ctx;
+    (void)worker;
+    for (int64_t unit = begin; unit < end; unit++) {
+        int64_t t, n, at = piece(j, unit, &t, &n);
+        clamp_floats(j->dst.data + t * j->dst.stride + at, n, j->low, j->high);
+    }
+}
+
+static void cpu_clamp(struct device *d, struct rows x, float low, float high)
+{
+    struct rows_job job = { .d = cpu(d), .dst = x, .low = low, .high = high };
+    elementwise(&job, clamp_job);
 }
 
 static void add_job(void *ctx, int64_t begin, int64_t end, int worker)
@@ -265,14 +295,13 @@ static void cpu_copy(struct device *d, struct rows dst, struct rows src)
 
 struct rope_job {
     struct device_cpu *d;
+    const struct angles *angles;
     const struct rope *rope;
     struct rows x;
     int n_heads;
     int64_t head_stride, offset;
 };
 
-/* Angles in double, reduced to one turn, then cos and sin in float: exact to the last place at any
- * position. */
 static void angles_job(void *ctx, int64_t begin, int64_t end, int worker)
 {
     const struct rope_job *j = ctx;
@@ -280,22 +309,9 @@ static void angles_job(void *ctx, int64_t begin, int64_t end, int worker)
     (void)worker;
     for (int64_t t = begin; t < end; t++) {
         double position = (double)(j->d->step.n_past + t);
-        for (int i = 0; i < n_pairs; i++) {
-            float angle = (float)fmod(position * j->rope->frequency[i], 2 * M_PI);
-            j->d->rope_cos[t * n_pairs + i] = cosf(angle) * j->rope->magnitude;
-            j->d->rope_sin[t * n_pairs + i] = sinf(angle) * j->rope->magnitude;
-        }
-    }
-}
-
-static void rotate(float *x, const float *cosine, const float *sine, enum rope_pairing pairing,
-                   int n_pairs)
-{
-    int64_t step = pairing == ROPE_NORM ? 2 : 1, partner = pairing == ROPE_NORM ? 1 : n_pairs;
-    for (int i = 0; i < n_pairs; i++) {
-        float *p = x + i * step, a = p[0], b = p[partner];
-        p[0] = a * cosine[i] - b * sine[i];
-        p[partner] = a * sine[i] + b * cosine[i];
+        for (int i = 0; i < n_pairs; i++)
+            angle_at(j->rope, position, i, &j->angles->cosine[t * n_pairs + i],
+                     &j->angles->sine[t * n_pairs + i]);
     }
 }
 
@@ -307,23 +323,36 @@ static void rotate_job(void *ctx, int64_t begin, int64_t end, int worker)
     for (int64_t t = begin; t < end; t++) {
         for (int h = 0; h < j->n_heads; h++)
             rotate(j->x.data + t * j->x.stride + h * j->head_stride + j->offset,
-                   j->d->rope_cos + t * n_pairs, j->d->rope_sin + t * n_pairs, j->rope->pairing,
-                   n_pairs);
+                   j->angles->cosine + t * n_pairs, j->angles->sine + t * n_pairs,
+                   j->rope->pairing, n_pairs);
     }
+}
+
+/* The angles of a rope, once per step: all layers share them. */
+static const struct angles *angles_of(struct device_cpu *d, const struct rope *rope)
+{
+    struct angles *a = NULL;
+    for (int i = 0; i < N_ANGLES && !a; i++)
+        a = d->angles[i].rope == rope ? &d->angles[i] : NULL;
+    if (!a) {
+        a = &d->angles[d->next_angles];
+        d->next_angles = (d->next_angles + 1) % N_ANGLES;
+    } else if (a->step == d->n_steps) {
+        return a;
+    }
+    struct rope_job job = { .d = d, .angles = a, .rope = rope };
+    a->rope = rope;
+    a->step = d->n_steps;
+    pool_run(d->pool, angles_job, &job, d->step.n_tokens, 16);
+    return a;
 }
 
 static void cpu_rope(struct device *dev, struct rows x, const struct rope *rope, int n_heads,
                      int64_t head_stride, int64_t offset)
 {
     struct device_cpu *d = cpu(dev);
-    struct rope_job job = { d, rope, x, n_heads, head_stride, offset };
-    int n_pairs = rope->n_rot / 2;
-    assert(rope->n_rot <= d->options.head_width && n_pairs <= ROPE_MAX_PAIRS);
-    if (d->rope != rope || d->rope_step != d->n_steps) { /* once per step: all layers share it */
-        pool_run(d->pool, angles_job, &job, d->step.n_tokens, 16);
-        d->rope = rope;
-        d->rope_step = d->n_steps;
-    }
+    assert(rope->n_rot <= d->options.head_width && rope->n_rot / 2 <= ROPE_MAX_PAIRS);
+    struct rope_job job = { d, angles_of(d, rope), rope, x, n_heads, head_stride, offset };
     int64_t floats = max_of((int64_t)n_heads * rope->n_rot, 1);
     pool_run(d->pool, rotate_job, &job, d->step.n_tokens, max_of(SMALL_FLOATS / floats, 1));
 }
@@ -412,6 +441,35 @@ static void cpu_attention_mla(struct device *d, struct rows dst, struct rows q,
     attention_run_mla(cpu(d), dst, q, c, layer, m);
 }
 
+static void cpu_hyper_mix(struct device *d, struct rows dst, struct rows mix, struct rows hidden,
+                          const struct hyper *h)
+{
+    hyper_run_mix(cpu(d), dst, mix, hidden, h);
+}
+
+static void cpu_hyper_join(struct device *d, struct rows hidden, struct rows mix, struct rows out)
+{
+    hyper_run_join(cpu(d), hidden, mix, out);
+}
+
+static void cpu_compress(struct device *d, struct kvcache *c, int layer, struct rows values,
+                         struct rows scores, const struct compressor *k)
+{
+    compress_run(cpu(d), c, layer, values, scores, k);
+}
+
+static void cpu_indexer_topk(struct device *d, struct rows queries, struct rows weights,
+                             const struct kvcache *c, int layer, const struct indexer *x)
+{
+    indexer_run(cpu(d), queries, weights, c, layer, x);
+}
+
+static void cpu_attention_window(struct device *d, struct rows dst, struct rows q, struct rows row,
+                                 struct kvcache *c, int layer, const struct window_attention *a)
+{
+    attention_run_window(cpu(d), dst, q, row, c, layer, a);
+}
+
 /* The CPU has nothing to overlap: the work is done at the join, where dst is known. */
 static void cpu_experts_begin(struct device *d, const struct experts *e, struct rows src)
 {
@@ -452,6 +510,12 @@ static const struct device_ops ops = {
     .attention_gqa = cpu_attention_gqa,
     .attention_mla = cpu_attention_mla,
     .swiglu = cpu_swiglu,
+    .clamp = cpu_clamp,
+    .hyper_mix = cpu_hyper_mix,
+    .hyper_join = cpu_hyper_join,
+    .compress = cpu_compress,
+    .indexer_topk = cpu_indexer_topk,
+    .attention_window = cpu_attention_window,
     .router_topk = cpu_router_topk,
     .experts_begin = cpu_experts_begin,
     .experts_end = cpu_experts_end,
@@ -516,8 +580,15 @@ static size_t cut_memory(struct device_cpu *d, uint8_t *base)
         d->choice.ids = take(&c, pairs, sizeof *d->choice.ids);
         d->choice.weights = take(&c, pairs, sizeof *d->choice.weights);
     }
-    d->rope_cos = take(&c, tokens * ((o->head_width + 1) / 2), sizeof *d->rope_cos);
-    d->rope_sin = take(&c, tokens * ((o->head_width + 1) / 2), sizeof *d->rope_sin);
+    for (int i = 0; i < N_ANGLES; i++) {
+        d->angles[i].cosine = take(&c, tokens * ((o->head_width + 1) / 2), sizeof(float));
+        d->angles[i].sine = take(&c, tokens * ((o->head_width + 1) / 2), sizeof(float));
+    }
+    if (o->index_top_k) {
+        d->selection.count = take(&c, tokens, sizeof *d->selection.count);
+        d->selection.ids = take(&c, tokens * o->index_top_k, sizeof *d->selection.ids);
+        d->index_scores = take(&c, INDEX_TILE * o->n_ctx, sizeof *d->index_scores);
+    }
     d->absorbed = take(&c, SPLIT_TOKENS * (int64_t)o->n_heads * o->head_width, sizeof(float));
     d->partial = take(&c, MAX_SPLITS * (int64_t)o->n_heads * (o->head_width + 2), sizeof(float));
     if (d->kernels.bf16_gemm && !o->act_f32) {

@@ -22,6 +22,7 @@ struct device_cpu_options {
     int n_heads, head_width; /* widest attention: heads, and per head
                                 max(head_dim, rank + rope, nope + rope + value) */
     int64_t cache_width;  /* elements per position of a layer: keys and values, or latents */
+    int index_top_k;      /* rows that an indexer selects; 0: there is none */
     int n_routed, top_k;  /* 0: no experts */
     int64_t expert_size;
 };

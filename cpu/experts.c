@@ -12,6 +12,7 @@
 #include "cpu/experts.h"
 
 #include <assert.h>
+#include <math.h>
 #include <string.h>
 
 #include "cpu/matmul.h"
@@ -88,8 +89,13 @@ static void gate_up_tile(const struct experts_job *j, int worker, int expert, in
                  gate_act, n, row_floats, h, (size_t)j->e->expert_size);
         dot_rows(&j->up_plan, weight_at(&j->up, expert, r0), j->up.row_bytes, n_rows, up_act, n,
                  row_floats, up, (size_t)group);
-        for (int t = 0; t < n; t++, h += j->e->expert_size)
+        for (int t = 0; t < n; t++, h += j->e->expert_size) {
+            if (j->e->limit > 0) {
+                clamp_floats(h, n_rows, -INFINITY, j->e->limit);
+                clamp_floats(up + t * group, n_rows, -j->e->limit, j->e->limit);
+            }
             d->kernels.swiglu(h, up + t * group, h, n_rows);
+        }
     }
 }
 

@@ -22,6 +22,13 @@ static void score_sigmoid(float *p, int n)
         p[i] = 1 / (1 + expf(-p[i]));
 }
 
+/* softplus(z) = ln(1 + e^z), which is z where e^z is large. */
+static void score_sqrt_softplus(float *p, int n)
+{
+    for (int i = 0; i < n; i++)
+        p[i] = sqrtf(p[i] > 20 ? p[i] : log1pf(expf(p[i])));
+}
+
 /* What an expert or group competes with: p plus bias where there is one. */
 static inline float merit(const struct router *r, const float *p, int expert)
 {
@@ -90,13 +97,17 @@ static int next_pick(const struct router *r, const float *p, const bool *group_o
     return best;
 }
 
-void router_choose(const struct router *r, float *scores, int32_t *ids, float *weights)
+void router_choose(const struct router *r, float *scores, int32_t token, int32_t *ids,
+                   float *weights)
 {
     assert(r->n_groups <= ROUTER_MAX_GROUPS && r->top_k <= r->n_routed);
     bool group_ok[ROUTER_MAX_GROUPS];
     bool grouped = r->n_groups > 1;
+    const int32_t *fixed = r->table.data;
     if (r->scoring == ROUTER_SOFTMAX)
         score_softmax(scores, r->n_routed);
+    else if (r->scoring == ROUTER_SQRT_SOFTPLUS)
+        score_sqrt_softplus(scores, r->n_routed);
     else
         score_sigmoid(scores, r->n_routed);
     if (grouped)
@@ -104,7 +115,8 @@ void router_choose(const struct router *r, float *scores, int32_t *ids, float *w
 
     float sum = 0;
     for (int k = 0; k < r->top_k; k++) {
-        ids[k] = next_pick(r, scores, grouped ? group_ok : NULL, ids, k);
+        ids[k] = fixed ? fixed[(int64_t)token * r->top_k + k]
+                       : next_pick(r, scores, grouped ? group_ok : NULL, ids, k);
         weights[k] = scores[ids[k]];
         sum += weights[k];
     }

@@ -34,6 +34,23 @@ struct choice {
     float *weights; /* [n_tokens, top_k] */
 };
 
+/* Choice of the last indexer_topk. */
+struct selection {
+    int top_k;
+    int32_t *count; /* [n_tokens] rows selected */
+    int32_t *ids;   /* [n_tokens, top_k] ascending */
+};
+/* Tokens that the indexer scores in one go. */
+#define INDEX_TILE 16
+
+/* cos and sin of all pairs and tokens of a step, for one rope. */
+struct angles {
+    const struct rope *rope;
+    uint64_t step;
+    float *cosine, *sine; /* [max_tokens, n_rot / 2] */
+};
+#define N_ANGLES 4 /* ropes in use by one model: V4 has two, and their inverses */
+
 /* Memory of one worker. */
 struct worker_scratch {
     float *row;        /* [max_cols] a decoded weight row */
@@ -76,10 +93,11 @@ struct device_cpu {
     int32_t *order;   /* [max_tokens * top_k] pair numbers by expert */
     int32_t *first;   /* [n_routed + 1] where an expert's pairs begin in order */
 
-    /* Rotation: angles of the rope that was used last. */
-    const struct rope *rope;
-    uint64_t rope_step;
-    float *rope_cos, *rope_sin; /* [max_tokens, n_rot / 2] */
+    struct angles angles[N_ANGLES]; /* of the ropes that were used last */
+    int next_angles;                /* to be given up when there is another one */
+
+    struct selection selection;
+    float *index_scores; /* [INDEX_TILE, n_ctx] */
 
     /* Attention of few tokens: absorbed queries, and what each piece of the cache contributed. */
     float *absorbed; /* [SPLIT_TOKENS, n_heads, head_width] */
@@ -90,6 +108,15 @@ struct device_cpu {
 
     struct worker_scratch *scratch; /* [n_threads] */
 };
+
+/* x = min(max(x, low), high) */
+static inline void clamp_floats(float *x, int64_t n, float low, float high)
+{
+    for (int64_t i = 0; i < n; i++) {
+        x[i] = x[i] < low ? low : x[i];
+        x[i] = x[i] > high ? high : x[i];
+    }
+}
 
 /* Has somebody asked to stop? Then long loops leave early: what they computed will be thrown away,
  * because the forward pass looks at the same flag before it returns; it stays set until then. */

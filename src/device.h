@@ -104,9 +104,25 @@ struct cache_part {
     char *data;       /* row 0 */
 };
 
+/* What one layer keeps for sparse attention: the parts of these names, NULL where there are none. A
+ * *block* is `ratio` positions in a row, summed up in one row of the cache when the last of them is
+ * computed. Rings hold the latest positions: p lies in row p % n.
+ *   index        [n_ctx / ratio, index_dim] keys of the indexer, in the cache's type
+ *   window       [n_window, head_dim] ring of rows that are key and value in one, in the cache's type
+ *   blocks       [n_ctx / ratio, head_dim] of blocks, likewise
+ *   state        [n_state, 2, width] ring: what the compressor still needs of single positions,
+ *                values and then scores, F32; width 2 * head_dim where blocks overlap
+ *   index_state  the same of the indexer's compressor */
+struct kv_sparse {
+    void *index, *window, *blocks;
+    float *state, *index_state;
+    int64_t n_window, n_state;
+};
+
 /* Keys and values of all layers of one session, on one device.
  *   GQA: per layer k [n_ctx, n_kv_heads * head_dim] and v likewise
  *   MLA: per layer latent [n_ctx, rank + rope]: normalised latent first, rotated k_rope behind it
+ *   V4:  per layer what struct kv_sparse says; k and v are not used
  * Elements are F16 (fast) or F32. */
 struct kvcache {
     enum tensor_type type;
@@ -114,14 +130,16 @@ struct kvcache {
     int64_t n_ctx;
     int64_t k_width, v_width; /* elements per position; v_width 0 for MLA */
     void **k, **v;            /* [n_layers] device memory */
+    struct kv_sparse *sparse; /* [n_layers] */
     size_t bytes;             /* all layers together */
     struct cache_part *parts; /* [n_parts] of layer 0, then 1, ...: all of it; k and v point there */
     int n_parts;
 };
 
-/* What the router does with its scores. Sources: DeepSeek-V2 and V3 reports. */
+/* What the router does with its scores. Sources: DeepSeek-V2 and V3 reports; for V4 (square root of
+ * softplus, experts by token id) its published inference code. */
 struct router {
-    enum { ROUTER_SOFTMAX = 1, ROUTER_SIGMOID = 2 } scoring;
+    enum { ROUTER_SOFTMAX = 1, ROUTER_SIGMOID = 2, ROUTER_SQRT_SOFTPLUS = 4 } scoring;
     int n_routed, top_k;
     int n_groups, n_groups_used;          /* n_groups <= 1: no groups */
     enum { GROUP_MAX, GROUP_TOP2_SUM } group_score;
@@ -129,6 +147,8 @@ struct router {
     float normalize_floor;                /* lower bound of that sum: 6.1035e-5 as llama.cpp, or 0 (+1e-20) */
     float scale;                          /* weights multiplied by this, 1: no change */
     struct weight bias;                   /* [n_routed] added for choosing only; data NULL: none */
+    struct weight table;                  /* I32 [n_vocab, top_k]: the picks of each token id, checked
+                                             at load; data NULL: the scores choose */
 };
 
 /* Routed experts of one layer: [n_routed] matrices each. Either gate and up, or gate_up with the
@@ -137,6 +157,7 @@ struct experts {
     struct weight gate, up, gate_up, down;
     int n_routed, top_k;
     int64_t expert_size;
+    float limit; /* before silu: gate at most this, up between -limit and limit; 0: no limit */
 };
 
 struct mla {
@@ -144,6 +165,56 @@ struct mla {
     float scale;                          /* of the scores, YaRN factor included */
     struct weight k_b;  /* n_heads matrices [rank, nope]: absorbed query = k_b q_nope */
     struct weight v_b;  /* n_heads matrices [value, rank] */
+};
+
+/* How the residual streams of hyper-connections are mixed (mHC, arXiv 2512.24880, as V4 computes it).
+ * With mix [n * (2 + n)] of a token, n streams X, and m' = mix * scale + base (one scale for each of
+ * the three parts):
+ *     pre[i]  = sigmoid(m'[i]) + eps       post[i] = 2 sigmoid(m'[n + i])
+ *     C[j][k] = Sinkhorn of m'[2n + n j + k]: softmax over k, plus eps; then columns and rows are
+ *               divided by their sums (plus eps) in turn, n_passes of each, columns last, the softmax
+ *               counting as the first pass over rows
+ * With mix [n], at the end of the model, there is only pre. */
+struct hyper {
+    int n_streams, n_passes;
+    float eps, rms_eps;
+    struct weight scale, base; /* F32 [3], [n * (2 + n)]; at the end [1], [n] */
+};
+
+/* Blocks of positions as one row each (V4). Per position p, with x its normalised hidden state:
+ *     value = W_kv x     score = W_gate x + ape[p % ratio]          [width]
+ * A row's element k is a mean of values, weighted by the softmax of the scores over the block's
+ * positions, each k by itself. Where blocks overlap, width is twice `dim`: a block then sums up the
+ * second halves of its own positions and the first halves of those of the block before it.
+ * The row is normalised (norm) and its last rope->n_rot elements are rotated as at the block's first
+ * position. */
+struct compressor {
+    int ratio, dim;
+    bool overlaps, of_index; /* of_index: fills kv_sparse.index, else kv_sparse.blocks */
+    struct weight ape, norm; /* F32 [ratio, width], [dim] */
+    const struct rope *rope;
+    float rms_eps;
+};
+
+/* The indexer (V3.2, V4): which cached rows a token attends to. With the token's queries q_h and head
+ * weights w, row s (a position, or a block of `ratio` of them) scores
+ *     I[s] = sum over h of w_h * max(0, q_h . key_s)
+ * and the top_k best of those complete at the token's position are selected, fewer when there are
+ * fewer; among equal scores the earlier. Constant factors of I do not matter. */
+struct indexer {
+    int n_heads, dim, top_k;
+    int ratio; /* positions per key: 1 in V3.2 */
+};
+
+/* Attention of V4: one row per position (or block) is key and value of all heads. A query sees the
+ * `window` latest positions, its own among them, and of the complete blocks all, or those selected by
+ * the last indexer_topk. One softmax per head over all of these and a sink, a score without a value. */
+struct window_attention {
+    int n_heads, head_dim, window;
+    int ratio;     /* positions per block; 0: there are none */
+    bool selected;
+    float scale;
+    struct weight sinks; /* F32 [n_heads] */
 };
 
 /* How latent attention computes: from the latents (absorbed) or from expanded keys and values. */
@@ -184,7 +255,7 @@ struct device_ops {
     void (*embed)(struct device *d, struct rows dst, const struct weight *w);
 
     /* Each row is n_groups pieces of weight->cols elements, normalised one by one:
-     * dst = src / sqrt(mean(src^2) + eps) * weight. In place ok. */
+     * dst = src / sqrt(mean(src^2) + eps) * weight; weight->data NULL: without it. In place ok. */
     void (*rmsnorm)(struct device *d, struct rows dst, struct rows src, const struct weight *weight,
                     int n_groups, float eps);
 
@@ -211,6 +282,34 @@ struct device_ops {
 
     /* dst = silu(gate) * up, silu(z) = z / (1 + e^-z). In place ok. */
     void (*swiglu)(struct device *d, struct rows dst, struct rows gate, struct rows up);
+
+    /* x = min(max(x, low), high). */
+    void (*clamp)(struct device *d, struct rows x, float low, float high);
+
+    /* Hyper-connections: hidden holds n_streams streams [hidden_size] side by side, mix what
+     * struct hyper says. mix: dst = sum of pre[i] * X[i]; mix is overwritten with post and C (a
+     * sublayer's). Before that it is divided by the root mean square of all of hidden.
+     * join: X[k] = post[k] * out + sum over j of C[j][k] * X[j]. */
+    void (*hyper_mix)(struct device *d, struct rows dst, struct rows mix, struct rows hidden,
+                      const struct hyper *h);
+    void (*hyper_join)(struct device *d, struct rows hidden, struct rows mix, struct rows out);
+
+    /* Write the rows of all blocks that this step completes, from its values and scores (raw,
+     * overwritten) and what the layer's state holds of earlier positions; then keep what later
+     * blocks need. */
+    void (*compress)(struct device *d, struct kvcache *c, int layer, struct rows values,
+                     struct rows scores, const struct compressor *k);
+
+    /* Select rows for each token. queries [n_heads * dim], weights [n_heads]. The selection stays on
+     * the device until the next call. */
+    void (*indexer_topk)(struct device *d, struct rows queries, struct rows weights,
+                         const struct kvcache *c, int layer, const struct indexer *x);
+
+    /* q [n_heads * head_dim], dst likewise, in place ok; `row` [head_dim] are this step's rows,
+     * rotated: rounded to the cache's type, attended to, and kept in kv_sparse.window. Blocks that
+     * this step completed are there already. */
+    void (*attention_window)(struct device *d, struct rows dst, struct rows q, struct rows row,
+                             struct kvcache *c, int layer, const struct window_attention *a);
 
     /* Choose experts for each token from scores [n_routed] (raw router output, overwritten). The
      * choice stays on the device until the next call; experts_begin uses it. Equal scores favour
@@ -284,6 +383,36 @@ static inline void attention_mla(struct device *d, struct rows dst, struct rows 
 static inline void swiglu(struct device *d, struct rows dst, struct rows gate, struct rows up)
 {
     d->ops->swiglu(d, dst, gate, up);
+}
+static inline void clamp(struct device *d, struct rows x, float low, float high)
+{
+    d->ops->clamp(d, x, low, high);
+}
+static inline void hyper_mix(struct device *d, struct rows dst, struct rows mix,
+                             struct rows hidden, const struct hyper *h)
+{
+    d->ops->hyper_mix(d, dst, mix, hidden, h);
+}
+static inline void hyper_join(struct device *d, struct rows hidden, struct rows mix,
+                              struct rows out)
+{
+    d->ops->hyper_join(d, hidden, mix, out);
+}
+static inline void compress(struct device *d, struct kvcache *c, int layer, struct rows values,
+                            struct rows scores, const struct compressor *k)
+{
+    d->ops->compress(d, c, layer, values, scores, k);
+}
+static inline void indexer_topk(struct device *d, struct rows queries, struct rows weights,
+                                const struct kvcache *c, int layer, const struct indexer *x)
+{
+    d->ops->indexer_topk(d, queries, weights, c, layer, x);
+}
+static inline void attention_window(struct device *d, struct rows dst, struct rows q,
+                                    struct rows row, struct kvcache *c, int layer,
+                                    const struct window_attention *a)
+{
+    d->ops->attention_window(d, dst, q, row, c, layer, a);
 }
 static inline void router_topk(struct device *d, const struct router *r, struct rows scores)
 {

@@ -15,7 +15,7 @@
 static const char *const fixture_models[] = {
     "llama-gqa-linear", "llama-ropefreqs", "qwen2",          "deepseek-v1",
     "deepseek2-lite",   "deepseek2-lite27", "deepseek2-v2", "deepseek2-v3",
-    "deepseek2-v3-yarn",
+    "deepseek2-v3-yarn", "deepseek4",
 };
 
 /* deepseek2-v3-TYPE.gguf: one model, quantized. */

@@ -621,9 +621,9 @@ static void test_router_rules(void)
 
     check_case("router: ties favour the lower id, best first");
     struct router r = { .scoring = ROUTER_SOFTMAX, .n_routed = 6, .top_k = 3, .scale = 1 };
-    router_choose(&r, (float[]){ 1, 2, 2, 0, 2, 1 }, ids, w);
+    router_choose(&r, (float[]){ 1, 2, 2, 0, 2, 1 }, 0, ids, w);
     CHECK(ids[0] == 1 && ids[1] == 2 && ids[2] == 4);
-    router_choose(&r, (float[]){ 0, 0, 0, 0, 0, 0 }, ids, w);
+    router_choose(&r, (float[]){ 0, 0, 0, 0, 0, 0 }, 0, ids, w);
     CHECK(ids[0] == 0 && ids[1] == 1 && ids[2] == 2);
     CHECK(fabsf(w[0] - 1.0f / 6) < 1e-6f); /* no renormalisation unless asked */
 
@@ -632,17 +632,17 @@ static void test_router_rules(void)
     r = (struct router){ .scoring = ROUTER_SIGMOID, .n_routed = 8, .top_k = 2, .scale = 2.5f,
                          .normalize = true, .normalize_floor = 6.1035e-5f };
     r.bias = (struct weight){ .data = bias, .type = TYPE_F32, .cols = 8, .rows = 1 };
-    router_choose(&r, (float[]){ 1, 3, 0, -3, 0, 0, 0, 0 }, ids, w);
+    router_choose(&r, (float[]){ 1, 3, 0, -3, 0, 0, 0, 0 }, 0, ids, w);
     CHECK(ids[0] == 3 && ids[1] == 1);
     double p3 = 1 / (1 + exp(3)), p1 = 1 / (1 + exp(-3));
     CHECK(fabs(w[0] - 2.5 * p3 / (p3 + p1)) < 1e-6 && fabs(w[1] - 2.5 * p1 / (p3 + p1)) < 1e-6);
 
     check_case("router: the floor of the sum");
     r.bias.data = NULL;
-    router_choose(&r, (float[]){ -20, -21, -30, -30, -30, -30, -30, -30 }, ids, w);
+    router_choose(&r, (float[]){ -20, -21, -30, -30, -30, -30, -30, -30 }, 0, ids, w);
     CHECK(fabs(w[0] - 2.5 / (1 + exp(20)) / 6.1035e-5) < 1e-9);
     r.normalize_floor = 0;
-    router_choose(&r, (float[]){ -20, -21, -30, -30, -30, -30, -30, -30 }, ids, w);
+    router_choose(&r, (float[]){ -20, -21, -30, -30, -30, -30, -30, -30 }, 0, ids, w);
     CHECK(fabs(w[0] + w[1] - 2.5) < 1e-5);
 
     check_case("router: groups by their maximum or their two largest");
@@ -651,11 +651,11 @@ static void test_router_rules(void)
     float lone[8] = { 3, -5, -5, -5, 2, 2, 2, 2 };
     float scores[8];
     memcpy(scores, lone, sizeof lone);
-    router_choose(&r, scores, ids, w);
+    router_choose(&r, scores, 0, ids, w);
     CHECK(ids[0] == 0 && ids[1] == 1);
     r.group_score = GROUP_TOP2_SUM;
     memcpy(scores, lone, sizeof lone);
-    router_choose(&r, scores, ids, w);
+    router_choose(&r, scores, 0, ids, w);
     CHECK(ids[0] == 4 && ids[1] == 5);
 
     check_case("router: masked experts lose even to negative ones");
@@ -663,7 +663,7 @@ static void test_router_rules(void)
         bias[i] = i < 4 ? -2 : -3;
     r.bias.data = bias;
     memcpy(scores, lone, sizeof lone);
-    router_choose(&r, scores, ids, w);
+    router_choose(&r, scores, 0, ids, w);
     CHECK(ids[0] == 0 && ids[1] == 1);
 
     check_case("router: as many groups as experts");
@@ -671,7 +671,7 @@ static void test_router_rules(void)
                            .scale = 1, .n_groups = ROUTER_MAX_GROUPS, .n_groups_used = 4,
                            .group_score = GROUP_TOP2_SUM };
     float many[ROUTER_MAX_GROUPS] = { [7] = 1, [900] = 3, [901] = 2, [1023] = 4 };
-    router_choose(&wide, many, ids, w);
+    router_choose(&wide, many, 0, ids, w);
     CHECK(ids[0] == 1023 && ids[1] == 900 && ids[2] == 901 && ids[3] == 7);
 
     check_case("router: no scores lead out of range");
@@ -683,7 +683,7 @@ static void test_router_rules(void)
         r.scoring = check_random() % 2 ? ROUTER_SIGMOID : ROUTER_SOFTMAX;
         for (int i = 0; i < 8; i++)
             scores[i] = bad[check_random() % 4];
-        router_choose(&r, scores, ids, w);
+        router_choose(&r, scores, 0, ids, w);
         for (int a = 0; a < 4; a++) {
             CHECK(ids[a] >= 0 && ids[a] < 8);
             for (int b = 0; b < a; b++)

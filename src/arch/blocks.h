@@ -218,6 +218,9 @@ void dense_ffn(struct device *d, const struct params *p, const struct layer *l,
                struct activations *a);
 void moe_ffn(struct device *d, const struct params *p, const struct layer *l,
              struct activations *a);
+/* routed, out = routed and shared experts (if there are any) of normed. */
+void moe_mix(struct device *d, const struct params *p, const struct layer *l,
+             struct activations *a);
 
 /* The decoder that all of these share: embedding, layers of attention and FFN, final norm, logits
  * of the last n_logits tokens. ERR_INTERRUPTED when the step was cancelled. */

@@ -3,13 +3,23 @@
  * that sum up 4 positions (an indexer picks among them) or 128 positions (all are read).
  * Experts of the first layers are picked by token id, from a table in the file.
  *
- * Tables, sizes and cache only: there is no forward pass yet. */
+ * One layer, with four streams X, hyper-connections (struct hyper) around each of its two halves:
+ *     y = sum of pre[i] X[i];   X[k] = post[k] F(rmsnorm(y)) + sum of C[j][k] X[j]
+ *     q     = W_qb rmsnorm(W_qa y), each head normalised, its tail rotated
+ *     row   = rmsnorm(W_kv y), its tail rotated: key and value of every head
+ *     o     = attention over window, blocks and sink; its tail rotated back, because a value carries
+ *             the rotation of its own position
+ *     out   = W_ob concat over groups of heads of W_oa,g o_g
+ * Source: DeepSeek-V4's published inference code; the names are those of its GGUF files. */
+#include <math.h>
+#include <string.h>
+
 #include "src/arch/blocks.h"
 #include "src/arch/registry.h"
 
 #define RATIO_CSA 4
 #define RATIO_HCA 128
-#define USUAL_STEP 512 /* tokens of a prefill step */
+#define REWIND 8 /* positions that a session can take back without computing anything again */
 #define STREAMS 4 /* nothing else was trained */
 
 static const struct tensor_spec tensors[] = {
@@ -87,8 +97,14 @@ static const struct tensor_spec tensors[] = {
 static const struct buffer_spec buffers[] = {
     { A(hidden), { DIM_STREAMS_HIDDEN }, ALIVE_ALWAYS },
     { A(normed), { DIM_HIDDEN }, ALIVE_ALWAYS }, { A(out), { DIM_HIDDEN }, ALIVE_ALWAYS },
-    { A(q_latent), { DIM_Q_LORA }, ALIVE_ATTENTION }, { A(q), { DIM_Q }, ALIVE_ATTENTION },
-    { A(kv_a), { DIM_HEAD }, ALIVE_ATTENTION }, { A(attn), { DIM_ATTN_OUT }, ALIVE_ATTENTION },
+    { A(q_latent), { DIM_Q_LORA }, ALIVE_ATTENTION }, { A(q), { DIM_Q, DIM_ATTN_OUT }, ALIVE_ATTENTION },
+    { A(kv_a), { DIM_HEAD }, ALIVE_ATTENTION },
+    { A(mix), { DIM_MIX }, ALIVE_ALWAYS },
+    { A(values), { DIM_HEAD2, DIM_INDEX2 }, ALIVE_ATTENTION },
+    { A(value_scores), { DIM_HEAD2, DIM_INDEX2 }, ALIVE_ATTENTION },
+    { A(index_q), { DIM_INDEX_Q }, ALIVE_ATTENTION },
+    { A(index_weights), { DIM_INDEX_HEADS }, ALIVE_ATTENTION },
+    { A(out_lora), { DIM_OUT_LORA }, ALIVE_ATTENTION },
     MOE_BUFFERS,
 };
 
@@ -109,6 +125,11 @@ static bool solve_experts(struct model *m, struct error *err)
     p->n_shared = (int)k->n_shared;
     p->expert_size = k->expert_size;
     p->n_hash_layers = (int)min_of(k->n_hash_layers, (int64_t)p->n_layers);
+    p->router = (struct router){
+        .scoring = ROUTER_SQRT_SOFTPLUS, .n_routed = p->n_routed, .top_k = p->top_k,
+        .n_groups = 1, .n_groups_used = 1, .normalize = k->weights_norm,
+        .normalize_floor = 6.103515625e-5f, .scale = k->weights_scale == 0 ? 1 : (float)k->weights_scale,
+    };
     return true;
 }
 
@@ -127,10 +148,49 @@ static bool solve_ratios(const struct model *m, struct error *err)
     return true;
 }
 
+/* The inverse of a rotation. */
+static struct rope turned_back(const struct rope *r)
+{
+    struct rope back = *r;
+    for (int i = 0; i < r->n_rot / 2; i++)
+        back.frequency[i] = -r->frequency[i];
+    return back;
+}
+
+/* Layers without blocks turn at the plain base, the others at their own and with YaRN, whose
+ * magnitude is not applied. */
+static bool solve_ropes(struct model *m, struct error *err)
+{
+    const struct keys *k = &m->keys;
+    struct params *p = &m->params;
+    struct keys plain = *k, blocks = *k;
+    int64_t n_rot = k->rope_dim > 0 ? k->rope_dim : p->head_dim;
+    if (n_rot > p->head_dim || n_rot > p->index_dim)
+        return fail(err, ERR_FILE, "deepseek4.rope.dimension_count: %lld, wider than heads of %d or "
+                    "index keys of %d", (long long)n_rot, p->head_dim, p->index_dim);
+    plain.rope_scaling = ROPE_SCALING_NONE;
+    if (k->compress_rope_base > 0)
+        blocks.rope_base = k->compress_rope_base;
+    double fast = k->yarn_beta_fast > 0 ? k->yarn_beta_fast : 32;
+    double slow = k->yarn_beta_slow > 0 ? k->yarn_beta_slow : 1;
+    p->qk_rope_dim = (int)n_rot;
+    if (!rope_solve(&p->rope, &plain, ROPE_NORM, n_rot, fast, slow, 1, NULL, err) ||
+        !rope_solve(&p->rope_blocks, &blocks, ROPE_NORM, n_rot, fast, slow, 1, NULL, err))
+        return false;
+    p->rope_back = turned_back(&p->rope);
+    p->rope_blocks_back = turned_back(&p->rope_blocks);
+    return true;
+}
+
 static bool solve(struct model *m, struct error *err)
 {
     const struct keys *k = &m->keys;
     struct params *p = &m->params;
+    if (k->hyper_passes < 1 || !(k->hyper_eps >= 0))
+        return fail(err, ERR_FILE, "deepseek4.hyper_connection.%s: missing",
+                    k->hyper_passes < 1 ? "sinkhorn_iterations" : "epsilon");
+    if (k->window < 1)
+        return fail(err, ERR_FILE, "deepseek4.attention.sliding_window: missing");
     if (k->n_streams != STREAMS)
         return fail(err, ERR_FILE, "deepseek4.hyper_connection.count: %lld, expected %d",
                     (long long)k->n_streams, STREAMS);
@@ -146,58 +206,238 @@ static bool solve(struct model *m, struct error *err)
     p->out_groups = (int)k->out_groups;
     p->out_lora_rank = (int)k->out_lora_rank;
     p->window = (int)k->window;
+    p->attention_scale = (float)(1 / sqrt((double)p->head_dim));
     p->n_dense_lead = 0;
     memcpy(p->compress_ratio, k->compress_ratio, sizeof p->compress_ratio);
-    return solve_experts(m, err) && solve_ratios(m, err) && indexer_solve(m, err);
+    return solve_experts(m, err) && solve_ratios(m, err) && indexer_solve(m, err) &&
+           solve_ropes(m, err);
+}
+
+/* ---- views and what operations take ---- */
+
+static struct hyper hyper_of(const struct model *m, const struct weight *scale,
+                             const struct weight *base)
+{
+    return (struct hyper){
+        .n_streams = STREAMS, .n_passes = (int)m->keys.hyper_passes,
+        .eps = (float)m->keys.hyper_eps, .rms_eps = m->params.rms_eps,
+        .scale = *scale, .base = *base,
+    };
+}
+
+static void assemble_attention(struct model *m, struct layer *l, int ratio)
+{
+    const struct params *p = &m->params;
+    l->attend = (struct window_attention){
+        .n_heads = p->n_heads, .head_dim = p->head_dim, .window = p->window, .ratio = ratio,
+        .selected = ratio == RATIO_CSA, .scale = p->attention_scale, .sinks = l->attn_sinks,
+    };
+    l->compressor = (struct compressor){
+        .ratio = ratio, .dim = p->head_dim, .overlaps = ratio == RATIO_CSA,
+        .ape = l->compressor_ape, .norm = l->compressor_norm, .rope = &p->rope_blocks,
+        .rms_eps = p->rms_eps,
+    };
+    l->index_compressor = (struct compressor){
+        .ratio = ratio, .dim = p->index_dim, .overlaps = true, .of_index = true,
+        .ape = l->indexer_compressor_ape, .norm = l->indexer_compressor_norm,
+        .rope = &p->rope_blocks, .rms_eps = p->rms_eps,
+    };
+    l->indexer = (struct indexer){ .n_heads = p->index_heads, .dim = p->index_dim,
+                                   .top_k = p->index_top_k, .ratio = ratio };
 }
 
 static bool assemble(struct model *m, int layer, struct error *err)
 {
-    (void)m;
-    (void)layer;
-    (void)err;
-    return true; /* views come with the forward pass */
+    const struct params *p = &m->params;
+    struct layer *l = &m->layers[layer];
+    m->hyper_end = hyper_of(m, &m->hc_scale, &m->hc_base);
+    l->hyper_attn = hyper_of(m, &l->hc_attn_scale, &l->hc_attn_base);
+    l->hyper_ffn = hyper_of(m, &l->hc_ffn_scale, &l->hc_ffn_base);
+    assemble_attention(m, l, layer < p->n_layers ? p->compress_ratio[layer] : 0);
+    if (!moe_assemble(m, layer, err))
+        return false;
+    l->experts.limit = m->keys.limit_routed[layer];
+    l->limit = m->keys.limit_shared[layer];
+    l->route.table = l->expert_table;
+    return true;
+}
+
+/* The picks of a table are used as they stand. */
+static bool check_table(struct model *m, int layer, bool act_f32, struct error *err)
+{
+    const struct weight *w = &m->layers[layer].expert_table;
+    const int32_t *ids = w->data;
+    (void)act_f32;
+    for (int64_t i = 0; ids && i < w->rows * w->cols; i++) {
+        if (ids[i] < 0 || ids[i] >= m->params.n_routed)
+            return fail(err, ERR_FILE, "%s: expert %d for token %lld, expected 0 to %d", w->name,
+                        ids[i], (long long)(i / w->cols), m->params.n_routed - 1);
+    }
+    return true;
 }
 
 /* ---- cache ---- */
 
-/* Rows of head size: the window, with room for the steps of a prefill, and those that sum up a
- * block; index keys beside those of ratio 4; and F32 sums of the block that is not complete yet,
- * kept for two blocks at ratio 4. */
+/* Positions whose values a compressor may still ask for: those of a block that is not complete, and
+ * of the block before it where blocks overlap. */
+static int64_t state_rows(int ratio)
+{
+    return (ratio == RATIO_CSA ? 2 * ratio : ratio) + REWIND;
+}
+
 static int cache_parts(const struct params *p, enum tensor_type type, int64_t n_ctx, int layer,
                        struct cache_part *parts)
 {
     int n = 0, ratio = p->compress_ratio[layer];
+    bool csa = ratio == RATIO_CSA;
     size_t element = type == TYPE_F32 ? 4 : 2;
-    size_t head = (size_t)p->head_dim, index = ratio == RATIO_CSA ? (size_t)p->index_dim : 0;
-    int64_t n_blocks = ratio ? (n_ctx + ratio - 1) / ratio : 0;
+    size_t head = (size_t)p->head_dim, index = (size_t)p->index_dim;
     parts[n++] = (struct cache_part){
         .name = "window", .layer = layer, .kind = CACHE_RING, .row_bytes = head * element,
-        .n_rows = min_of((int64_t)p->window + USUAL_STEP, n_ctx), .span = 1,
+        .n_rows = min_of((int64_t)p->window + REWIND, n_ctx), .span = 1,
     };
     if (ratio == 0)
         return n;
     parts[n++] = (struct cache_part){
         .name = "blocks", .layer = layer, .kind = CACHE_ROWS, .row_bytes = head * element,
-        .n_rows = n_blocks, .span = ratio,
+        .n_rows = n_ctx / ratio, .span = ratio,
     };
-    if (index)
-        parts[n++] = (struct cache_part){
-            .name = "index", .layer = layer, .kind = CACHE_ROWS, .row_bytes = index * element,
-            .n_rows = n_blocks, .span = ratio,
-        };
     parts[n++] = (struct cache_part){
-        .name = "sums", .layer = layer, .kind = CACHE_STATE,
-        .row_bytes = (ratio == RATIO_CSA ? 4 : 1) * 2 * (head + index) * sizeof(float),
-        .n_rows = ratio, .span = 1,
+        .name = "state", .layer = layer, .kind = CACHE_RING, .n_rows = state_rows(ratio),
+        .row_bytes = 2 * (csa ? 2 : 1) * head * sizeof(float), .span = 1,
+    };
+    if (!csa)
+        return n;
+    parts[n++] = (struct cache_part){
+        .name = "index", .layer = layer, .kind = CACHE_ROWS, .row_bytes = index * element,
+        .n_rows = n_ctx / ratio, .span = ratio,
+    };
+    parts[n++] = (struct cache_part){
+        .name = "index_state", .layer = layer, .kind = CACHE_RING, .n_rows = state_rows(ratio),
+        .row_bytes = 2 * 2 * index * sizeof(float), .span = 1,
     };
     return n;
+}
+
+/* Steps back of up to REWIND positions cost nothing: no ring has lost what they need. Beyond, all is
+ * computed again from the beginning. */
+static int64_t cache_rewind(const struct params *p, struct kvcache *c, int64_t n_past, int64_t n)
+{
+    (void)p;
+    (void)c;
+    return n_past - n <= REWIND ? n : 0;
+}
+
+/* ---- forward ---- */
+
+/* Rows that sum up blocks, and the choice among them. */
+static void read_blocks(struct device *d, const struct params *p, const struct layer *l, int layer,
+                        const struct step *s, struct activations *a)
+{
+    struct rows values = columns(a->values, 0, l->compressor_kv.rows);
+    struct rows scores = columns(a->value_scores, 0, l->compressor_kv.rows);
+    matmul(d, values, &l->compressor_kv, a->normed, NULL);
+    matmul(d, scores, &l->compressor_gate, a->normed, NULL);
+    compress(d, s->cache, layer, values, scores, &l->compressor);
+    if (!l->attend.selected)
+        return;
+
+    values = columns(a->values, 0, l->indexer_compressor_kv.rows);
+    scores = columns(a->value_scores, 0, l->indexer_compressor_kv.rows);
+    matmul(d, values, &l->indexer_compressor_kv, a->normed, NULL);
+    matmul(d, scores, &l->indexer_compressor_gate, a->normed, NULL);
+    compress(d, s->cache, layer, values, scores, &l->index_compressor);
+    matmul(d, a->index_q, &l->indexer_q_b, a->q_latent, NULL);
+    rope(d, a->index_q, &p->rope_blocks, p->index_heads, p->index_dim,
+         p->index_dim - p->qk_rope_dim);
+    matmul(d, a->index_weights, &l->indexer_proj, a->normed, NULL);
+    indexer_topk(d, a->index_q, a->index_weights, s->cache, layer, &l->indexer);
+}
+
+/* out = W_ob concat of W_oa,g o_g. */
+static void project_out(struct device *d, const struct params *p, const struct layer *l,
+                        struct activations *a)
+{
+    int64_t group = l->output_a.cols, rank = p->out_lora_rank;
+    for (int g = 0; g < p->out_groups; g++) {
+        struct weight w = weight_rows(&l->output_a, g * rank, rank);
+        matmul(d, columns(a->out_lora, g * rank, rank), &w, columns(a->q, g * group, group), NULL);
+    }
+    matmul(d, a->out, &l->output_b, a->out_lora, NULL);
+}
+
+static void attention(struct device *d, const struct params *p, const struct layer *l, int layer,
+                      const struct step *s, struct activations *a)
+{
+    const struct weight plain = { .cols = p->head_dim };
+    const struct rope *turn = l->attend.ratio ? &p->rope_blocks : &p->rope;
+    const struct rope *back = l->attend.ratio ? &p->rope_blocks_back : &p->rope_back;
+    int64_t tail = p->head_dim - p->qk_rope_dim;
+
+    matmul(d, a->q_latent, &l->q_a, a->normed, NULL);
+    rmsnorm(d, a->q_latent, a->q_latent, &l->q_a_norm, 1, p->rms_eps);
+    matmul(d, a->q, &l->q_b, a->q_latent, NULL);
+    rmsnorm(d, a->q, a->q, &plain, p->n_heads, p->rms_eps);
+    rope(d, a->q, turn, p->n_heads, p->head_dim, tail);
+
+    matmul(d, a->kv_a, &l->kv, a->normed, NULL);
+    rmsnorm(d, a->kv_a, a->kv_a, &l->kv_a_norm, 1, p->rms_eps);
+    rope(d, a->kv_a, turn, 1, 0, tail);
+
+    if (l->attend.ratio)
+        read_blocks(d, p, l, layer, s, a);
+    attention_window(d, a->q, a->q, a->kv_a, s->cache, layer, &l->attend);
+    rope(d, a->q, back, p->n_heads, p->head_dim, tail);
+    project_out(d, p, l, a);
+}
+
+/* normed = rmsnorm of the streams' mixture that a half of a layer reads. */
+static void enter(struct device *d, const struct params *p, const struct weight *fn,
+                  const struct hyper *h, const struct weight *norm, struct activations *a)
+{
+    struct rows mix = columns(a->mix, 0, fn->rows);
+    matmul(d, mix, fn, a->hidden, NULL);
+    hyper_mix(d, a->normed, mix, a->hidden, h);
+    rmsnorm(d, a->normed, a->normed, norm, 1, p->rms_eps);
+}
+
+static bool forward(const struct model *m, struct device *d, const struct step *s,
+                    struct activations *a, struct error *err)
+{
+    const struct params *p = &m->params;
+    struct rows first = columns(a->hidden, 0, p->hidden_size);
+    embed(d, first, &m->token_embd);
+    for (int i = 1; i < STREAMS; i++)
+        d->ops->copy(d, columns(a->hidden, i * p->hidden_size, p->hidden_size), first);
+    for (int i = 0; i < p->n_layers; i++) {
+        const struct layer *l = &m->layers[i];
+
+        enter(d, p, &l->hc_attn_fn, &l->hyper_attn, &l->attn_norm, a);
+        attention(d, p, l, i, s, a);
+        hyper_join(d, a->hidden, a->mix, a->out);
+        if (decoder_cancelled(s, err))
+            return false;
+
+        enter(d, p, &l->hc_ffn_fn, &l->hyper_ffn, &l->ffn_norm, a);
+        moe_mix(d, p, l, a);
+        if (p->n_shared > 0)
+            add(d, a->routed, a->routed, a->out);
+        hyper_join(d, a->hidden, a->mix, a->routed);
+        if (decoder_cancelled(s, err))
+            return false;
+    }
+    if (s->n_logits > 0) {
+        enter(d, p, &m->hc_fn, &m->hyper_end, &m->output_norm, a);
+        logits(d, &m->output, a->normed);
+    }
+    return !decoder_cancelled(s, err);
 }
 
 const struct arch arch_deepseek4 = {
     .name = "deepseek4",
     .tensors = tensors, .n_tensors = ARRAY_LEN(tensors),
     .pairing = ROPE_NORM,
-    .solve = solve, .assemble = assemble, .cache_parts = cache_parts,
+    .solve = solve, .assemble = assemble, .derive = check_table,
+    .cache_parts = cache_parts, .cache_rewind = cache_rewind, .forward = forward,
     .buffers = buffers, .n_buffers = ARRAY_LEN(buffers),
 };

@@ -3,6 +3,8 @@
  *     out = sum over chosen e of weight_e * expert_e(x)  +  shared(x)
  * Every expert is a small SwiGLU; the shared ones are stored as one of n_shared times the width, and
  * do not depend on the choice: they run while the chosen experts are computed elsewhere.            */
+#include <math.h>
+
 #include "src/arch/blocks.h"
 #include "src/base/log.h"
 
@@ -106,7 +108,7 @@ bool moe_assemble(struct model *m, int layer, struct error *err)
 }
 
 /* The choice, then routed and shared experts side by side. */
-void moe_ffn(struct device *d, const struct params *p, const struct layer *l,
+void moe_mix(struct device *d, const struct params *p, const struct layer *l,
              struct activations *a)
 {
     matmul(d, a->scores, &l->router, a->normed, NULL);
@@ -117,12 +119,22 @@ void moe_ffn(struct device *d, const struct params *p, const struct layer *l,
         struct rows gate = columns(a->gate, 0, width), up = columns(a->up, 0, width);
         matmul(d, gate, &l->gate, a->normed, NULL);
         matmul(d, up, &l->up, a->normed, NULL);
+        if (l->limit > 0) {
+            clamp(d, gate, -INFINITY, l->limit);
+            clamp(d, up, -l->limit, l->limit);
+        }
         swiglu(d, gate, gate, up);
         matmul(d, a->out, &l->down, gate, NULL);
-        experts_end(d, a->routed);
-        add3(d, a->hidden, a->hidden, a->routed, a->out);
-    } else {
-        experts_end(d, a->routed);
-        add(d, a->hidden, a->hidden, a->routed);
     }
+    experts_end(d, a->routed);
+}
+
+void moe_ffn(struct device *d, const struct params *p, const struct layer *l,
+             struct activations *a)
+{
+    moe_mix(d, p, l, a);
+    if (p->n_shared > 0)
+        add3(d, a->hidden, a->hidden, a->routed, a->out);
+    else
+        add(d, a->hidden, a->hidden, a->routed);
 }

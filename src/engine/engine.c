@@ -263,6 +263,7 @@ struct device_cpu_options device_needs(const struct model *m, bool act_f32, int 
         .n_routed = p->n_routed,
         .top_k = p->top_k,
         .expert_size = p->expert_size,
+        .index_top_k = p->index_top_k,
     };
     if (m->arch->has_latent_cache) {
         int absorbed = p->kv_lora_rank + p->qk_rope_dim;
@@ -270,6 +271,7 @@ struct device_cpu_options device_needs(const struct model *m, bool act_f32, int 
         o.head_width = max_of(absorbed, expanded);
         o.cache_width = absorbed;
     }
+    o.head_width = max_of(o.head_width, p->index_dim);
     if (m->arch->draft && p->n_mtp > 0)
         o.max_cols = max_of(o.max_cols, 2 * p->hidden_size);
     for (int i = 0; i < m->n_tensors; i++) {

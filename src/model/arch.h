@@ -93,6 +93,9 @@ struct activations {
     struct rows attn;            /* heads' outputs before the output projection */
     struct rows gate, up;        /* dense FFN or shared experts */
     struct rows scores, routed;  /* router logits; output of the routed experts */
+    /* V4: hyper-connections; what compressors sum up, and its scores; the indexer's queries and the
+       weights of its heads; attention's output on its way through the first of two projections */
+    struct rows mix, values, value_scores, index_q, index_weights, out_lora;
     struct rows states;          /* the caller's: where the states behind the final norm go, for
                                     drafting; data NULL: nobody wants them */
     void *block;                 /* device memory under all of them */
@@ -116,8 +119,8 @@ struct arch {
      * into fused tensors, struct mla, struct experts, struct router). Called again after the
      * addresses changed. */
     bool (*assemble)(struct model *m, int layer, struct error *err);
-    /* Rebuild what the file of this layer lacks, in the model's arena; then assemble is called. NULL:
-     * never needed. */
+    /* Rebuild what the file of this layer lacks, in the model's arena, and check what only the
+     * contents of its tensors tell; then assemble is called. NULL: never needed. */
     bool (*derive)(struct model *m, int layer, bool act_f32, struct error *err);
     /* Bytes that derive will take for this layer. NULL: none ever. */
     uint64_t (*derived_bytes)(const struct model *m, int layer, bool act_f32);

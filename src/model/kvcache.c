@@ -70,6 +70,25 @@ uint64_t kvcache_bytes(const struct arch *arch, const struct params *p, enum ten
 
 /* ---- open and close ---- */
 
+static void *data_of(const struct kvcache *c, int layer, const char *name)
+{
+    const struct cache_part *part = kvcache_part(c, layer, name);
+    return part ? part->data : NULL;
+}
+
+/* The parts of sparse attention where devices look for them. */
+static struct kv_sparse sparse_of(const struct kvcache *c, int layer)
+{
+    const struct cache_part *window = kvcache_part(c, layer, "window");
+    const struct cache_part *state = kvcache_part(c, layer, "state");
+    return (struct kv_sparse){
+        .index = data_of(c, layer, "index"), .window = data_of(c, layer, "window"),
+        .blocks = data_of(c, layer, "blocks"), .state = data_of(c, layer, "state"),
+        .index_state = data_of(c, layer, "index_state"),
+        .n_window = window ? window->n_rows : 0, .n_state = state ? state->n_rows : 0,
+    };
+}
+
 /* Give every part its place in the block. k is the first part of a layer, v the one of that name. */
 static void place_parts(struct kvcache *c, const struct arch *arch, const struct params *p,
                         char *block)
@@ -85,6 +104,7 @@ static void place_parts(struct kvcache *c, const struct arch *arch, const struct
         c->k[layer] = parts[0].data;
         const struct cache_part *v = kvcache_part(c, layer, "v");
         c->v[layer] = v ? v->data : NULL;
+        c->sparse[layer] = sparse_of(c, layer);
     }
 }
 
@@ -101,10 +121,13 @@ bool kvcache_open(struct kvcache *c, const struct arch *arch, const struct param
     c->k = mem_alloc((size_t)p->n_layers * 2, sizeof *c->k, "cache table", err);
     c->parts = c->k ? mem_alloc((size_t)p->n_layers * CACHE_MAX_PARTS, sizeof *c->parts,
                                 "cache table", err) : NULL;
-    char *block = c->parts ? d->ops->alloc(d, c->bytes, "cache", err) : NULL;
+    c->sparse = c->parts ? mem_alloc((size_t)p->n_layers, sizeof *c->sparse, "cache table", err)
+                         : NULL;
+    char *block = c->sparse ? d->ops->alloc(d, c->bytes, "cache", err) : NULL;
     if (!block) {
         mem_free(c->k);
         mem_free(c->parts);
+        mem_free(c->sparse);
         *c = (struct kvcache){ 0 };
         return false;
     }
@@ -119,6 +142,7 @@ void kvcache_close(struct kvcache *c, struct device *d)
         d->ops->release(d, c->k[0]);
     mem_free(c->k);
     mem_free(c->parts);
+    mem_free(c->sparse);
     *c = (struct kvcache){ 0 };
 }
 

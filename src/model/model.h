@@ -38,6 +38,11 @@ struct layer {
     struct weight kv, attn_sinks, output_a, output_b;
     struct weight hc_attn_fn, hc_attn_base, hc_attn_scale, hc_ffn_fn, hc_ffn_base, hc_ffn_scale;
     struct weight expert_table;
+    struct hyper hyper_attn, hyper_ffn;
+    struct compressor compressor, index_compressor;
+    struct indexer indexer;
+    struct window_attention attend;
+    float limit; /* of the shared experts' SwiGLU, as in struct experts */
     /* multi-token prediction (only blocks behind the main layers) */
     struct weight nextn_eh_proj, nextn_enorm, nextn_hnorm, nextn_head_norm, nextn_head,
         nextn_embed;
@@ -61,6 +66,7 @@ struct model {
     struct arena arena;
     struct weight token_embd, output_norm, output, output_bias, rope_freqs;
     struct weight hc_fn, hc_base, hc_scale; /* V4: streams to one before the output */
+    struct hyper hyper_end;
     struct layer *layers; /* [n_layers + n_mtp] */
     struct model_tensor *tensors;
     int n_tensors;

@@ -64,7 +64,12 @@ static const struct key_spec key_specs[] = {
     { "attention.output_group_count", K(out_groups), INT, OPTIONAL, 1, 1024, ABSENT, SCALAR },
     { "attention.output_lora_rank", K(out_lora_rank), INT, OPTIONAL, 1, 65536, ABSENT, SCALAR },
     { "attention.sliding_window", K(window), INT, OPTIONAL, 0, 1 << 20, 0, SCALAR },
+    { "attention.compress_rope_freq_base", K(compress_rope_base), REAL, OPTIONAL, 1, 1e12, ABSENT,
+      SCALAR },
     { "hyper_connection.count", K(n_streams), INT, OPTIONAL, 0, 64, 0, SCALAR },
+    { "hyper_connection.sinkhorn_iterations", K(hyper_passes), INT, OPTIONAL, 1, 1000, ABSENT,
+      SCALAR },
+    { "hyper_connection.epsilon", K(hyper_eps), REAL, OPTIONAL, 0, 1e-1, ABSENT, SCALAR },
     { "hash_layer_count", K(n_hash_layers), INT, OPTIONAL, 0, MAX_LAYERS, 0, SCALAR },
 
     { "rope.dimension_count", K(rope_dim), INT, OPTIONAL, 2, 8192, ABSENT, SCALAR },
@@ -212,6 +217,40 @@ static bool read_ratios(struct keys *k, const struct gguf *g, const char *arch, 
     return true;
 }
 
+/* A limit per layer, or one for all; layers without one have 0. Values up to 1e-6 mean none. */
+static bool read_limits(float *limits, const struct gguf *g, const char *arch, const char *name,
+                        struct error *err)
+{
+    char key[256];
+    snprintf(key, sizeof key, "%s.%s", arch, name);
+    const struct gguf_kv *kv = gguf_find(g, key);
+    if (!kv)
+        return true;
+    bool many = kv->type == GGUF_ARRAY;
+    double value = 0;
+    if (many ? !(kv = gguf_array(g, key, GGUF_KIND_FLOAT, err)) : !gguf_get_f64(g, key, &value, err))
+        return false;
+    uint64_t n = many ? min_of(kv->count, (uint64_t)MAX_LAYERS) : MAX_LAYERS;
+    for (uint64_t i = 0; i < n; i++) {
+        double limit = many ? gguf_float_at(kv, i) : value;
+        if (!(limit >= 0 && limit <= 1e30))
+            return fail(err, ERR_FILE, "%s: layer %d has %g, expected 0 to 1e30", key, (int)i,
+                        limit);
+        limits[i] = limit > 1e-6 ? (float)limit : 0;
+    }
+    return true;
+}
+
+/* The shared experts' limits are those of the routed ones unless the file says otherwise. */
+static bool read_all_limits(struct keys *k, const struct gguf *g, const char *arch,
+                            struct error *err)
+{
+    if (!read_limits(k->limit_routed, g, arch, "swiglu_clamp_exp", err))
+        return false;
+    memcpy(k->limit_shared, k->limit_routed, sizeof k->limit_shared);
+    return read_limits(k->limit_shared, g, arch, "swiglu_clamp_shexp", err);
+}
+
 /* Relations between keys; what depends on the architecture is checked there. */
 static bool check_keys(const struct keys *k, const char *arch, struct error *err)
 {
@@ -240,7 +279,7 @@ bool keys_read(struct keys *k, const struct gguf *g, const char *arch, struct er
     if (k->rope_original_context == ABSENT)
         k->rope_original_context = k->context_length;
     return read_rope_scaling(k, g, arch, err) && read_ratios(k, g, arch, err) &&
-           check_keys(k, arch, err);
+           read_all_limits(k, g, arch, err) && check_keys(k, arch, err);
 }
 
 int64_t params_dim(const struct params *p, enum dim d)

@@ -31,9 +31,11 @@ struct keys {
     int64_t rope_dim, rope_original_context;
     int64_t n_dense_lead, n_routed, top_k, n_shared, expert_size, gating, n_groups, n_groups_used;
     int64_t index_heads, index_dim, index_top_k, out_groups, out_lora_rank, window;
-    int64_t n_streams, n_hash_layers;
+    int64_t n_streams, hyper_passes, n_hash_layers;
     uint8_t compress_ratio[MAX_LAYERS];
     int n_compress_ratios;
+    float limit_routed[MAX_LAYERS], limit_shared[MAX_LAYERS]; /* of SwiGLU; 0: none */
+    double hyper_eps, compress_rope_base;
     double rms_eps, rope_base, rope_factor, rope_attn_factor;
     double yarn_beta_fast, yarn_beta_slow, yarn_log_multiplier, weights_scale;
     bool weights_norm;
@@ -71,6 +73,8 @@ struct params {
     uint8_t compress_ratio[MAX_LAYERS]; /* 0, 4 or 128 positions in one row, per layer */
     int out_groups, out_lora_rank;      /* output projection in two steps, by groups of heads */
     int n_streams;                      /* residual streams of hyper-connections */
+    struct rope rope_back;              /* V4: the inverse of `rope` */
+    struct rope rope_blocks, rope_blocks_back; /* of layers with blocks, and its inverse */
 
     /* rope, as used by forward: scaling resolved into frequencies */
     struct rope rope;

@@ -1,0 +1,158 @@
+/* The indexer: scores of all cached rows for a tile of tokens, then the best of each token.
+ *
+ * A token has many narrow query heads and all heads meet the same keys, so the heads of a tile of
+ * tokens against a block of keys are one matrix product; its result is cut at zero and summed over
+ * the heads, weighted. Tokens that see no more rows than they may select take all, unscored. */
+#include <assert.h>
+#include <math.h>
+#include <string.h>
+
+#include "cpu/blas.h"
+#include "cpu/matmul.h"
+#include "cpu/sparse.h"
+#include "src/base/util.h"
+
+struct indexer_job {
+    struct device_cpu *d;
+    const struct indexer *x;
+    struct rows queries, weights;
+    const char *keys;
+    bool f16;
+    int first, n; /* the tile's tokens */
+};
+
+/* Rows that are complete at token t of the step. */
+static int64_t n_visible(const struct indexer_job *j, int64_t t)
+{
+    return (j->d->step.n_past + t + 1) / j->x->ratio;
+}
+
+static float *scores_of(const struct indexer_job *j, int64_t t)
+{
+    return j->d->index_scores + (t - j->first) * j->d->options.n_ctx;
+}
+
+/* Scores of one token with n keys. */
+static void score(const struct indexer_job *j, int worker, int64_t t, const float *keys, int64_t n,
+                  float *out)
+{
+    int heads = j->x->n_heads, dim = j->x->dim;
+    float *products = j->d->scratch[worker].scores; /* [QUERY_TILE, KEY_BLOCK] */
+    const float *w = j->weights.data + t * j->weights.stride;
+    memset(out, 0, (size_t)n * sizeof *out);
+    for (int h0 = 0; h0 < heads; h0 += QUERY_TILE) {
+        int many = min_of(heads - h0, QUERY_TILE);
+        blas_nt(many, n, dim, j->queries.data + t * j->queries.stride + (int64_t)h0 * dim, dim,
+                keys, dim, products, KEY_BLOCK);
+        for (int h = 0; h < many; h++) {
+            const float *p = products + h * KEY_BLOCK;
+            float weight = w[h0 + h];
+            for (int64_t i = 0; i < n; i++)
+                out[i] += weight * (p[i] > 0 ? p[i] : 0);
+        }
+    }
+}
+
+/* Units: blocks of KEY_BLOCK keys, against all tokens of the tile that see any of them. */
+static void run_scores(void *ctx, int64_t begin, int64_t end, int worker)
+{
+    const struct indexer_job *j = ctx;
+    int64_t dim = j->x->dim;
+    for (int64_t unit = begin; unit < end && !step_cancelled(j->d); unit++) {
+        int64_t first = unit * KEY_BLOCK;
+        int64_t n = min_of(n_visible(j, j->first + j->n - 1) - first, KEY_BLOCK);
+        const float *keys = (const float *)(const void *)j->keys + first * dim;
+        if (j->f16) {
+            float *floats = j->d->scratch[worker].latents;
+            j->d->kernels.decode[TYPE_F16]((const uint16_t *)(const void *)j->keys + first * dim,
+                                           floats, n * dim);
+            keys = floats;
+        }
+        for (int64_t t = j->first; t < j->first + j->n; t++) {
+            int64_t seen = min_of(n_visible(j, t) - first, n);
+            if (seen > 0 && n_visible(j, t) > j->x->top_k)
+                score(j, worker, t, keys, seen, scores_of(j, t) + first);
+        }
+    }
+}
+
+/* An integer in the order of the floats; what is not a number comes first. */
+static uint32_t order_of(float x)
+{
+    uint32_t bits;
+    if (x != x)
+        return 0;
+    memcpy(&bits, &x, sizeof bits);
+    return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
+}
+
+/* The top_k-th largest image, and how many are larger: digit by digit from the top, 8 bits each. */
+static uint32_t threshold(const float *scores, int64_t n, int64_t top_k, int64_t *n_above)
+{
+    uint32_t prefix = 0, mask = 0;
+    int64_t wanted = top_k;
+    *n_above = 0;
+    for (int shift = 24; shift >= 0; shift -= 8) {
+        int64_t count[256] = { 0 };
+        for (int64_t i = 0; i < n; i++) {
+            uint32_t image = order_of(scores[i]);
+            if ((image & mask) == prefix)
+                count[image >> shift & 255]++;
+        }
+        int digit = 255;
+        for (; count[digit] < wanted; digit--) {
+            wanted -= count[digit];
+            *n_above += count[digit];
+        }
+        prefix |= (uint32_t)digit << shift;
+        mask |= 255u << shift;
+    }
+    return prefix;
+}
+
+int select_best(const float *scores, int64_t n, int top_k, int32_t *ids)
+{
+    int count = 0;
+    int64_t n_above;
+    if (n <= top_k) {
+        for (; count < n; count++)
+            ids[count] = count;
+        return count;
+    }
+    uint32_t limit = threshold(scores, n, top_k, &n_above);
+    int64_t equal = top_k - n_above;
+    for (int64_t i = 0; i < n; i++) {
+        uint32_t image = order_of(scores[i]);
+        if (image > limit || (image == limit && equal-- > 0))
+            ids[count++] = (int32_t)i;
+    }
+    return count;
+}
+
+/* Units: tokens of the tile. */
+static void run_select(void *ctx, int64_t begin, int64_t end, int worker)
+{
+    const struct indexer_job *j = ctx;
+    struct selection *s = &j->d->selection;
+    (void)worker;
+    for (int64_t t = j->first + begin; t < j->first + end; t++)
+        s->count[t] = select_best(scores_of(j, t), n_visible(j, t), j->x->top_k,
+                                  s->ids + t * s->top_k);
+}
+
+void indexer_run(struct device_cpu *d, struct rows queries, struct rows weights,
+                 const struct kvcache *c, int layer, const struct indexer *x)
+{
+    struct indexer_job job = { .d = d, .x = x, .queries = queries, .weights = weights,
+                               .keys = c->sparse[layer].index, .f16 = c->type == TYPE_F16 };
+    assert(x->top_k <= d->options.index_top_k && x->dim <= d->options.head_width);
+    d->selection.top_k = x->top_k;
+    for (; job.first < d->step.n_tokens; job.first += job.n) {
+        job.n = min_of(d->step.n_tokens - job.first, INDEX_TILE);
+        int64_t most = n_visible(&job, job.first + job.n - 1);
+        if (most > x->top_k)
+            pool_run(d->pool, run_scores, &job, (most + KEY_BLOCK - 1) / KEY_BLOCK,
+                     grain_of((int64_t)x->n_heads * x->dim * KEY_BLOCK));
+        pool_run(d->pool, run_select, &job, job.n, grain_of(4 * most));
+    }
+}
