@@ -132,6 +132,7 @@ struct kvcache {
     void **k, **v;            /* [n_layers] device memory */
     struct kv_sparse *sparse; /* [n_layers] */
     size_t bytes;             /* all layers together */
+    int64_t newest;           /* for arch->cache_rewind: positions that rings held before a step back */
     struct cache_part *parts; /* [n_parts] of layer 0, then 1, ...: all of it; k and v point there */
     int n_parts;
 };

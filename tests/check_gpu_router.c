@@ -135,7 +135,7 @@ static void compare_choice(const struct router *r, struct rows scores, const int
         int32_t wanted[64];
         float weight[64], p[1024];
         memcpy(p, scores.data + i * scores.stride, (size_t)r->n_routed * sizeof(float));
-        router_choose(r, p, wanted, weight);
+        router_choose(r, p, 0, wanted, weight);
         for (int k = 0; k < r->top_k; k++) {
             if (!CHECK_MSG(found[k] == wanted[k], "token %d pick %d: %d, wanted %d", i, k, found[k],
                            wanted[k]))

@@ -22,6 +22,15 @@ static void test_model(const char *name)
                                    GPU_NEVER },
                   f.tolerance);
     }
+    /* Blocks of 4 and 128 positions that end inside of a step, with it, and behind it. */
+    static const int cuts[] = { 2, 3, 4, 5, 33, 64, 127, 128, 129 };
+    for (size_t i = 0; i < sizeof cuts / sizeof cuts[0] && strcmp(name, "deepseek4") == 0; i++) {
+        check_case("%s, batches of %d", name, cuts[i]);
+        check_run(check_fixture(model), &f,
+                  &(struct setup){ NUMERICS_LLAMACPP, true, 2, cuts[i], MLA_AUTO, LOAD_AUTO,
+                                   GPU_NEVER },
+                  f.tolerance);
+    }
     for (int form = MLA_ABSORBED; form <= MLA_DECOMPRESSED && strstr(name, "deepseek2"); form++) {
         check_case("%s, %s", name, form == MLA_ABSORBED ? "absorbed" : "decompressed");
         check_run(check_fixture(model), &f,

@@ -550,6 +550,5 @@ int main(void)
     test_real("--arch llama --vocab 300000", LOAD_AUTO, true);
     test_cache_type();
     test_planned_only("--arch deepseek32", "deepseek32");
-    test_planned_only("--arch deepseek4", "deepseek4");
     return check_finish();
 }

@@ -319,13 +319,15 @@ static int cache_parts(const struct params *p, enum tensor_type type, int64_t n_
     return n;
 }
 
-/* Steps back of up to REWIND positions cost nothing: no ring has lost what they need. Beyond, all is
- * computed again from the beginning. */
+/* Going back to no less than the newest position seen minus REWIND costs nothing: no ring has lost what
+ * is needed. Beyond, all is computed again from the beginning. */
 static int64_t cache_rewind(const struct params *p, struct kvcache *c, int64_t n_past, int64_t n)
 {
     (void)p;
-    (void)c;
-    return n_past - n <= REWIND ? n : 0;
+    c->newest = max_of(c->newest, n_past);
+    if (n >= c->newest - REWIND)
+        return n;
+    return c->newest = 0;
 }
 
 /* ---- forward ---- */
