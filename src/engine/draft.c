@@ -184,6 +184,31 @@ bool draft_read(struct draft *d, const int32_t *tokens, int64_t n_pairs, int32_t
     return true;
 }
 
+/* ---- for files ---- */
+
+int draft_parts(const struct draft *d, int64_t n, struct cache_part *parts)
+{
+    int n_parts = d->cache.n_parts;
+    for (int i = 0; i < n_parts; i++) {
+        parts[i] = d->cache.parts[i];
+        parts[i].lag = 1; /* row i waits for token i + 1 */
+    }
+    if (n - 1 >= d->first && n - 1 < d->first + d->n_states)
+        parts[n_parts++] = (struct cache_part){
+            .name = "state", .kind = CACHE_STATE, .n_rows = 1, .span = 1,
+            .row_bytes = (size_t)d->states.width * sizeof(float),
+            .data = (char *)state_rows(d, n - 1 - d->first).data,
+        };
+    return n_parts;
+}
+
+void draft_adopt(struct draft *d, int64_t n, bool state)
+{
+    d->first = state ? n - 1 : n;
+    d->n_states = state;
+    d->n_pairs = n - 1;
+}
+
 /* ---- does it pay? ---- */
 
 bool draft_pays(const struct draft *d)

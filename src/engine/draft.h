@@ -52,6 +52,13 @@ void draft_truncate(struct draft *d, int64_t n_past);
 bool draft_read(struct draft *d, const int32_t *tokens, int64_t n_pairs, int32_t *guess,
                 const atomic_int *cancel, struct error *err);
 
+/* What a timeline of n positions has here, as parts of a cache: rows of pairs, then, when it is there,
+ * the state of the last position, which waits for its pair. At most DRAFT_PARTS. */
+#define DRAFT_PARTS (CACHE_MAX_PARTS + 1)
+int draft_parts(const struct draft *d, int64_t n, struct cache_part *parts);
+/* Such a timeline will be put there: pairs, and a state. What does not come costs guesses. */
+void draft_adopt(struct draft *d, int64_t n, bool state);
+
 /* Shall the next step carry a guess? */
 bool draft_pays(const struct draft *d);
 void draft_note_plain(struct draft *d, double seconds);

@@ -60,4 +60,22 @@ void workspace_leave(struct engine *e, struct workspace *w);
  * in use, or it was asked for by name (GPU_MUST). */
 bool engine_leave_gpu(struct engine *e, const struct error *why);
 
+/* A session's cache, for prefix_file.c: where it lies and how much of the timeline it holds. Borrowed
+ * until the next call with that session. */
+struct session_cache {
+    struct device *device;
+    const struct kvcache *cache;
+    struct draft *draft;  /* NULL: this session does not draft */
+    int64_t n_cached;
+    bool any_position;    /* the cache can go back to any position */
+    int32_t *tokens;      /* [n_ctx] of the timeline */
+    int64_t n_ctx;
+};
+/* All that can be there is: a session that lost its GPU has moved, pairs to draft from are read. The
+ * device's errors, ERR_INTERRUPTED. */
+bool session_cache_settle(struct session *s, struct session_cache *c, struct error *err);
+/* The cache now holds tokens[0 .. n-1], which the caller has put there behind session_truncate. */
+void session_cache_adopt(struct session *s, int64_t n);
+const struct engine *session_engine(const struct session *s);
+
 #endif

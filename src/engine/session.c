@@ -138,6 +138,11 @@ float *session_logits(struct session *s)
     return s->logits + (size_t)s->row * (size_t)s->engine->model.params.n_vocab;
 }
 
+const struct engine *session_engine(const struct session *s)
+{
+    return s->engine;
+}
+
 static void drop_guess(struct session *s)
 {
     if (s->guess >= 0)
@@ -425,4 +430,27 @@ bool session_eval(struct session *s, const int32_t *tokens, int64_t n, int n_bat
     }
     mem_free(rows);
     return ok;
+}
+
+/* ---- for files ---- */
+
+bool session_cache_settle(struct session *s, struct session_cache *c, struct error *err)
+{
+    bool whole = s->n_past > 0 && s->n_cached == s->n_past;
+    if (!follow_engine(s, err) ||
+        (whole && s->draft.use &&
+         !draft_read(&s->draft, s->tokens, s->n_past - 1, NULL, s->cancel, err)))
+        return false;
+    *c = (struct session_cache){
+        .device = s->workspace->device, .cache = &s->cache,
+        .draft = s->draft.use ? &s->draft : NULL, .n_cached = s->n_cached,
+        .any_position = !s->engine->model.arch->cache_rewind,
+        .tokens = s->tokens, .n_ctx = s->n_ctx,
+    };
+    return true;
+}
+
+void session_cache_adopt(struct session *s, int64_t n)
+{
+    s->n_past = s->n_cached = n;
 }
