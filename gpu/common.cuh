@@ -37,6 +37,10 @@ struct gpu_stream {
     struct gpu_tables *tables; /* codebooks, device memory */
     void *scratch;       /* [scratch_bytes], 256-byte aligned */
     size_t scratch_bytes;
+    const atomic_int *cancel; /* of the step that is running; NULL: none */
+    double cancelled_s;  /* when that was seen to be set; 0: not yet */
+    bool hung;           /* its queue did not end in time, or was not empty when the card was lost */
+    struct gpu_stream *next_hung;
     cudaError_t failed;  /* the latch: cudaSuccess, or the first failure ... */
     char failed_where[96]; /* ... and the kernel or call that showed it */
 };

@@ -4,19 +4,31 @@
  *
  *     step | tokens [max_tokens]                    written by begin, in one copy
  *     ids, weights [max_tokens, top_k]              the router's choice
- *     frequency [pairs] | cosine, sine [max_tokens, pairs]
+ *     frequency [pairs] | cosine, sine [max_tokens, pairs]     of each rope
  *     logits [logits_rows, n_vocab]                 a piece of the head's output on its way out
+ *
+ * What goes to or comes from memory of others passes through a pinned piece of the size of `logits`:
+ * a copy of memory that is not pinned may wait for the card, without an end should that hang.
  *
  * Operations queue and return; the first failure is latched in the stream and reported by end. */
 #include "gpu/common.cuh"
 
 #define ALIGNMENT ((size_t)256)
+#define N_ROPES 2 /* with angles at hand */
 #define LOGITS_BYTES ((size_t)16 << 20)
 #define MIN_KV_BOUND 256
+#define MIN_PIECE ((size_t)64 << 10) /* of what passes through pinned memory */
 
 /* From so many queries on, expanding the latents costs less than working on them: 512 * 256 / 768 by
  * count of operations for V3's shape, and the expanded form runs on tensor cores throughout. */
 #define MLA_DECOMPRESS_TOKENS 128
+
+struct angles {
+    const struct rope *rope; /* NULL: free */
+    uint64_t step;           /* for which one cosine and sine are there */
+    double *frequency;
+    float *cosine, *sine;
+};
 
 struct gpu_device {
     struct device base; /* first */
@@ -30,11 +42,12 @@ struct gpu_device {
     struct gpu_step *state;
     int32_t *ids;
     float *weights;
-    double *frequency;
-    float *cosine, *sine, *logits;
-    int logits_rows;
-    const struct rope *rope; /* whose angles are there, and for which step */
-    uint64_t rope_step;
+    struct angles angles[N_ROPES];
+    double *host_frequency; /* pinned [N_ROPES, pairs] */
+    float *logits;
+    int logits_rows, logits_queued; /* rows of a piece; of the last piece, to be fetched by end */
+    float *host_piece;  /* pinned, as large as logits or larger */
+    struct error early; /* of a wait before end */
     const struct experts *experts; /* between experts_begin and experts_end */
     struct rows experts_src;
 };
@@ -55,6 +68,12 @@ static size_t step_bytes(int n_tokens)
 }
 
 /* ---- memory ---- */
+
+static size_t piece_bytes(const struct gpu_device *d)
+{
+    size_t bytes = (size_t)d->logits_rows * (size_t)d->options.n_vocab * sizeof(float);
+    return bytes > MIN_PIECE ? bytes : MIN_PIECE;
+}
 
 static void *device_alloc(struct device *d, size_t bytes, const char *what, struct error *err)
 {
@@ -77,15 +96,29 @@ static void device_release(struct device *d, void *block)
 static bool device_write(struct device *d, void *dst, const void *src, size_t bytes,
                          struct error *err)
 {
-    gpu_write(gpu(d)->s, dst, src, bytes);
-    return gpu_finish(gpu(d)->s, err);
+    size_t most = piece_bytes(gpu(d));
+    for (size_t done = 0, n; done < bytes; done += n) {
+        n = bytes - done < most ? bytes - done : most;
+        memcpy(gpu(d)->host_piece, (const char *)src + done, n);
+        gpu_write(gpu(d)->s, (char *)dst + done, gpu(d)->host_piece, n);
+        if (!gpu_finish(gpu(d)->s, err))
+            return false;
+    }
+    return true;
 }
 
 static bool device_read(struct device *d, void *dst, const void *src, size_t bytes,
                         struct error *err)
 {
-    gpu_read(gpu(d)->s, dst, src, bytes);
-    return gpu_finish(gpu(d)->s, err);
+    size_t most = piece_bytes(gpu(d));
+    for (size_t done = 0, n; done < bytes; done += n) {
+        n = bytes - done < most ? bytes - done : most;
+        gpu_read(gpu(d)->s, gpu(d)->host_piece, (const char *)src + done, n);
+        if (!gpu_finish(gpu(d)->s, err))
+            return false;
+        memcpy((char *)dst + done, gpu(d)->host_piece, n);
+    }
+    return true;
 }
 
 /* ---- the step ---- */
@@ -107,19 +140,50 @@ static void device_begin(struct device *dev, const struct step *s)
     assert(s->n_past + s->n_tokens <= d->options.limits.n_ctx);
     d->step = *s;
     d->n_steps++;
+    d->logits_queued = 0;
+    d->early.code = ERR_NONE;
+    d->s->cancel = s->cancel;
+    d->s->cancelled_s = 0;
     d->kv_bound = bound_of(d, s->n_past + s->n_tokens);
     d->host_step->n_past = s->n_past; /* the copy of the step before is done: end waited for it */
     d->host_step->n_tokens = s->n_tokens;
     d->host_step->epoch = (uint32_t)d->n_steps;
     memcpy(tokens_behind(d->host_step), s->tokens, (size_t)s->n_tokens * sizeof *s->tokens);
     gpu_write(d->s, d->state, d->host_step, step_bytes(s->n_tokens));
+    if (d->options.partner.start)
+        d->options.partner.start(d->options.partner.ctx, s);
 }
 
-static bool device_end(struct device *d, struct error *err)
+/* Where nobody else holds the queueing thread back, it stays a layer ahead of the card and no more,
+ * so that a step that was cancelled ends soon. Called once per layer. */
+static void keep_pace(struct gpu_device *d)
 {
-    const struct gpu_partner *p = &gpu(d)->options.partner;
+    if (d->options.partner.begin || d->step.n_tokens <= GPU_GEMV_TOKENS)
+        return;
+    gpu_wait(d->s, NULL);
+    gpu_mark(d->s);
+}
+
+/* Wait for all that is queued, the partner's part first: that may take as long as it likes. */
+static bool finish(struct gpu_device *d, struct error *err)
+{
+    const struct gpu_partner *p = &d->options.partner;
     bool ok = !p->finish || p->finish(p->ctx, err);
-    return gpu_finish(gpu(d)->s, err) && ok;
+    return gpu_finish(d->s, err) && ok;
+}
+
+static bool device_end(struct device *dev, struct error *err)
+{
+    struct gpu_device *d = gpu(dev);
+    bool ok = finish(d, err) && d->early.code == ERR_NONE;
+    if (d->early.code != ERR_NONE)
+        fail(err, d->early.code, "%s", d->early.text);
+    size_t n = (size_t)d->logits_queued, n_vocab = (size_t)d->options.n_vocab;
+    if (ok && n > 0)
+        memcpy(d->step.logits + ((size_t)d->step.n_logits - n) * n_vocab, d->host_piece,
+               n * n_vocab * sizeof(float));
+    d->s->cancel = NULL;
+    return ok;
 }
 
 static int n_tokens(struct device *d)
@@ -147,6 +211,34 @@ static void device_matmul(struct device *d, struct rows dst, const struct weight
     gpu_matmul(gpu(d)->s, dst, w, src, bias ? (const float *)bias->data : NULL, n_tokens(d));
 }
 
+static int64_t rope_pairs(const struct gpu_device *d)
+{
+    return (d->options.limits.head_width + 1) / 2;
+}
+
+/* The place of a rope, new ones get a free one. Should there be more ropes than places, the first is
+ * given away, behind a wait: its frequencies may be on their way yet. */
+static struct angles *place_of(struct gpu_device *d, const struct rope *r)
+{
+    int i = 0;
+    while (i < N_ROPES && d->angles[i].rope && d->angles[i].rope != r)
+        i++;
+    if (i == N_ROPES) {
+        finish(d, &d->early);
+        d->angles[i = 0].rope = NULL;
+    }
+    struct angles *a = &d->angles[i];
+    if (a->rope != r) {
+        size_t bytes = (size_t)(r->n_rot / 2) * sizeof(double);
+        double *from = d->host_frequency + i * rope_pairs(d);
+        memcpy(from, r->frequency, bytes);
+        gpu_write(d->s, a->frequency, from, bytes);
+        a->rope = r;
+        a->step = 0;
+    }
+    return a;
+}
+
 /* Angles once per step: all layers share them. */
 static void device_rope(struct device *dev, struct rows x, const struct rope *r, int n_heads,
                         int64_t head_stride, int64_t offset)
@@ -154,13 +246,11 @@ static void device_rope(struct device *dev, struct rows x, const struct rope *r,
     struct gpu_device *d = gpu(dev);
     int n_pairs = r->n_rot / 2, n = d->step.n_tokens;
     assert(r->n_rot <= d->options.limits.head_width);
-    if (d->rope != r)
-        gpu_write(d->s, d->frequency, r->frequency, (size_t)n_pairs * sizeof(double));
-    if (d->rope != r || d->rope_step != d->n_steps)
-        gpu_rope_angles(d->s, d->cosine, d->sine, d->frequency, n_pairs, r->magnitude, d->state, n);
-    d->rope = r;
-    d->rope_step = d->n_steps;
-    gpu_rope(d->s, x, d->cosine, d->sine, n_pairs, r->pairing, n_heads, head_stride, offset, n);
+    struct angles *a = place_of(d, r);
+    if (a->step != d->n_steps)
+        gpu_rope_angles(d->s, a->cosine, a->sine, a->frequency, n_pairs, r->magnitude, d->state, n);
+    a->step = d->n_steps;
+    gpu_rope(d->s, x, a->cosine, a->sine, n_pairs, r->pairing, n_heads, head_stride, offset, n);
 }
 
 static void device_cache_gqa(struct device *dev, struct kvcache *c, int layer, struct rows k,
@@ -185,6 +275,7 @@ static void device_attention_gqa(struct device *dev, struct rows dst, struct row
                                  int head_dim, float scale)
 {
     struct gpu_device *d = gpu(dev);
+    keep_pace(d);
     gpu_attention_gqa(d->s, dst, q, c->k[layer], c->v[layer], c->type, n_heads, n_kv_heads,
                       head_dim, scale, d->state, d->kv_bound, n_tokens(dev));
 }
@@ -194,6 +285,7 @@ static void device_attention_mla(struct device *dev, struct rows dst, struct row
 {
     struct gpu_device *d = gpu(dev);
     enum mla_form form = d->step.mla_form;
+    keep_pace(d);
     if (form == MLA_AUTO)
         form = n_tokens(dev) < MLA_DECOMPRESS_TOKENS ? MLA_ABSORBED : MLA_DECOMPRESSED;
     if (form == MLA_ABSORBED)
@@ -262,9 +354,8 @@ static bool device_read_choice(struct device *dev, int32_t *ids, float *weights,
 {
     struct gpu_device *d = gpu(dev);
     size_t n = (size_t)n_tokens(dev) * (size_t)d->options.limits.top_k;
-    gpu_read(d->s, ids, d->ids, n * sizeof *ids);
-    gpu_read(d->s, weights, d->weights, n * sizeof *weights);
-    return gpu_finish(d->s, err);
+    return device_read(dev, ids, d->ids, n * sizeof *ids, err) &&
+           device_read(dev, weights, d->weights, n * sizeof *weights, err);
 }
 
 /* ---- the head ---- */
@@ -274,14 +365,21 @@ static void device_logits(struct device *dev, const struct weight *w, struct row
     struct gpu_device *d = gpu(dev);
     assert(w->rows == d->options.n_vocab);
     struct rows piece = { d->logits, w->rows, w->rows };
+    size_t row_bytes = (size_t)w->rows * sizeof(float);
     for (int done = 0; done < d->step.n_logits; done += d->logits_rows) {
+        if (done > 0) { /* the piece before this one; what fails here, end reports */
+            if (!finish(d, &d->early))
+                return;
+            memcpy(d->step.logits + (size_t)(done - d->logits_rows) * (size_t)w->rows, d->host_piece,
+                   (size_t)d->logits_rows * row_bytes);
+        }
         int n = d->step.n_logits - done;
         n = n < d->logits_rows ? n : d->logits_rows;
         struct rows from = src;
         from.data += (d->step.n_tokens - d->step.n_logits + done) * src.stride;
         gpu_matmul(d->s, piece, w, from, NULL, n);
-        gpu_read(d->s, d->step.logits + (size_t)done * (size_t)w->rows, d->logits,
-                 (size_t)n * (size_t)w->rows * sizeof(float));
+        gpu_read(d->s, d->host_piece, d->logits, (size_t)n * row_bytes);
+        d->logits_queued = n;
     }
 }
 
@@ -304,16 +402,18 @@ static size_t cut_memory(struct gpu_device *d, void *base)
 {
     const struct gpu_limits *l = &d->options.limits;
     struct cut c = { (char *)base, 0 };
-    int64_t tokens = l->max_tokens, pairs = (l->head_width + 1) / 2, n_vocab = d->options.n_vocab;
+    int64_t tokens = l->max_tokens, pairs = rope_pairs(d), n_vocab = d->options.n_vocab;
     size_t bytes = d->options.logits_bytes ? d->options.logits_bytes : LOGITS_BYTES;
     size_t rows = bytes / sizeof(float) / (size_t)(n_vocab > 0 ? n_vocab : 1);
     d->logits_rows = rows < 1 ? 1 : rows < (size_t)tokens ? (int)rows : (int)tokens;
     d->state = (struct gpu_step *)take(&c, 1, step_bytes(l->max_tokens));
     d->ids = (int32_t *)take(&c, tokens * l->top_k, sizeof *d->ids);
     d->weights = (float *)take(&c, tokens * l->top_k, sizeof *d->weights);
-    d->frequency = (double *)take(&c, pairs, sizeof *d->frequency);
-    d->cosine = (float *)take(&c, tokens * pairs, sizeof *d->cosine);
-    d->sine = (float *)take(&c, tokens * pairs, sizeof *d->sine);
+    for (struct angles &a : d->angles) {
+        a.frequency = (double *)take(&c, pairs, sizeof *a.frequency);
+        a.cosine = (float *)take(&c, tokens * pairs, sizeof *a.cosine);
+        a.sine = (float *)take(&c, tokens * pairs, sizeof *a.sine);
+    }
     d->logits = (float *)take(&c, d->logits_rows * n_vocab, sizeof *d->logits);
     return c.used;
 }
@@ -325,6 +425,8 @@ static void device_close(struct device *dev)
         return;
     if (d->s) {
         gpu_host_release(d->s, d->host_step);
+        gpu_host_release(d->s, d->host_piece);
+        gpu_host_release(d->s, d->host_frequency);
         gpu_release(d->s, d->block);
         gpu_stream_close(d->s);
     }
@@ -386,7 +488,10 @@ bool gpu_device_open(struct device **out, const struct gpu_device_options *o, st
         d->host_step = (struct gpu_step *)gpu_host_alloc(d->s, step_bytes(o->limits.max_tokens),
                                                          "step", err);
         d->block = gpu_alloc(d->s, cut_memory(d, NULL), "state of a step", err);
-        ok = d->host_step && d->block;
+        d->host_piece = (float *)gpu_host_alloc(d->s, piece_bytes(d), "logits on their way", err);
+        d->host_frequency = (double *)gpu_host_alloc(
+            d->s, N_ROPES * (size_t)rope_pairs(d) * sizeof(double), "frequencies", err);
+        ok = d->host_step && d->block && d->host_piece && d->host_frequency;
     }
     if (!ok) {
         device_close(&d->base);

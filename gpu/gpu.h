@@ -45,6 +45,7 @@ struct gpu_limits {
     int64_t mla_rank;         /* kv_lora_rank; 0: no latent attention */
     int n_routed, top_k;      /* 0: no experts */
     int64_t expert_size;
+    double patience_s;        /* longest wait for the card, 0: two minutes; see gpu_finish */
 };
 
 /* State of the running step, in device memory. */
@@ -77,8 +78,16 @@ void gpu_call(struct gpu_stream *s, void (*f)(void *ctx), void *ctx);
 /* The queue is empty, or it has failed. */
 bool gpu_is_idle(struct gpu_stream *s);
 /* Wait until the queue is empty. ERR_DEVICE naming the launch or call that failed first. The latch
- * stays: a card in this state is not used again. */
+ * stays: a card in this state is not used again.
+ *
+ * No wait lasts for ever. Behind limits.patience_s, or ten seconds behind the moment when the step was
+ * cancelled, a card that has not come to the end of its queue is lost like one that failed. As long as
+ * it hangs nothing is asked of it any more, and memory that it may write to stays allocated. */
 bool gpu_finish(struct gpu_stream *s, struct error *err);
+/* For who waits by other means: the moment (CLOCK_MONOTONIC) when a wait that began at `since` shall
+ * end; and that it ended in vain, so that the card is lost. */
+double gpu_deadline(struct gpu_stream *s, double since);
+void gpu_give_up(struct gpu_stream *s);
 
 /* ---- element by element: gpu/elementwise.cu ---- */
 
@@ -228,7 +237,7 @@ void gpu_stream_close(struct gpu_stream *s);
 #define GPU_LAUNCHERS(X)                                                                          \
     X(host_alloc) X(host_release)                                                                 \
     X(alloc) X(release) X(write) X(read) X(fill) X(mark) X(wait) X(call)                          \
-    X(is_idle) X(finish)                                                                          \
+    X(is_idle) X(finish) X(deadline) X(give_up)                                                   \
     X(add) X(add3) X(copy) X(swiglu) X(rmsnorm)                                                   \
     X(rope_angles) X(rope) X(cache_store) X(router_topk)                                          \
     X(dequantize) X(embed) X(gemv) X(gemm) X(matmul) X(experts)                                   \
@@ -240,13 +249,14 @@ struct gpu_launchers {
 #undef GPU_ROW
 };
 
-/* Who computes routed experts that are not in device memory (src/engine/hybrid.c). Both are called
- * while the step is being queued. begin: src [n_tokens, hidden], ids and weights [n_tokens, top_k]
+/* Who computes routed experts that are not in device memory (src/engine/hybrid.c). All are called
+ * while the step is being queued. start, if there: a step begins. begin: src [n_tokens, hidden], ids and weights [n_tokens, top_k]
  * are device memory, complete when what is queued so far is done; src stays until end. end: queue
  * what fills dst. finish, if there: the whole step is queued, before it is waited for; what it fails
  * with is the step's error. */
 struct gpu_partner {
     void *ctx;
+    void (*start)(void *ctx, const struct step *s);
     void (*begin)(void *ctx, const struct experts *e, struct rows src, const int32_t *ids,
                   const float *weights, int n_tokens);
     void (*end)(void *ctx, struct rows dst, int n_tokens);

@@ -1,12 +1,50 @@
 /* The exported symbol, cards, streams, memory. */
 #include "gpu/common.cuh"
 
+#include <sched.h>
 #include <stdio.h>
+#include <time.h>
 
 #define ALIGNMENT ((size_t)256)
 #define MAX_THREADS 256
+#define PATIENCE_S 120 /* for a whole step of a large dense model, on a slow card */
+#define CANCEL_PATIENCE_S 10
+#define POLL_S 1e-3 /* so long a wait keeps its processor, then it naps between two looks */
+#define NAP_NS 50000
 
 const struct gpu_host *gpu_host;
+
+/* ---- a card that hangs ----
+ * Calls that wait for the card (synchronize, free, destroy, copies to memory that is not pinned) would
+ * wait with it; so none is made while one of these queues does not move. */
+
+static struct gpu_stream *hung_streams;
+
+static bool card_hangs(void)
+{
+    bool hangs = false;
+    for (struct gpu_stream *s = hung_streams; s; s = s->next_hung)
+        hangs = cudaStreamQuery(s->queue) == cudaErrorNotReady || hangs;
+    if (hung_streams)
+        cudaGetLastError(); /* an answer, not a failure */
+    return hangs;
+}
+
+static void list_hung(struct gpu_stream *s)
+{
+    s->next_hung = hung_streams;
+    hung_streams = s;
+    s->hung = true;
+}
+
+static void unlist_hung(struct gpu_stream *s)
+{
+    struct gpu_stream **at = &hung_streams;
+    while (*at && *at != s)
+        at = &(*at)->next_hung;
+    if (*at)
+        *at = s->next_hung;
+}
 
 /* ---- cards ---- */
 
@@ -58,6 +96,8 @@ static bool describe_card(int index, struct gpu_info *info, struct error *err)
     struct cudaDeviceProp p;
     size_t free_bytes = 0, total_bytes = 0;
     memset(info, 0, sizeof *info);
+    if (card_hangs())
+        return fail(err, ERR_DEVICE, "GPU %d does not answer", index);
     if (!CUDA_TRY(err, cudaGetDeviceProperties(&p, index)) || !enter_card(index, p.name, err) ||
         !CUDA_TRY(err, cudaMemGetInfo(&free_bytes, &total_bytes)))
         return false;
@@ -138,9 +178,15 @@ void gpu_stream_close(struct gpu_stream *s)
 {
     if (!s)
         return;
+    if (card_hangs()) { /* kept: the card may be at work with it */
+        if (!s->hung)
+            list_hung(s);
+        return;
+    }
+    unlist_hung(s);
     cudaSetDevice(s->device);
     if (s->queue)
-        cudaStreamSynchronize(s->queue);
+        gpu_finish(s, NULL);
     cudaFree(s->scratch);
     cudaFree(s->tables);
     if (s->mark)
@@ -189,6 +235,10 @@ bool gpu_stream_open(struct gpu_stream **out, int index, const struct gpu_limits
 void *gpu_alloc(struct gpu_stream *s, size_t bytes, const char *what, struct error *err)
 {
     void *block = NULL;
+    if (card_hangs()) {
+        fail(err, ERR_DEVICE, "GPU: %s: it does not answer", what);
+        return NULL;
+    }
     cudaSetDevice(s->device);
     cudaError_t result = cudaMalloc(&block, bytes ? bytes : 1);
     if (result == cudaSuccess)
@@ -203,8 +253,9 @@ void gpu_release(struct gpu_stream *s, void *block)
 {
     if (!block)
         return;
-    cudaStreamSynchronize(s->queue);
-    cudaFree(block);
+    gpu_finish(s, NULL);
+    if (!card_hangs())
+        cudaFree(block);
 }
 
 void gpu_write(struct gpu_stream *s, void *dst, const void *host_src, size_t bytes)
@@ -230,6 +281,10 @@ void gpu_fill(struct gpu_stream *s, void *dst, int byte, size_t bytes)
 void *gpu_host_alloc(struct gpu_stream *s, size_t bytes, const char *what, struct error *err)
 {
     void *block = NULL;
+    if (card_hangs()) {
+        fail(err, ERR_DEVICE, "GPU: %s: it does not answer", what);
+        return NULL;
+    }
     cudaSetDevice(s->device);
     cudaError_t result = cudaHostAlloc(&block, bytes ? bytes : 1, cudaHostAllocMapped);
     if (result == cudaSuccess)
@@ -244,8 +299,70 @@ void gpu_host_release(struct gpu_stream *s, void *block)
 {
     if (!block)
         return;
-    cudaStreamSynchronize(s->queue);
-    cudaFreeHost(block);
+    gpu_finish(s, NULL);
+    if (!card_hangs())
+        cudaFreeHost(block);
+}
+
+/* ---- waiting ---- */
+
+static double now_s(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+double gpu_deadline(struct gpu_stream *s, double since)
+{
+    double patience = s->limits.patience_s > 0 ? s->limits.patience_s : PATIENCE_S;
+    double end = since + patience;
+    if (!s->cancel || !s->cancel->load(std::memory_order_relaxed))
+        return end;
+    if (s->cancelled_s == 0)
+        s->cancelled_s = now_s();
+    double sooner = s->cancelled_s + CANCEL_PATIENCE_S;
+    return sooner < end ? sooner : end;
+}
+
+void gpu_give_up(struct gpu_stream *s)
+{
+    if (!s->hung)
+        list_hung(s);
+    gpu_latch(s, cudaErrorLaunchTimeout, "waiting for the GPU");
+}
+
+/* Ask until the answer is not "not ready"; latch a failure. */
+static void await(struct gpu_stream *s, cudaError_t (*ask)(struct gpu_stream *s))
+{
+    double start = now_s(), now = start;
+    if (s->hung)
+        return;
+    cudaError_t answer = ask(s);
+    while (answer == cudaErrorNotReady && now < gpu_deadline(s, start)) {
+        struct timespec nap = { 0, NAP_NS };
+        if (now - start < POLL_S)
+            sched_yield();
+        else
+            nanosleep(&nap, NULL);
+        now = now_s();
+        answer = ask(s);
+    }
+    if (answer == cudaErrorNotReady)
+        gpu_give_up(s);
+    else
+        gpu_latch(s, answer, "waiting for the GPU");
+    cudaGetLastError(); /* "not ready" is an answer, not a failure; the others are latched */
+}
+
+static cudaError_t ask_queue(struct gpu_stream *s)
+{
+    return cudaStreamQuery(s->queue);
+}
+
+static cudaError_t ask_mark(struct gpu_stream *s)
+{
+    return cudaEventQuery(s->mark);
 }
 
 void gpu_mark(struct gpu_stream *s)
@@ -258,13 +375,15 @@ static bool report(const struct gpu_stream *s, struct error *err)
 {
     if (s->failed == cudaSuccess)
         return true;
+    if (s->failed == cudaErrorLaunchTimeout && s->hung)
+        return fail(err, ERR_DEVICE, "GPU: it does not answer any more");
     return fail(err, ERR_DEVICE, "GPU: %s: %s", s->failed_where, cudaGetErrorString(s->failed));
 }
 
 bool gpu_wait(struct gpu_stream *s, struct error *err)
 {
     if (s->failed == cudaSuccess)
-        gpu_latch(s, cudaEventSynchronize(s->mark), "waiting for the GPU");
+        await(s, ask_mark);
     return report(s, err);
 }
 
@@ -287,7 +406,7 @@ bool gpu_is_idle(struct gpu_stream *s)
 bool gpu_finish(struct gpu_stream *s, struct error *err)
 {
     /* also behind a failure: what was queued before it may still use the caller's memory */
-    gpu_latch(s, cudaStreamSynchronize(s->queue), "waiting for the GPU");
+    await(s, ask_queue);
     return report(s, err);
 }
 

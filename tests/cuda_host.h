@@ -209,6 +209,7 @@ enum cudaError_t {
     cudaErrorNoKernelImageForDevice = 209,
     cudaErrorNotReady = 600,
     cudaErrorIllegalAddress = 700,
+    cudaErrorLaunchTimeout = 702,
     cudaErrorLaunchFailure = 719,
     cudaErrorStreamCaptureInvalidated = 901,
 };
@@ -305,6 +306,10 @@ void cuda_host_order(uint64_t order);
  * failed launch leaves the device unusable. */
 void cuda_host_fail_alloc(int64_t n);
 void cuda_host_fail_launch(int64_t n);
+/* Launch n from now does not end before a call with a negative n. Calls that would wait for it on a
+ * card come back at once and are counted: a program must not make them. */
+void cuda_host_hang(int64_t n);
+uint64_t cuda_host_waited_in_vain(void);
 /* Every call fails from now on; false: a working device again, as in a new process. */
 void cuda_host_lose(bool lost);
 /* Bytes of device and pinned memory in use; cudaMemGetInfo's total, 0: 8 GiB. */

@@ -23,6 +23,8 @@ namespace {
 
 typedef std::function<void()> operation;
 
+const int64_t NEVER = INT64_MIN;
+
 std::mutex lock; /* protects everything below that is not atomic */
 std::map<std::string, uint64_t> launches;
 std::map<void *, size_t> blocks;
@@ -31,7 +33,9 @@ uint64_t bytes_in_use;
 bool quiet;
 std::atomic<uint64_t> total_memory{ 0 };
 std::atomic<uint64_t> thread_order{ 0 };
-std::atomic<int64_t> allocs_left{ -1 }, launches_left{ -1 };
+std::atomic<int64_t> allocs_left{ -1 }, launches_left{ -1 }, until_hang{ NEVER };
+std::atomic<bool> hangs{ false };
+std::atomic<uint64_t> in_vain{ 0 };
 std::atomic<int> device_error{ cudaSuccess }; /* sticky */
 thread_local cudaError_t last_error = cudaSuccess;
 
@@ -55,16 +59,28 @@ bool is_due(std::atomic<int64_t> &left)
     return n == 0;
 }
 
+/* What a call that would wait for the card says while a kernel hangs. */
+bool waits_in_vain()
+{
+    if (hangs)
+        in_vain++;
+    return hangs;
+}
+
 double now_ms()
 {
     using namespace std::chrono;
     return duration<double, std::milli>(steady_clock::now().time_since_epoch()).count();
 }
 
+std::map<void *, size_t> *volatile kept;
+
 /* What the run launched, for the test that looks for kernels never launched. */
 struct at_exit {
     ~at_exit()
     {
+        if (until_hang != NEVER) /* what a program gives up with a card is no leak */
+            kept = new std::map<void *, size_t>(blocks);
         const char *path = getenv("TANDEM_GPU_COUNTS");
         FILE *f = path && !launches.empty() ? fopen(path, "a") : NULL;
         for (auto &l : launches)
@@ -143,6 +159,7 @@ const char *cudaGetErrorString(cudaError_t e)
     case cudaErrorNoKernelImageForDevice: return "no kernel image is available for the device";
     case cudaErrorInvalidDevice: return "invalid device ordinal";
     case cudaErrorNotReady: return "device not ready";
+    case cudaErrorLaunchTimeout: return "the launch timed out and was terminated";
     case cudaErrorIllegalAddress: return "an illegal memory access was encountered";
     case cudaErrorLaunchFailure: return "unspecified launch failure";
     case cudaErrorStreamCaptureInvalidated: return "capture was invalidated";
@@ -236,6 +253,8 @@ static cudaError_t allocate(void **block, size_t bytes, bool fill)
 {
     *block = NULL;
     size_t free_bytes, total_bytes;
+    if (waits_in_vain())
+        return failed(cudaErrorLaunchTimeout);
     if (cudaMemGetInfo(&free_bytes, &total_bytes) != cudaSuccess)
         return status();
     if (is_due(allocs_left) || (fill && bytes > free_bytes) ||
@@ -265,6 +284,8 @@ cudaError_t cudaFree(void *block)
 {
     if (!block)
         return status();
+    if (waits_in_vain())
+        return failed(cudaErrorLaunchTimeout);
     std::lock_guard<std::mutex> hold(lock);
     auto at = blocks.find(block);
     if (at == blocks.end())
@@ -323,6 +344,8 @@ cudaError_t cudaDeviceGetStreamPriorityRange(int *least, int *greatest)
 
 cudaError_t cudaStreamDestroy(cudaStream_t s)
 {
+    if (waits_in_vain())
+        return failed(cudaErrorLaunchTimeout);
     {
         std::lock_guard<std::mutex> hold(s->lock);
         s->closing = true;
@@ -338,16 +361,15 @@ cudaError_t cudaStreamSynchronize(cudaStream_t s)
     if (s->capture)
         return failed(cudaErrorStreamCaptureInvalidated);
     std::unique_lock<std::mutex> hold(s->lock);
-    s->changed.wait(hold, [s] { return s->queue.empty() && !s->busy; });
-    return status();
+    while (!hangs && !(s->queue.empty() && !s->busy))
+        s->changed.wait_for(hold, std::chrono::milliseconds(10));
+    return waits_in_vain() ? failed(cudaErrorLaunchTimeout) : status();
 }
 
 cudaError_t cudaStreamQuery(cudaStream_t s)
 {
     std::lock_guard<std::mutex> hold(s->lock);
-    if (status() != cudaSuccess)
-        return status();
-    return s->queue.empty() && !s->busy ? cudaSuccess : cudaErrorNotReady;
+    return s->queue.empty() && !s->busy ? status() : cudaErrorNotReady; /* a fault shows at the end */
 }
 
 /* Work is skipped once the device has failed. */
@@ -362,13 +384,26 @@ static cudaError_t push(cudaStream_t s, operation o)
     return cudaSuccess;
 }
 
-cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t bytes, cudaMemcpyKind,
+static bool is_ours(const void *p) /* memory of the device, or pinned */
+{
+    std::lock_guard<std::mutex> hold(lock);
+    auto next = blocks.upper_bound((void *)p);
+    if (next == blocks.begin())
+        return false;
+    auto at = std::prev(next);
+    return (const char *)p < (const char *)at->first + at->second;
+}
+
+/* A copy from or to memory that is not pinned waits for the queue before it, as on a card. */
+cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t bytes, cudaMemcpyKind kind,
                             cudaStream_t s)
 {
-    return push(s, [=] {
+    cudaError_t result = push(s, [=] {
         if (bytes)
             memcpy(dst, src, bytes);
     });
+    bool waits = !s->capture && !is_ours(kind == cudaMemcpyDeviceToHost ? dst : src);
+    return result == cudaSuccess && waits ? cudaStreamSynchronize(s) : result;
 }
 
 cudaError_t cudaMemsetAsync(void *dst, int byte, size_t bytes, cudaStream_t s)
@@ -406,7 +441,13 @@ void cuda_host_launch(cudaStream_t s, const char *name, dim3 grid, int threads,
         return;
     }
     std::string kernel = kernel_name(name);
+    bool hang = is_due(until_hang);
     push(s, [=] {
+        if (hang) {
+            hangs = true;
+            while (hangs)
+                std::this_thread::sleep_for(std::chrono::milliseconds(1));
+        }
         {
             std::lock_guard<std::mutex> hold(lock);
             launches[kernel]++;
@@ -473,8 +514,9 @@ cudaError_t cudaEventSynchronize(cudaEvent_t e)
 {
     std::unique_lock<std::mutex> hold(e->lock);
     uint64_t n = e->n_recorded;
-    e->changed.wait(hold, [=] { return e->n_done >= n; });
-    return status();
+    while (!hangs && e->n_done < n)
+        e->changed.wait_for(hold, std::chrono::milliseconds(10));
+    return waits_in_vain() ? failed(cudaErrorLaunchTimeout) : status();
 }
 
 cudaError_t cudaEventQuery(cudaEvent_t e)
@@ -573,6 +615,18 @@ EXPORT void cuda_host_fail_alloc(int64_t n)
 EXPORT void cuda_host_fail_launch(int64_t n)
 {
     launches_left = n;
+}
+
+EXPORT void cuda_host_hang(int64_t n)
+{
+    until_hang = n;
+    if (n < 0)
+        hangs = false;
+}
+
+EXPORT uint64_t cuda_host_waited_in_vain(void)
+{
+    return in_vain;
 }
 
 EXPORT void cuda_host_lose(bool lost)

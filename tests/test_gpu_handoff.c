@@ -176,7 +176,7 @@ static void test_device(float *x)
     struct gpu_device_options o = { .limits = { .act_f32 = true, .max_tokens = 1, .max_cols = 32,
                                                 .n_ctx = 8, .head_width = 8 },
                                     .n_vocab = 1,
-                                    .partner = { &p, slow_begin, slow_end, slow_finish } };
+                                    .partner = { &p, NULL, slow_begin, slow_end, slow_finish } };
     int32_t token = 0;
     struct step step = { .tokens = &token, .n_tokens = 1 };
     struct experts e = { .top_k = 1 };

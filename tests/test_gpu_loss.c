@@ -1,5 +1,7 @@
-/* A GPU that fails while a session uses it: one line says so, and the session goes on on the CPU from
+/* A GPU that fails or hangs while a session uses it: one line says so, and the session goes on on the CPU from
  * the tokens it holds, with the logits and the choices that a run on the CPU alone has. */
+#include <time.h>
+
 #include "src/base/log.h"
 #include "src/gpu_load.h"
 #include "tests/fixture_model.h"
@@ -8,10 +10,14 @@
 #define N_PROMPT 17
 #define N_TOKENS 24 /* with the answer */
 
-static void (*fail_launch)(int64_t), (*fail_alloc)(int64_t), (*lose)(bool);
-static uint64_t (*bytes)(void);
+#define PATIENCE_S 0.2
+
+static void (*fail_launch)(int64_t), (*fail_alloc)(int64_t), (*lose)(bool), (*hang)(int64_t);
+static uint64_t (*bytes)(void), (*waited_in_vain)(void);
 
 static bool act_f32 = true;
+static enum handoff_way handoff;
+static double patience_s;
 static int n_warnings;
 static char warning[512];
 
@@ -28,7 +34,8 @@ static bool open_model(struct engine **e, const char *model, enum gpu_use gpu, e
                        struct error *err)
 {
     struct engine_options o = { .n_threads = 1, .act_f32 = act_f32, .n_batch = 7, .gpu = gpu,
-                                .numerics = NUMERICS_LLAMACPP, .load = load };
+                                .numerics = NUMERICS_LLAMACPP, .load = load,
+                                .handoff = handoff, .gpu_patience_s = patience_s };
     n_warnings = 0;
     return CHECK_MSG(engine_open(e, check_fixture(model), &o, err), "%s", err->text);
 }
@@ -49,6 +56,7 @@ struct answer {
 struct accident {
     int at;
     int64_t launch; /* which launch from there on fails; -1: the card goes at once */
+    bool hangs;     /* that launch does not fail, it never ends */
 };
 
 static bool run(struct session *s, struct engine *e, const int32_t *prompt, struct answer *a,
@@ -61,7 +69,7 @@ static bool run(struct session *s, struct engine *e, const int32_t *prompt, stru
         if (x && x->at == i && x->launch < 0)
             lose(true);
         else if (x && x->at == i)
-            fail_launch(x->launch);
+            (x->hangs ? hang : fail_launch)(x->launch);
         bool ok = i == 0 ? session_prefill(s, a->tokens, N_PROMPT, NULL, NULL, err)
                          : session_decode(s, a->tokens[N_PROMPT + i - 1], err);
         if (!ok)
@@ -72,10 +80,15 @@ static bool run(struct session *s, struct engine *e, const int32_t *prompt, stru
     return true;
 }
 
+/* A working card again, with nothing left in its queues. */
 static void mend(void)
 {
+    struct gpu_info info;
     fail_launch(-1);
+    hang(-1);
     lose(false);
+    for (int i = 0; i < 500 && !gpu_load(NULL)->info(0, &info, NULL); i++)
+        nanosleep(&(struct timespec){ 0, 10000000 }, NULL);
 }
 
 static void check_answer(const struct answer *found, const struct answer *wanted, double tolerance,
@@ -102,9 +115,10 @@ static void test_accident(const char *model, const struct fixture *f, const stru
         CHECK_INT(session_n_past(s), N_TOKENS - 1);
         CHECK(memcmp(session_tokens(s), wanted->tokens, (N_TOKENS - 1) * sizeof(int32_t)) == 0);
         CHECK_INT(n_warnings, 1);
-        CHECK_MSG(strstr(warning, "GPU: ") && strstr(warning, "going on on the CPU"), "says %s",
-                  warning);
-        CHECK_INT(bytes(), 0);
+        CHECK_MSG(strstr(warning, x->hangs ? "GPU: it does not answer" : "GPU: ") &&
+                  strstr(warning, "going on on the CPU"), "says %s", warning);
+        CHECK(x->hangs || bytes() == 0); /* what a card may write to yet stays */
+        CHECK_INT(waited_in_vain(), 0);
     }
     session_close(s);
     engine_close(e);
@@ -124,7 +138,7 @@ static void test_two_sessions(const char *model, const struct fixture *f,
     if (open_model(&e, model, GPU_AUTO, LOAD_AUTO, &err) && open_timeline(&a, e, &err) &&
         open_timeline(&b, e, &err)) {
         CHECK_MSG(session_prefill(b, f->tokens, N_PROMPT - 3, NULL, NULL, &err), "%s", err.text);
-        CHECK_MSG(run(a, e, f->tokens, &found, &(struct accident){ 3, 5 }, &err), "%s", err.text);
+        CHECK_MSG(run(a, e, f->tokens, &found, &(struct accident){ .at = 3, .launch = 5 }, &err), "%s", err.text);
         CHECK_INT(session_n_past(b), N_PROMPT - 3);
         CHECK_MSG(run(b, e, f->tokens, &other, NULL, &err), "%s", err.text);
         check_answer(&other, wanted, f->tolerance, f->n_vocab);
@@ -148,7 +162,7 @@ static void test_must(const char *model, const struct fixture *f)
     struct answer found = { .logits = NULL };
     check_case("%s: a GPU that must be used", model);
     if (open_model(&e, model, GPU_MUST, LOAD_AUTO, &err) && open_timeline(&s, e, &err)) {
-        CHECK(!run(s, e, f->tokens, &found, &(struct accident){ 2, 9 }, &err));
+        CHECK(!run(s, e, f->tokens, &found, &(struct accident){ .at = 2, .launch = 9 }, &err));
         CHECK_INT(err.code, ERR_DEVICE);
         CHECK_INT(session_n_past(s), N_PROMPT + 1);
         CHECK_INT(n_warnings, 0);
@@ -191,7 +205,42 @@ static void test_allocations(const char *model, const struct fixture *f,
     }
 }
 
-static void test_model(const char *name)
+/* A kernel that never ends, in the prompt and in the answer. */
+static void test_hang(const char *model, const struct fixture *f, const struct answer *wanted)
+{
+    static const struct accident accidents[] = { { 0, 0, true }, { 0, 60, true }, { 3, 33, true } };
+    static const enum handoff_way ways[] = { HANDOFF_STOP, HANDOFF_CALLBACK, HANDOFF_AUTO };
+    for (size_t i = 0; i < sizeof accidents / sizeof accidents[0]; i++) {
+        check_case("%s: hangs before token %d, launch %d", model, accidents[i].at,
+                   (int)accidents[i].launch);
+        handoff = ways[i % 3];
+        patience_s = PATIENCE_S;
+        test_accident(model, f, wanted, &accidents[i], LOAD_COPY);
+        handoff = HANDOFF_AUTO;
+        patience_s = 0;
+    }
+    check_case("%s: a card that hangs and must be used", model);
+    struct error err = { 0 };
+    struct engine *e = NULL;
+    struct session *s = NULL, *other = NULL;
+    struct answer found = { .logits = NULL };
+    patience_s = PATIENCE_S;
+    if (open_model(&e, model, GPU_MUST, LOAD_AUTO, &err) && open_timeline(&s, e, &err)) {
+        CHECK(!run(s, e, f->tokens, &found, &(struct accident){ 2, 9, true }, &err));
+        CHECK_INT(err.code, ERR_DEVICE);
+        CHECK_INT(session_n_past(s), N_PROMPT + 1);
+        error_clear(&err);
+        CHECK(!session_open(&other, e, &(struct session_options){ .n_ctx = 128 }, &err));
+    }
+    session_close(s);
+    engine_close(e);
+    CHECK_INT(waited_in_vain(), 0);
+    patience_s = 0;
+    mend();
+    free(found.logits);
+}
+
+static void test_model(const char *name, bool hangs)
 {
     char model[160];
     struct fixture f;
@@ -208,17 +257,23 @@ static void test_model(const char *name)
     engine_close(e);
 
     static const struct accident accidents[] = {
-        { 0, -1 },  { 0, 0 }, { 0, 11 }, { 0, 200 }, /* the prompt takes three steps */
-        { 1, -1 },  { 1, 0 }, { 1, 20 }, { 4, 33 }, { 6, 3 },
+        { 0, -1, false }, { 0, 0, false },  { 0, 11, false },
+        { 0, 200, false }, /* the prompt takes three steps */
+        { 1, -1, false }, { 1, 0, false },  { 1, 20, false },
+        { 4, 33, false }, { 6, 3, false },
     };
-    for (size_t i = 0; i < sizeof accidents / sizeof accidents[0]; i++) {
+    for (size_t i = 0; !hangs && i < sizeof accidents / sizeof accidents[0]; i++) {
         const struct accident *x = &accidents[i];
         check_case("%s: lost before token %d, launch %d", name, x->at, (int)x->launch);
         test_accident(model, &f, &wanted, x, i % 2 ? LOAD_COPY : LOAD_MMAP);
     }
-    test_two_sessions(model, &f, &wanted);
-    test_must(model, &f);
-    test_allocations(model, &f, &wanted);
+    if (hangs) {
+        test_hang(model, &f, &wanted);
+    } else {
+        test_two_sessions(model, &f, &wanted);
+        test_must(model, &f);
+        test_allocations(model, &f, &wanted);
+    }
     free(wanted.logits);
     fixture_free(&f);
 }
@@ -243,7 +298,7 @@ static void test_quant(const char *type)
     session_close(s);
     engine_close(e);
     check_case("%s: lost before the first token", type);
-    test_accident(model, &f, &wanted, &(struct accident){ 0, 3 }, LOAD_COPY);
+    test_accident(model, &f, &wanted, &(struct accident){ .launch = 3 }, LOAD_COPY);
     act_f32 = true;
     free(wanted.logits);
     fixture_free(&f);
@@ -261,6 +316,8 @@ int main(void)
     gpu_test_hook("cuda_host_fail_alloc", &fail_alloc);
     gpu_test_hook("cuda_host_lose", &lose);
     gpu_test_hook("cuda_host_bytes", &bytes);
+    gpu_test_hook("cuda_host_hang", &hang);
+    gpu_test_hook("cuda_host_waited_in_vain", &waited_in_vain);
     if (!fail_launch) {
         check_skip("a card cannot be made to fail");
         return check_finish();
@@ -270,8 +327,10 @@ int main(void)
         return check_finish();
     }
     log_set_sink(count_warnings, NULL);
-    test_model("deepseek2-v3");
-    test_model("qwen2");
+    test_model("deepseek2-v3", false);
+    test_model("qwen2", false);
     test_quant("Q4_K_M");
+    test_model("deepseek2-v3", true); /* last: memory stays with the card */
+    test_model("qwen2", true);
     return check_finish();
 }

@@ -37,6 +37,7 @@ struct engine_options {
     int gpu_index;          /* which card */
     int gpu_layers;         /* trunk layers to go there, 0: all; fewer than the model has: ERR_USAGE */
     enum handoff_way handoff; /* HANDOFF_AUTO: by callbacks */
+    double gpu_patience_s;  /* a card that is silent for longer is given up; 0: two minutes */
     int64_t n_ctx;          /* what the first session will ask for: refused before loading when it
                                does not fit; 0: nobody knows, CONTEXT_TRAINED: as trained */
     uint64_t max_ram_bytes; /* most main memory to take; 0: what is free */

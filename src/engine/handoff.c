@@ -6,6 +6,7 @@
 #include <time.h>
 
 #include "src/base/mem.h"
+#include "src/base/util.h"
 
 #define LOOK_S 0.02 /* between two looks at a queue that may have failed */
 
@@ -17,11 +18,16 @@ struct handoff {
     void *ctx;
     int n_started, n_done; /* pieces of this step */
     bool late;             /* one took longer than the limit: no more are started */
+    bool given_up;         /* the card, for ever: it calls in vain */
+    double moved_s;        /* when the counts changed last */
     bool quit;
+    struct handoff *next;  /* of those that a card may call yet */
 
     int n_queued; /* of the queueing thread alone */
     double limit_s;
 };
+
+static struct handoff *kept; /* closed, and a card may call them yet */
 
 static struct timespec seconds_from_now(double s)
 {
@@ -59,6 +65,7 @@ static void *compute(void *arg)
         h->work(h->ctx, job);
         pthread_mutex_lock(&h->lock);
         h->n_done++;
+        h->moved_s = now_s();
         pthread_cond_broadcast(&h->changed);
     }
     pthread_mutex_unlock(&h->lock);
@@ -112,6 +119,11 @@ void handoff_close(struct handoff *h)
     pthread_cond_broadcast(&h->changed);
     pthread_mutex_unlock(&h->lock);
     pthread_join(h->thread, NULL);
+    if (h->given_up) {
+        h->next = kept;
+        kept = h;
+        return;
+    }
     pthread_cond_destroy(&h->changed);
     pthread_mutex_destroy(&h->lock);
     mem_free(h);
@@ -125,6 +137,7 @@ static void start(void *arg)
     pthread_mutex_lock(&h->lock);
     if (!h->late)
         h->n_started++;
+    h->moved_s = now_s();
     pthread_cond_broadcast(&h->changed);
     pthread_mutex_unlock(&h->lock);
 }
@@ -142,17 +155,20 @@ static void hold_back(void *arg)
 
 /* ---- on the thread that queues ---- */
 
-void handoff_begin(struct handoff *h, handoff_work *work, void *ctx)
+bool handoff_begin(struct handoff *h, handoff_work *work, void *ctx)
 {
     pthread_mutex_lock(&h->lock);
-    h->late = !await_idle(h);
-    if (!h->late) {
+    bool ready = !h->given_up && await_idle(h);
+    if (ready) {
         h->n_started = h->n_done = 0;
         h->work = work;
         h->ctx = ctx;
     }
+    h->late = !ready;
+    h->moved_s = now_s();
     pthread_mutex_unlock(&h->lock);
     h->n_queued = 0;
+    return ready;
 }
 
 void handoff_queue_start(struct handoff *h, const struct gpu_launchers *gpu, struct gpu_stream *s)
@@ -166,14 +182,39 @@ void handoff_queue_wait(struct handoff *h, const struct gpu_launchers *gpu, stru
     gpu->call(s, hold_back, h);
 }
 
+/* Under the lock: wait until *count has come to `wanted`. It does not when a piece is late, when the
+ * queue has ended without it, or the card is silent for too long while nothing is computed. */
+static void await_count(struct handoff *h, const int *count, int wanted,
+                        const struct gpu_launchers *gpu, struct gpu_stream *s)
+{
+    while (!h->late && *count < wanted) {
+        struct timespec soon = seconds_from_now(LOOK_S);
+        if (pthread_cond_timedwait(&h->changed, &h->lock, &soon) != ETIMEDOUT)
+            continue;
+        if (gpu->is_idle(s))
+            return;
+        if (h->n_done == h->n_started && now_s() > gpu->deadline(s, h->moved_s)) {
+            gpu->give_up(s);
+            h->given_up = h->late = true;
+        }
+    }
+}
+
+void handoff_keep_pace(struct handoff *h, const struct gpu_launchers *gpu, struct gpu_stream *s)
+{
+    pthread_mutex_lock(&h->lock);
+    await_count(h, &h->n_started, h->n_queued - 1, gpu, s);
+    pthread_mutex_unlock(&h->lock);
+}
+
 bool handoff_finish(struct handoff *h, const struct gpu_launchers *gpu, struct gpu_stream *s,
                     struct error *err)
 {
     pthread_mutex_lock(&h->lock);
-    while (!h->late && h->n_done < h->n_queued) {
-        struct timespec soon = seconds_from_now(LOOK_S);
-        if (pthread_cond_timedwait(&h->changed, &h->lock, &soon) == ETIMEDOUT && gpu->is_idle(s))
-            break;
+    await_count(h, &h->n_done, h->n_queued, gpu, s);
+    if (h->given_up) { /* the stream says so */
+        pthread_mutex_unlock(&h->lock);
+        return false;
     }
     bool ok = !h->late && await_idle(h);
     pthread_mutex_unlock(&h->lock);

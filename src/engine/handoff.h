@@ -9,7 +9,8 @@
  *
  * The queue is in order, so one piece of work runs at a time, and the counts of what was started and
  * what was done are all that the two sides share. A piece that takes longer than the limit makes the
- * rest of the step run through without any, and handoff_finish fails. */
+ * rest of the step run through without any, and handoff_finish fails. A card that brings no next piece
+ * while nothing is computed, for as long as its patience lasts (gpu_finish), is given up. */
 #ifndef TANDEM_ENGINE_HANDOFF_H
 #define TANDEM_ENGINE_HANDOFF_H
 
@@ -22,17 +23,22 @@ typedef void handoff_work(void *ctx, int job);
 
 /* The thread inherits where its creator may run. ERR_FIT, ERR_RUN. */
 bool handoff_open(struct handoff **out, double limit_s, struct error *err);
-/* Waits for a piece that is still being computed. Accepts NULL. */
+/* Waits for a piece that is still being computed. When the card was given up, its queue may call later
+ * yet: then what it calls stays in memory, and does nothing. Accepts NULL. */
 void handoff_close(struct handoff *h);
 
-/* Before the first piece of a step. Waits for one that an earlier step gave up, up to the limit. */
-void handoff_begin(struct handoff *h, handoff_work *work, void *ctx);
+/* A step begins. Waits for a piece that an earlier step gave up, up to the limit; false: it runs on,
+ * nothing will be computed in this step and handoff_finish fails. */
+bool handoff_begin(struct handoff *h, handoff_work *work, void *ctx);
 /* Queue the two calls. */
 void handoff_queue_start(struct handoff *h, const struct gpu_launchers *gpu, struct gpu_stream *s);
 void handoff_queue_wait(struct handoff *h, const struct gpu_launchers *gpu, struct gpu_stream *s);
+/* Wait until no more than one piece is queued and not begun: where a step may be cancelled, only so
+ * much is in the queue. */
+void handoff_keep_pace(struct handoff *h, const struct gpu_launchers *gpu, struct gpu_stream *s);
 /* Everything of the step is queued: wait, asleep, until the last piece is done or the queue has ended
- * without it (the stream reports why). ERR_RUN: a piece took longer than the limit. Afterwards no
- * piece is running, but for that one. */
+ * without it, or the card was given up (the stream reports why). ERR_RUN: a piece took longer than the limit.
+ * Afterwards no piece is running, but for that one. */
 bool handoff_finish(struct handoff *h, const struct gpu_launchers *gpu, struct gpu_stream *s,
                     struct error *err);
 

@@ -27,6 +27,7 @@ struct hybrid {
     struct model *model;
     struct gpu_stream *s; /* for the weights */
     struct handoff *handoff; /* NULL: stop and read */
+    double patience_s;       /* with the card; 0: the usual */
     void *block;
     size_t bytes;
     struct moved *moved;
@@ -110,7 +111,7 @@ static bool upload(struct hybrid *h, struct error *err)
 
 static bool find_card(struct hybrid *h, int index, struct error *err)
 {
-    struct gpu_limits none = { 0 };
+    struct gpu_limits none = { .patience_s = h->patience_s };
     h->index = index;
     return card_find(&h->library, &h->card, index, err) &&
            h->library->stream_open(&h->s, index, &none, err);
@@ -127,6 +128,7 @@ bool hybrid_open(struct hybrid **out, struct model *m, const struct engine_optio
     if (!h)
         return false;
     h->model = m;
+    h->patience_s = o->gpu_patience_s;
     if (!find_card(h, o->gpu_index, err) || !list_weights(h, err) || !upload(h, err) ||
         (by_calls && !handoff_open(&h->handoff, HANDOFF_LIMIT_S, err))) {
         hybrid_close(h);
@@ -207,13 +209,22 @@ static void compute(void *ctx, int job)
                 p->weights);
 }
 
+/* The CPU's part looks at the step's cancel flag. */
+static void pair_start(void *ctx, const struct step *s)
+{
+    struct hybrid_pair *p = ctx;
+    p->n_jobs = 0;
+    if (p->cpu && (!p->handoff || handoff_begin(p->handoff, compute, p)))
+        p->cpu->ops->begin(p->cpu, s);
+}
+
 static void pair_begin(void *ctx, const struct experts *e, struct rows src, const int32_t *ids,
                        const float *weights, int n_tokens)
 {
     struct hybrid_pair *p = ctx;
     size_t n = (size_t)n_tokens * (size_t)e->top_k;
-    if (p->n_jobs == 0 && p->handoff)
-        handoff_begin(p->handoff, compute, p);
+    if (p->handoff && n_tokens > GPU_GEMV_TOKENS)
+        handoff_keep_pace(p->handoff, p->gpu, p->s);
     p->jobs[p->n_jobs++] = (struct layer_job){
         .experts = e, .n_tokens = n_tokens,
         .src = { p->src, src.width, src.stride }, .dst = { p->dst, src.width, src.stride },
@@ -265,9 +276,10 @@ static struct gpu_device_options gpu_options(const struct hybrid *h, struct hybr
             .head_width = o->head_width,
             .mla_rank = h->model->arch->has_latent_cache ? params->kv_lora_rank : 0,
             .n_routed = o->n_routed, .top_k = o->top_k, .expert_size = o->expert_size,
+            .patience_s = h->patience_s,
         },
         .n_vocab = params->n_vocab,
-        .partner = { p, pair_begin, pair_end, pair_finish },
+        .partner = { p, pair_start, pair_begin, pair_end, pair_finish },
     };
     return g;
 }

@@ -242,7 +242,8 @@ static bool compute(struct session *s, const int32_t *tokens, int n, float *rows
     d->ops->begin(d, &step);
     bool ok = m->arch->forward(m, d, &step, &s->workspace->work, err);
     ok = d->ops->end(d, err) && ok;
-    ok = engine_check_files(s->engine, err) && ok;
+    /* forward may have queued everything before somebody asked to stop */
+    ok = engine_check_files(s->engine, err) && ok && !is_cancelled(s, err);
     if (ok) {
         add_output_bias(m, rows, n_rows);
         ok = check_finite(rows, n_rows, m->params.n_vocab, s->n_cached + n - n_rows, err);
