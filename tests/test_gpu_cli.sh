@@ -51,6 +51,19 @@ run 0 plan "$model" --vram 1M --json; [ "$(field vram_bytes)" = 1048576 ] || bad
 run 0 plan "$model" --what-if "vram=24G" --json; [ "$(field vram_gb_s)" = null ] || bad "another card's rates"
 run 0 plan "$model" --what-if "cores=2" --json; [ "$(field gpu)" = "$name" ] || bad "the card is gone"
 
+begin "bench --probe-gpu times every kernel, in three forms"
+run 0 bench --probe-gpu
+for word in "memory read" "to the card, pinned" "gemv Q4_K" "gemv IQ2_XXS" "gemm F16" "mla decode, added" \
+    "gqa decode" "mla prefill" "experts Q4_K" "router top-k" "% VRAM" "% GEMM" "launch and wait"; do
+    prints "$word"
+done
+n=$(grep -c '^| gemv' "$out"); [ "$n" -gt 25 ] || bad "$n rows of gemv"
+run 0 bench --probe-gpu -o csv; prints "kernel,shape,us,gb_s,tflop_s,of_bound,bound"
+awk -F, 'NR > 9 && $0 !~ /^"[^"]*","[^"]*",[0-9.e+]+,[0-9.e+]*,[0-9.e+-]*,[0-9.e+]*,[A-Z]*$/ { exit 1 }' "$out" ||
+    bad "a row without figures"
+run 0 bench --probe-gpu -o json; prints '"kernels":'; prints '"vram_gb_s":'
+run 5 bench --probe-gpu --device 7; says "no GPU 7"
+
 # These machines exist only in the emulation.
 refuse() { # CODE WORDS...: a GPU that must be used; then one that may be
     code=$1; shift

@@ -512,5 +512,7 @@ bool cmd_bench(struct options *o, struct error *err)
     bool wants_json = o->format == TABLE_JSON || o->format == TABLE_JSONL || o->compare;
     if (wants_json && !js_available(err))
         return false;
-    return o->probe ? bench_probe(o, err) : bench_model(o, err);
+    return o->probe       ? bench_probe(o, err)
+           : o->probe_gpu ? bench_probe_gpu(o, err)
+                          : bench_model(o, err);
 }

@@ -1,5 +1,5 @@
 /* tandem bench, in parts: bench.c measures, bench_report.c writes tables, bench_compare.c grades
- * against an older file, bench_plot.c draws, probe.c measures the machine alone.
+ * against an older file, bench_plot.c draws, probe.c measures the machine alone, probe_gpu.c the GPU.
  *
  * Words (definitions in one place, so that all outputs agree):
  *
@@ -116,5 +116,10 @@ bool plot_can_utf8(void);
 
 /* tandem bench --probe. */
 bool bench_probe(const struct options *o, struct error *err);
+
+/* ---- probe_gpu.c ---- */
+
+/* tandem bench --probe-gpu. ERR_DEVICE without a GPU that can be used. */
+bool bench_probe_gpu(const struct options *o, struct error *err);
 
 #endif

@@ -397,6 +397,8 @@ const struct option option_rows[] = {
       .common = true, .help = "times each test runs", .fallback = "3; of a sweep 1" },
     { "probe", NULL, NULL, NULL, CMD_BENCH, GROUP_TASK, FLAG(probe), .common = true,
       .help = "the machine alone: memory, kernels, arithmetic" },
+    { "probe-gpu", NULL, NULL, NULL, CMD_BENCH, GROUP_TASK, FLAG(probe_gpu), .common = true,
+      .help = "measure the GPU alone: memory, bus, every kernel" },
     { "sweep", NULL, NULL, NULL, CMD_BENCH, GROUP_TASK, FLAG(sweep), .common = true,
       .help = "speed over context, up to the largest -d",
       .fallback = "off; up to 4096 tokens" },

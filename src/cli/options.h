@@ -136,7 +136,7 @@ struct options {
     double max_ppl, max_kl;
 
     /* bench */
-    bool probe, sweep, card;
+    bool probe, probe_gpu, sweep, card;
     struct size_list n_prompt, n_generate, depth; /* none: the defaults of bench.c */
     struct size_list thread_list, batch_list;     /* in place of threads and batch */
     int64_t repetitions; /* UNSET: 3, of a sweep 1 */
