@@ -233,3 +233,8 @@ void experts_run(struct device_cpu *d, const struct experts *e, struct rows dst,
     int64_t grain = grain_of(e->expert_size * n_pairs);
     pool_run(d->pool, run_down, &job, e->down.rows, (grain + ROW_TILE - 1) / ROW_TILE * ROW_TILE);
 }
+
+struct experts_last experts_last(const struct device_cpu *d)
+{
+    return (struct experts_last){ d->first, d->order, d->h };
+}

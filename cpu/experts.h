@@ -16,4 +16,13 @@ struct device_cpu;
 void experts_run(struct device_cpu *d, const struct experts *e, struct rows dst, struct rows src,
                  int n_tokens, const int32_t *ids, const float *weights);
 
+/* What the last experts_run of this device worked on, until the next: pairs (token, slot) by expert,
+ * those of expert x at [first[x], first[x + 1]); pair order[i] is of token order[i] / top_k, and the
+ * inputs of its down matrix are h + i * expert_size. */
+struct experts_last {
+    const int32_t *first, *order;
+    const float *h;
+};
+struct experts_last experts_last(const struct device_cpu *d);
+
 #endif

@@ -10,6 +10,7 @@
 #include "src/base/log.h"
 #include "src/base/mem.h"
 #include "src/base/util.h"
+#include "src/engine/observe.h"
 #include "src/gpu_load.h"
 #include "src/model/memory.h"
 
@@ -150,6 +151,8 @@ bool engine_open(struct engine **out, const char *path, const struct engine_opti
     if (!e)
         return false;
     e->options = *o;
+    if (o->observer)
+        e->options.gpu = GPU_NEVER;
     e->isa = o->isa_given ? o->isa & cpu_isa() : cpu_isa();
     /* The pool comes late: it pins this thread, and threads of the loader would inherit that. What
      * goes to a GPU goes there as it is; the rest is woven. */
@@ -288,6 +291,9 @@ static struct device_cpu_options device_options(const struct engine *e, int64_t 
 {
     struct device_cpu_options o =
         device_needs(&e->model, e->options.act_f32, e->n_batch, n_ctx);
+    const struct params *p = &e->model.params;
+    if (e->options.observer && e->model.arch->has_latent_cache)
+        o.head_width = max_of(o.head_width, p->qk_nope_dim + p->qk_rope_dim + p->kv_lora_rank);
     o.pool = e->pool;
     o.isa = e->isa;
     return o;
@@ -315,7 +321,8 @@ static bool open_device(struct workspace *w, struct engine *e, const struct devi
                         struct error *err)
 {
     if (!e->hybrid)
-        return device_cpu_open(&w->device, o, err);
+        return device_cpu_open(&w->device, o, err) &&
+               (!e->options.observer || observe_device(w->device, e->options.observer, err));
     if (!hybrid_pair_open(&w->pair, e->hybrid, o, err))
         return false;
     w->device = hybrid_pair_device(w->pair);

@@ -15,6 +15,7 @@
 struct engine;
 struct session;
 struct gpu_info; /* gpu/gpu.h */
+struct observer; /* src/engine/observe.h */
 
 /* How the GPU hands routed experts to the CPU: src/engine/hybrid.h. */
 enum handoff_way { HANDOFF_AUTO, HANDOFF_STOP, HANDOFF_CALLBACK };
@@ -41,6 +42,8 @@ struct engine_options {
     int64_t n_ctx;          /* what the first session will ask for: refused before loading when it
                                does not fit; 0: nobody knows, CONTEXT_TRAINED: as trained */
     uint64_t max_ram_bytes; /* most main memory to take; 0: what is free */
+    const struct observer *observer; /* told what every matrix is multiplied with; then without a
+                               GPU, whatever `gpu` says; borrowed; may be NULL */
     const struct placement_wishes *wishes; /* what the options above do not say; borrowed
                                during engine_open; NULL: nothing */
     load_progress *progress; /* may be NULL */
