@@ -213,7 +213,7 @@ static bool choose_types(struct plan *p, const struct options *o, struct error *
         return false;
     p->types.model = (struct recipe_model){
         .arch = str_of(p->config->arch->name), .n_layers = q->n_layers + q->n_mtp,
-        .n_experts = q->n_routed, .n_heads = q->n_heads,
+        .n_mtp = q->n_mtp, .n_experts = q->n_routed, .n_heads = q->n_heads,
         .n_kv_heads = p->config->arch->has_latent_cache ? 1 : q->n_kv_heads };
     for (size_t i = 0; i < p->n_tensors; i++) {
         const struct plan_tensor *t = &p->tensors[i];

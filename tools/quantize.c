@@ -7,6 +7,7 @@
 
 #include "src/cli/command.h"
 #include "src/cli/term.h"
+#include "tools/calibrate.h"
 #include "tools/estimate.h"
 #include "tools/output.h"
 #include "tools/quantize_plan.h"
@@ -96,6 +97,8 @@ bool cmd_quantize(struct options *o, struct error *err)
 {
     struct job job = { 0 };
     struct quantize_plan p = { 0 };
+    if (o->collect_imatrix)
+        return calibrate(o, err);
     bool ok = read_arguments(&job, o, err) &&
               quantize_plan_open(&p, o, job.in, job.out, job.type, err);
     if (ok)

@@ -157,6 +157,7 @@ bool recipe_model_read(struct recipe_model *m, const struct gguf *g, struct erro
     *m = (struct recipe_model){ .arch = str_of("") };
     if (!gguf_get_str(g, "general.architecture", &m->arch, err) ||
         !read_count(g, m->arch, "block_count", &m->n_layers, err) ||
+        !read_count(g, m->arch, "nextn_predict_layers", &m->n_mtp, err) ||
         !read_count(g, m->arch, "expert_count", &m->n_experts, err) ||
         !read_count(g, m->arch, "attention.head_count", &m->n_heads, err))
         return false;

@@ -58,6 +58,7 @@ const char *recipe_names(void);
 struct recipe_model {
     struct str arch;
     int n_layers;  /* block_count, with the layers of multi-token prediction */
+    int n_mtp;     /* of those, for multi-token prediction: the last ones */
     int n_experts; /* 0: dense */
     int n_heads, n_kv_heads; /* of the first layer */
 };
@@ -71,6 +72,7 @@ enum recipe_reason {
     RECIPE_OVERRIDE,
     RECIPE_PROTECTED, /* raised to its floor */
     RECIPE_FALLBACK,  /* rows are no multiple of the block */
+    RECIPE_SPARED,    /* of multi-token prediction, without importance */
 };
 
 struct recipe_tensor {

@@ -8,6 +8,7 @@
 #include "src/cli/buf.h"
 #include "src/cli/term.h"
 #include "src/format/quant.h"
+#include "tools/mixture.h"
 
 #define ENCODERS_VERSION 1 /* of the bytes that the same plan gives; part of the journal */
 #define QUANTIZATION_VERSION 2
@@ -181,8 +182,32 @@ static bool find_all_importance(struct type_plan *p, struct error *err)
                     and_more(&shared, more, sizeof more));
     if (with_unseen)
         log_warning("%llu tensors have experts that the calibration never used, at most %llu in "
-                    "one (-v lists them)", (ull)with_unseen, (ull)most);
+                    "one: rounded with all columns alike (-v lists them)", (ull)with_unseen,
+                    (ull)most);
     return true;
+}
+
+/* No calibration runs the blocks for multi-token prediction: they get the smallest type that can do
+ * without importance. What they cost is small, and what they guess is checked by the main model. */
+static void spare_mtp(struct type_plan *p)
+{
+    struct names spared = { .n = 0 };
+    char more[32];
+    int first = p->model.n_layers - p->model.n_mtp;
+    for (size_t i = 0; i < p->n; i++) {
+        struct recipe_tensor *t = &p->tensors[i];
+        if (tensor_layer(t->name) < first || p->importance[i].n_values ||
+            !recipe_wants_imatrix(&p->recipe, t))
+            continue;
+        p->bytes_after -= type_plan_bytes(p, i);
+        t->type = t->type == TYPE_IQ3_XXS ? TYPE_Q3_K : TYPE_Q2_K;
+        t->reason = RECIPE_SPARED;
+        p->bytes_after += type_plan_bytes(p, i);
+        add_name(&spared, t->name);
+    }
+    if (spared.n)
+        log_note("%s%s belong to multi-token prediction, which no calibration runs: Q2_K or Q3_K "
+                 "instead", spared.text, and_more(&spared, more, sizeof more));
 }
 
 /* */
@@ -221,6 +246,8 @@ bool type_plan_choose(struct type_plan *p, const struct options *o, struct error
     if (p->has_imatrix &&
         (!imatrix_open(&p->imatrix, o->imatrix, err) || !find_all_importance(p, err)))
         return false;
+    if (p->has_imatrix && p->model.n_mtp > 0)
+        spare_mtp(p);
     return check_importance(p, err);
 }
 
@@ -321,7 +348,8 @@ static void add_size_row(struct buf *out, const char *name, uint64_t n, uint64_t
 
 static void add_tensor_rows(const struct type_plan *p, struct buf *out)
 {
-    static const char *const reasons[] = { "", "kept", "as asked", "protected", "rows do not fit" };
+    static const char *const reasons[] = { "", "kept", "as asked", "protected", "rows do not fit",
+                                            "not calibrated" };
     for (size_t i = 0; i < p->n; i++) {
         const struct recipe_tensor *t = &p->tensors[i];
         buf_printf(out, "%-40s %-8s %-8s %s\n", t->name, type_name(t->source), type_name(t->type),

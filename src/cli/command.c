@@ -30,6 +30,7 @@ static const struct command commands[] = {
     { "quantize", CMD_QUANTIZE, "a smaller file of the same model",
       "tandem quantize IN OUT TYPE [THREADS] [options]",
       "  tandem quantize v3-bf16.gguf v3-q4.gguf q4_k_m\n"
+      "  tandem quantize --collect-imatrix -m r1-q8.gguf -f text.txt -o r1.imatrix\n"
       "  tandem quantize r1-q8.gguf r1-iq2.gguf ds-iq2 --imatrix r1.imatrix --dry-run\n",
       cmd_quantize },
     { "convert", CMD_CONVERT, "a Hugging Face checkpoint to a GGUF file",
