@@ -43,6 +43,12 @@ else
   LIB_CFLAGS := $(shell pkg-config --cflags libpcre2-8 readline jansson openblas 2>/dev/null)
   LIB_LDLIBS := $(or $(shell pkg-config --libs libpcre2-8 readline jansson openblas 2>/dev/null),\
                      -lpcre2-8 -lreadline -ljansson -lopenblas)
+  # The one that may be missing: without it Markdown is shown as it was written.
+  ifeq ($(shell echo '\#include <md4c.h>' | $(CC) -E - >/dev/null 2>&1 && echo found),found)
+    LIB_LDLIBS += -lmd4c
+  else
+    SRC := $(filter-out %/markdown.c %/markdown_table.c,$(SRC)) src/cli/markdown_none.c
+  endif
 endif
 
 # Kernels: one folder per ISA, its flags here; the files choose nothing themselves.

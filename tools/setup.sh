@@ -1,5 +1,5 @@
 #!/bin/sh
-# Install what building Tandem needs: a C and a C++ compiler, make, and four libraries. Silent when all is there.
+# Install what building Tandem needs: a C and a C++ compiler, make, and five libraries. Silent when all is there.
 #   sh tools/setup.sh           install what is missing (as root or with sudo), else say how
 #   sh tools/setup.sh --show    say what was found, install nothing
 # Works on Debian and Ubuntu; elsewhere it names what is missing.
@@ -22,6 +22,7 @@ need() {
 library() { have pkg-config && pkg-config --exists "$1"; }
 openblas() { library openblas || ls /usr/include/cblas.h /usr/include/*/cblas.h 2>/dev/null | grep -q .; }
 compiler() { have "${CC:-cc}" && echo 'int main(void){return 0;}' | "${CC:-cc}" -x c -o /dev/null -; }
+header() { echo "#include <$1>" | "${CC:-cc}" -E - ; }
 find_missing() {
     missing=
     need gcc compiler
@@ -33,6 +34,7 @@ find_missing() {
     need libpcre2-dev library libpcre2-8
     need libopenblas-dev openblas
     need libjansson-dev library jansson
+    need libmd4c-dev header md4c.h
 }
 
 # CUDA is optional and never installed from here.

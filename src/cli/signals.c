@@ -12,7 +12,7 @@
 #define LEAVE_WITHIN_NS 2000000000ll
 
 /* Sequentially consistent by default; all are read rarely. */
-static atomic_int cancel, leave, exit_code, resized, continued;
+static atomic_int cancel, leave, exit_code, resized, continued, status;
 static atomic_llong last_interrupt_ns;
 
 static int wake[2] = { -1, -1 }; /* a byte per signal, for signals_wait */
@@ -76,12 +76,20 @@ static void on_window(int signal_number)
     wake_up();
 }
 
+static void on_status(int signal_number)
+{
+    (void)signal_number;
+    status = 1;
+    wake_up();
+}
+
 static const struct {
     int number;
     void (*handler)(int);
 } table[] = {
     { SIGINT, on_interrupt },  { SIGTERM, on_terminate }, { SIGHUP, on_terminate },
     { SIGQUIT, on_terminate }, { SIGTSTP, on_stop },      { SIGWINCH, on_window },
+    { SIGUSR1, on_status },
 };
 
 void signals_init(void)
@@ -142,6 +150,11 @@ bool signals_resized(void)
 bool signals_continued(void)
 {
     return atomic_exchange(&continued, 0) != 0;
+}
+
+bool signals_status(void)
+{
+    return atomic_exchange(&status, 0) != 0;
 }
 
 bool signals_wait(int fd)

@@ -4,6 +4,7 @@
  *   SIGTERM, SIGHUP, SIGQUIT   cancel and leave
  *   SIGTSTP          gives the terminal back in its first state, stops, takes it again on SIGCONT
  *   SIGWINCH         the prompt line is drawn again
+ *   SIGUSR1          one line on stderr says how far things are
  *   SIGPIPE          ignored: a failing write tells the same
  *
  * Handlers touch lock-free atomics and call async-signal-safe functions only. */
@@ -33,6 +34,8 @@ int signals_exit_code(void);
 /* True once after the window changed its size, and after the program was stopped and continued. */
 bool signals_resized(void);
 bool signals_continued(void);
+/* True once after SIGUSR1. */
+bool signals_status(void);
 
 /* Wait until `fd` can be read (true) or a signal came (false). No signal is missed, whichever
  * thread the system chose to handle it and whenever it came: handlers also write into a pipe. */

@@ -68,15 +68,37 @@ bool term_animates(void)
     return term.is_terminal[2] && !term.dumb && term.verbosity > QUIET;
 }
 
-int term_columns(void)
+bool term_draws(int fd)
 {
-    struct winsize size;
-    const char *columns = getenv("COLUMNS");
+    return fd >= 0 && fd <= 2 && term.is_terminal[fd] && !term.dumb;
+}
+
+/* The window's size, zeros where nobody knows. */
+static struct winsize window(void)
+{
+    struct winsize size = { 0 };
     for (int fd = 2; fd >= 0; fd--)
         if (term.is_terminal[fd] && ioctl(fd, TIOCGWINSZ, &size) == 0 && size.ws_col > 0)
-            return size.ws_col;
-    int n = columns ? (int)strtol(columns, NULL, 10) : 0;
-    return n > 0 && n < 10000 ? n : 80;
+            return size;
+    return (struct winsize){ 0 };
+}
+
+/* The window's, else what the environment says, else `last_resort`. */
+static int extent(int known, const char *name, int last_resort)
+{
+    const char *text = getenv(name);
+    int n = text ? (int)strtol(text, NULL, 10) : 0;
+    return known > 0 ? known : n > 0 && n < 10000 ? n : last_resort;
+}
+
+int term_columns(void)
+{
+    return extent(window().ws_col, "COLUMNS", 80);
+}
+
+int term_rows(void)
+{
+    return extent(window().ws_row, "LINES", 24);
 }
 
 bool out_write(const char *bytes, size_t len, struct error *err)
@@ -188,8 +210,19 @@ void term_release(void)
     held = false;
 }
 
+static void (*room)(void *ctx);
+static void *room_ctx;
+
+void note_before(void (*make_room)(void *ctx), void *ctx)
+{
+    room = make_room;
+    room_ctx = ctx;
+}
+
 static void print_line(const char *format, va_list args)
 {
+    if (room)
+        room(room_ctx);
     char line[2048], clean[4 * sizeof line + 1];
     vsnprintf(line, sizeof line, format, args);
     size_t n = term_escape(clean, line, strlen(line));
@@ -294,8 +327,24 @@ void progress_begin(struct progress *p, const char *label, const char *unit)
     p->shown = true;
 }
 
+/* For SIGUSR1, also where nothing is drawn. */
+static void note_progress(const struct progress *p, double done, double total)
+{
+    char of[32];
+    if (p->unit)
+        snprintf(of, sizeof of, "%.0f %s", total, p->unit);
+    else
+        human_bytes(total, of, sizeof of);
+    if (p->shown)
+        err_write("\r\033[K", 4);
+    note("%s: %.0f %% of %s, %.0f s", p->label, total > 0 ? 100 * done / total : 0, of,
+         now_s() - p->start_s);
+}
+
 void progress_update(struct progress *p, double done, double total)
 {
+    if (signals_status())
+        note_progress(p, done, total);
     if (p->shown && now_s() - p->drawn_s >= 0.1)
         draw(p, done, total);
 }

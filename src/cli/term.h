@@ -18,8 +18,10 @@ bool term_stdin(void); /* is it a terminal? */
 bool term_stdout(void);
 bool term_stderr(void);
 bool term_colour(int fd); /* may escape sequences for colour be written there? */
+bool term_draws(int fd);  /* a terminal on which the cursor can be moved? */
 bool term_animates(void); /* may a line on stderr be drawn over? */
 int term_columns(void);
+int term_rows(void);
 
 /* Write all of it to stdout at once. A reader that went away is remembered (out_broken) and returns
  * false without an error: the program leaves quietly with 141. Other failures are ERR_RUN. */
@@ -30,6 +32,8 @@ bool out_broken(void);
 /* One line to stderr, newline added, control bytes escaped; notes fall silent with -q. */
 void note(const char *format, ...) __attribute__((format(printf, 1, 2)));
 void note_error(const char *format, ...) __attribute__((format(printf, 1, 2)));
+/* Call this before a line is noted, so that what is being drawn can make room for it; NULL: nobody. */
+void note_before(void (*make_room)(void *ctx), void *ctx);
 /* Keep lines that belong behind the error which ends the program; note_kept writes them. */
 void note_later(const struct buf *lines);
 void note_kept(void);
