@@ -10,6 +10,7 @@
 #include "src/cli/paths.h"
 #include "src/cli/signals.h"
 #include "src/cli/term.h"
+#include "src/cli/width.h"
 
 /* ---- the conversation ------------------------------------------------------------------------ */
 
@@ -119,6 +120,7 @@ bool chat_ask(struct chat *c, struct str question, struct error *err)
         .stop = c->o->stop.items,
         .n_stop = c->o->stop.n,
         .sink = chat_show_piece,
+        .ask = chat_show_ask,
         .sink_ctx = &show,
     };
     struct exchange *e = add_exchange(c, question, err);
@@ -126,7 +128,9 @@ bool chat_ask(struct chat *c, struct str question, struct error *err)
         return survives(err);
     signals_rearm();
     chat_show_begin(&show, c, &g);
+    double joules = energy_read(&c->energy);
     bool ok = render(c, false, &ids, &go.in_thinking, err) && generate(&c->m, &ids, &go, &g, err);
+    c->joules = energy_read(&c->energy) - joules;
     ok = chat_show_end(&show, ok, err) && ok;
     tokens_release(&ids);
     if (ok) {
@@ -136,7 +140,6 @@ bool chat_ask(struct chat *c, struct str question, struct error *err)
         c->last = g;
         c->answered = true;
         buf_release(&c->last.answer);
-        buf_release(&c->last.thinking);
         chat_show_after(c, &g);
         return true;
     }
@@ -238,16 +241,32 @@ static bool start(struct chat *c, const char *path, struct error *err)
     return true;
 }
 
+static void on_more(void *ctx)
+{
+    chat_show_thought(ctx);
+}
+
+static void on_status(void *ctx)
+{
+    const struct chat *c = ctx;
+    note("waiting for a message; %d exchange%s, context %d %% of %lld", c->n_exchanges,
+         c->n_exchanges == 1 ? "" : "s",
+         (int)(100 * session_n_past(c->m.session) / session_n_ctx(c->m.session)),
+         (long long)session_n_ctx(c->m.session));
+}
+
 bool cmd_chat(struct options *o, struct error *err)
 {
     char path[PATH_SIZE], history[PATH_SIZE];
     struct chat c = { .o = o };
+    width_use_utf8();
     term_hold();
+    energy_open(&c.energy, "");
     bool ok = resolve_model(o, true, path, sizeof path, err) && start(&c, path, err);
     if (ok) {
         bool keep = !o->no_history && term_stdin() &&
                     path_state(history, sizeof history, "history");
-        line_open(chat_offers, &c);
+        line_open(&(struct line_hooks){ chat_offers, on_more, on_status, &c });
         if (keep)
             line_history_load(history);
         if (o->prompt && term_stdin())

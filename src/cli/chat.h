@@ -3,6 +3,7 @@
 #ifndef TANDEM_CLI_CHAT_H
 #define TANDEM_CLI_CHAT_H
 
+#include "src/base/energy.h"
 #include "src/cli/generate.h"
 #include "src/cli/line.h"
 
@@ -19,7 +20,9 @@ struct chat {
     int n_exchanges, capacity;
     int64_t think_budget; /* -1: none */
     enum show_thinking show_thinking;
-    struct generation last; /* figures of the last answer; texts released */
+    struct generation last; /* figures of the last answer, and its thinking */
+    struct energy energy;   /* the machine's meter */
+    double joules;          /* of the last answer; 0: not measured */
     bool answered;          /* is there a last answer? */
     bool warned;            /* that the context fills up */
     bool leave;
@@ -41,7 +44,7 @@ int64_t chat_n_tokens(const struct chat *c);
 /* A line that begins with a slash. */
 bool chat_command(struct chat *c, const char *line, struct error *err);
 
-/* What Tab offers (a line_offers; ctx is the chat): commands, then what their argument is. */
+/* What Tab offers (struct line_hooks; ctx is the chat): commands, then what their argument is. */
 void chat_offers(void *ctx, const char *line, int from, struct line_offer *offer);
 
 #endif

@@ -19,6 +19,7 @@ struct stream {
     enum piece_kind kind;
     bool drop_space;    /* SPM: the space that encoding put in front */
     bool stopped;
+    double asked_s;     /* time that the user took to answer a question */
     bool constrained;   /* the token that is taken was chosen under a grammar */
 };
 
@@ -151,6 +152,42 @@ static bool constrain(struct loaded *m, struct stream *s, int usable, bool *comp
     return true;
 }
 
+/* After Ctrl-C: during thinking the user may choose. */
+static bool goes_on(struct stream *s)
+{
+    if (signals_leave() || !s->o->ask || s->o->plain || !s->think.thinking)
+        return false;
+    signals_rearm();
+    double start = now_s();
+    enum interrupt_choice choice = s->o->ask(s->o->sink_ctx);
+    s->asked_s += now_s() - start;
+    if (choice == INTERRUPT_ANSWER)
+        think_stop(&s->think);
+    return choice != INTERRUPT_STOP && !signals_leave();
+}
+
+/* For SIGUSR1. */
+static void note_status(const struct loaded *m, const struct generation *g)
+{
+    note("%lld tokens written%s, %.1f tok/s, context %d %% of %lld", (long long)g->n_generated,
+         g->ended_in_thinking ? " (thinking)" : "", generation_decode_rate(g),
+         (int)(100 * session_n_past(m->session) / session_n_ctx(m->session)),
+         (long long)session_n_ctx(m->session));
+}
+
+/* Append the token to the timeline. *stop: Ctrl-C, and it was meant so. */
+static bool advance(struct loaded *m, struct stream *s, int32_t id, bool *stop, struct error *err)
+{
+    *stop = signals_cancelled() && !goes_on(s);
+    while (!*stop && !session_decode(m->session, id, err)) {
+        if (!err || err->code != ERR_INTERRUPTED)
+            return false;
+        error_clear(err);
+        *stop = !goes_on(s);
+    }
+    return true;
+}
+
 /* Sample until the end mark, a stop string, the limit, a full context, or Ctrl-C. */
 static bool decode(struct loaded *m, struct stream *s, struct error *err)
 {
@@ -187,23 +224,21 @@ static bool decode(struct loaded *m, struct stream *s, struct error *err)
             return false;
         if (!take(s, id, err))
             return false;
-        g->decode_s = now_s() - first_s;
+        g->decode_s = now_s() - first_s - s->asked_s;
         if (s->stopped)
             break;
-        if (signals_cancelled()) {
-            g->finish = FINISH_INTERRUPTED;
-            break;
-        }
+        if (signals_status())
+            note_status(m, g);
         if (o->n_predict >= 0 && g->n_generated >= o->n_predict)
             continue; /* the limit is reached: no step for a token that nobody wants */
         if (session_n_past(m->session) >= session_n_ctx(m->session)) {
             g->finish = FINISH_CONTEXT;
             break;
         }
-        if (!session_decode(m->session, id, err)) {
-            if (!err || err->code != ERR_INTERRUPTED)
-                return false;
-            error_clear(err);
+        bool stop;
+        if (!advance(m, s, id, &stop, err))
+            return false;
+        if (stop) {
             g->finish = FINISH_INTERRUPTED;
             break;
         }

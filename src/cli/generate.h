@@ -13,6 +13,9 @@ enum piece_kind { PIECE_THINKING, PIECE_ANSWER };
 typedef bool piece_sink(void *ctx, enum piece_kind kind, const char *bytes, size_t len,
                         struct error *err);
 
+/* What to do after a Ctrl-C in the middle of thinking. */
+enum interrupt_choice { INTERRUPT_STOP, INTERRUPT_GO_ON, INTERRUPT_ANSWER };
+
 struct generate_options {
     int64_t n_predict;     /* -1: no limit */
     int64_t think_budget;  /* -1: no limit */
@@ -21,6 +24,7 @@ struct generate_options {
     const char *const *stop;
     int n_stop;
     piece_sink *sink;      /* may be NULL */
+    enum interrupt_choice (*ask)(void *sink_ctx); /* Ctrl-C during thinking; NULL: it stops */
     void *sink_ctx;
 };
 

@@ -2,8 +2,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <langinfo.h>
-#include <locale.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/stat.h>
@@ -12,15 +10,18 @@
 #include <readline/readline.h>
 #include <readline/history.h>
 
+#include "src/cli/editor.h"
+#include "src/cli/keys.h"
+#include "src/cli/paste.h"
 #include "src/cli/signals.h"
 #include "src/cli/term.h"
 
 #define MAX_HISTORY 1000
+#define MAX_ENTRY 16384
 
 /* Readline calls back without a context: one reader per process. */
 static struct {
-    line_offers *offers;
-    void *offers_ctx;
+    struct line_hooks hooks;
     struct line_offer offer; /* for the word being completed */
     char *line; /* what the callback got; malloc'ed by readline */
     bool done;
@@ -44,8 +45,8 @@ static char **complete(const char *start, int from, int to)
 {
     (void)to;
     reader.offer = (struct line_offer){ 0 };
-    if (reader.offers)
-        reader.offers(reader.offers_ctx, rl_line_buffer, from, &reader.offer);
+    if (reader.hooks.offer)
+        reader.hooks.offer(reader.hooks.ctx, rl_line_buffer, from, &reader.offer);
     /* Never offer file names in the middle of a sentence. */
     rl_attempted_completion_over = !reader.offer.files;
     return reader.offer.words ? rl_completion_matches(start, next_word) : NULL;
@@ -59,24 +60,145 @@ static int insert_newline(int count, int key)
     return 0;
 }
 
-/* Readline measures characters by LC_CTYPE, which it sets from the environment. A bare container says
- * nothing or "C": there UTF-8 is the better guess than bytes. Numbers stay in the C locale. */
-static void use_utf8(void)
+/* ---- keys of our own ------------------------------------------------------------------------- */
+
+/* Readline's way to the keys that wait; see keys.h. */
+static int get_key(FILE *from)
 {
-    static const char *const names[] = { "C.UTF-8", "en_US.UTF-8" };
-    setlocale(LC_CTYPE, "");
-    for (size_t i = 0; i < ARRAY_LEN(names) && strcmp(nl_langinfo(CODESET), "UTF-8") != 0; i++)
-        if (setlocale(LC_CTYPE, names[i]))
-            setenv("LC_ALL", names[i], 1);
+    (void)from;
+    while (!keys_waiting())
+        if (!keys_fill() || signals_leave())
+            return EOF;
+    return keys_next();
 }
 
-void line_open(line_offers *offers, void *ctx)
+static int key_waits(void)
 {
-    reader.offers = offers;
-    reader.offers_ctx = ctx;
+    keys_poll();
+    return keys_waiting();
+}
+
+/* Into the line at the cursor; a long text as its mark. */
+static void insert(struct str text)
+{
+    char mark[PASTE_MARK_SIZE];
+    if (paste_is_long(text) && paste_keep(text, mark))
+        rl_insert_text(mark);
+    else
+        rl_insert_text(text.data);
+}
+
+/* Everything up to the mark that ends a paste. False: Ctrl-C, or the input ended. */
+static bool read_paste(struct buf *text)
+{
+    static const char end[] = "\033[201~";
+    const size_t n = sizeof end - 1;
+    for (;;) {
+        int c = keys_next();
+        if (c < 0) {
+            bool ready = signals_wait(STDIN_FILENO);
+            if (ready ? !keys_fill() : signals_leave() || signals_cancelled())
+                return false;
+            continue;
+        }
+        char byte = c == '\r' ? '\n' : (char)c;
+        buf_add(text, &byte, 1);
+        if (byte == '~' && text->len >= n && memcmp(text->data + text->len - n, end, n) == 0) {
+            text->data[text->len -= n] = 0;
+            return !text->out_of_memory;
+        }
+    }
+}
+
+static int on_paste(int count, int key)
+{
+    struct buf text = { 0 };
+    (void)count, (void)key;
+    if (read_paste(&text))
+        insert(buf_str(&text));
+    buf_release(&text);
+    return 0;
+}
+
+/* The shell or an editor used the terminal meanwhile: take it again, draw the line below what it
+ * wrote. */
+static void take_again(void)
+{
+    rl_deprep_terminal();
+    rl_prep_terminal(1);
+    rl_resize_terminal();
+    rl_on_new_line();
+    rl_forced_update_display();
+}
+
+static int on_edit(int count, int key)
+{
+    struct buf text = { 0 };
+    struct error why = { 0 };
+    (void)count, (void)key;
+    paste_expand(&text, rl_line_buffer);
+    rl_deprep_terminal();
+    term_release();
+    bool ok = editor_edit(&text, &why);
+    term_offer();
+    rl_prep_terminal(1);
+    signals_rearm(); /* a Ctrl-C was the editor's */
+    signals_new_input();
+    if (ok) {
+        rl_begin_undo_group();
+        rl_delete_text(0, rl_end);
+        rl_point = 0;
+        insert(buf_str(&text));
+        rl_end_undo_group();
+    } else {
+        fputc('\n', rl_outstream);
+        fflush(rl_outstream);
+        note_error("%s", why.text);
+    }
+    buf_release(&text);
+    take_again();
+    return 0;
+}
+
+/* Print something above the line. */
+static void print_above(void (*print)(void *ctx))
+{
+    if (!print)
+        return;
+    rl_clear_visible_line();
+    fflush(rl_outstream);
+    print(reader.hooks.ctx);
+    rl_on_new_line();
+    rl_forced_update_display();
+}
+
+static int on_more(int count, int key)
+{
+    (void)count, (void)key;
+    print_above(reader.hooks.more);
+    return 0;
+}
+
+static void bind_keys(void)
+{
+    static const struct {
+        const char *keys;
+        rl_command_func_t *run;
+    } rows[] = {
+        { "\\e\\C-m", insert_newline }, { "\\e[200~", on_paste }, { "\\C-x\\C-e", on_edit },
+        { "\\C-g", on_edit }, { "\\C-t", on_more },
+    };
+    static const char *const maps[] = { "emacs", "vi-insert", "vi-command" };
+    for (size_t m = 0; m < ARRAY_LEN(maps); m++)
+        for (size_t i = 0; i < ARRAY_LEN(rows); i++)
+            rl_bind_keyseq_in_map(rows[i].keys, rows[i].run, rl_get_keymap_by_name(maps[m]));
+}
+
+void line_open(const struct line_hooks *hooks)
+{
+    reader.hooks = *hooks;
     if (!term_stdin())
         return;
-    use_utf8();
     rl_readline_name = "tandem";
     rl_instream = stdin;
     rl_outstream = term_stdout() ? stdout : stderr;
@@ -86,7 +208,9 @@ void line_open(line_offers *offers, void *ctx)
     rl_attempted_completion_function = complete;
     rl_basic_word_break_characters = " \t\n";
     rl_initialize();
-    rl_bind_keyseq("\\e\\C-m", insert_newline);
+    bind_keys();
+    rl_getc_function = get_key;
+    rl_input_available_hook = key_waits;
     stifle_history(MAX_HISTORY);
 }
 
@@ -95,6 +219,8 @@ void line_close(void)
     if (term_stdin()) {
         clear_history();
         rl_clear_history();
+        keys_release();
+        paste_release();
     }
 }
 
@@ -117,16 +243,6 @@ static void clear_typed(void)
     fflush(rl_outstream);
 }
 
-/* The shell used the terminal meanwhile: take it again, draw the line below what it wrote. */
-static void take_again(void)
-{
-    rl_deprep_terminal();
-    rl_prep_terminal(1);
-    rl_resize_terminal();
-    rl_on_new_line();
-    rl_forced_update_display();
-}
-
 enum line_result line_read(const char *prompt, struct buf *text, struct error *err)
 {
     enum line_result result = LINE_TEXT;
@@ -138,11 +254,13 @@ enum line_result line_read(const char *prompt, struct buf *text, struct error *e
     term_offer();
     rl_callback_handler_install(prompt, on_line);
     while (!reader.done) {
-        bool key = signals_wait(STDIN_FILENO);
+        bool key = keys_waiting() || signals_wait(STDIN_FILENO);
         if (signals_continued())
             take_again();
         if (signals_resized())
             rl_resize_terminal();
+        if (signals_status())
+            print_above(reader.hooks.status);
         if (key) {
             rl_callback_read_char();
         } else if (signals_leave()) {
@@ -165,7 +283,7 @@ enum line_result line_read(const char *prompt, struct buf *text, struct error *e
         fflush(rl_outstream);
         return LINE_END;
     }
-    buf_puts(text, reader.line);
+    paste_expand(text, reader.line);
     free(reader.line);
     return buf_ok(text, err) ? LINE_TEXT : LINE_FAILED;
 }
@@ -239,7 +357,7 @@ void line_history_load(const char *path)
 
 void line_history_add(const char *text)
 {
-    if (!term_stdin() || !*text || *text == ' ' || *text == '\t')
+    if (!term_stdin() || !*text || *text == ' ' || *text == '\t' || strlen(text) > MAX_ENTRY)
         return;
     int before = history_length;
     add_once(text);

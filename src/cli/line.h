@@ -1,8 +1,10 @@
 /* One line, or one pasted block, typed by a person; or the next line of a pipe.
  *
- * line.c edits with GNU readline (keys of ~/.inputrc, history, bracketed paste, Tab on /commands);
- * line_none.c reads plainly. No key and no Ctrl-C is lost, whenever it
- * comes. */
+ * line.c edits with GNU readline: keys of ~/.inputrc, history with Ctrl-R, Tab, and of our own
+ *     Alt-Enter                a new line inside the message
+ *     Ctrl-X Ctrl-E, Ctrl-G    the message in an editor
+ *     a paste                  stays one message; a long one is shown as a mark (paste.h)
+ * line_none.c reads plainly. No key and no Ctrl-C is lost, whenever it comes (keys.h). */
 #ifndef TANDEM_CLI_LINE_H
 #define TANDEM_CLI_LINE_H
 
@@ -21,17 +23,23 @@ struct line_offer {
     const char *const *words; /* ended by NULL, valid until the next call; NULL: none */
     bool files;               /* names of files */
 };
-typedef void line_offers(void *ctx, const char *line, int from, struct line_offer *offer);
 
-/* `offers` may be NULL. */
-void line_open(line_offers *offers, void *ctx);
+/* What the reader asks back. Any may be NULL. */
+struct line_hooks {
+    void (*offer)(void *ctx, const char *line, int from, struct line_offer *offer); /* Tab */
+    void (*more)(void *ctx);   /* Ctrl-T: print something above the line */
+    void (*status)(void *ctx); /* SIGUSR1: likewise */
+    void *ctx;
+};
+
+void line_open(const struct line_hooks *hooks);
 void line_close(void);
 
 /* Show `prompt` and read. `text` is cleared first. */
 enum line_result line_read(const char *prompt, struct buf *text, struct error *err);
 
 /* History: entries may span lines. The file keeps one escaped entry per line, no two alike, the
- * latest 1000, mode 0600, written as a whole; entries of a chat that ran beside this one are kept.
+ * latest 1000, none above 16 KiB, mode 0600, written as a whole; entries of a chat that ran beside this one are kept.
  * Without line editing these do nothing. */
 void line_history_load(const char *path);
 void line_history_add(const char *text);

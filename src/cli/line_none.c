@@ -1,9 +1,9 @@
 /* Twin of line.c for builds without libraries: no editing, no history. */
 #include "src/cli/line.h"
 
-void line_open(line_offers *offers, void *ctx)
+void line_open(const struct line_hooks *hooks)
 {
-    (void)offers, (void)ctx;
+    (void)hooks;
 }
 
 void line_close(void)

@@ -233,6 +233,10 @@ const struct option option_rows[] = {
       CHOICE(show_thinking, "auto|full|fold|off|stdout"),
       .help = "thinking to stderr, nowhere, or to stdout",
       .fallback = "full on a terminal, off in a pipe" },
+    { "markdown", NULL, NULL, "auto|off", CMD_CHAT, GROUP_ANSWER, CHOICE(markdown, "auto|off"),
+      .help = "lay out Markdown on a terminal", .fallback = "auto: where stdout is one" },
+    { "live", NULL, NULL, NULL, CMD_CHAT, GROUP_ANSWER, FLAG(live),
+      .help = "a line of figures below the answer while it comes" },
     { "no-history", NULL, NULL, NULL, CMD_CHAT, GROUP_ANSWER, FLAG(no_history),
       .help = "do not read or keep the history of typed lines" },
 

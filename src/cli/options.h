@@ -51,6 +51,7 @@ struct named_model {
 enum show_thinking {
     THINKING_AUTO, THINKING_FULL, THINKING_FOLD, THINKING_HIDDEN, THINKING_STDOUT
 };
+enum markdown_use { MARKDOWN_AUTO, MARKDOWN_OFF };
 enum table_format { TABLE_MD, TABLE_CSV, TABLE_JSON, TABLE_JSONL };
 enum bench_limits { LIMITS_MEASURE, LIMITS_KEPT };
 
@@ -121,6 +122,8 @@ struct options {
     struct logit_bias bias[MAX_LIST];
     int n_bias;
     bool no_history;
+    int markdown; /* enum markdown_use */
+    bool live;
 
     /* inspect */
     bool tensors, metadata;

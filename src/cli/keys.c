@@ -1,0 +1,74 @@
+#include "src/cli/keys.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <unistd.h>
+
+#include "src/cli/buf.h"
+#include "src/cli/signals.h"
+#include "src/cli/term.h"
+
+static struct buf queue;
+static size_t first; /* bytes before it were given out */
+
+bool keys_waiting(void)
+{
+    return first < queue.len;
+}
+
+bool keys_fill(void)
+{
+    char bytes[4096];
+    ssize_t n = read(STDIN_FILENO, bytes, sizeof bytes);
+    if (n < 0 && errno == EINTR)
+        return true;
+    if (n <= 0)
+        return false;
+    if (!keys_waiting()) {
+        buf_clear(&queue);
+        first = 0;
+    }
+    buf_add(&queue, bytes, (size_t)n);
+    return !queue.out_of_memory;
+}
+
+void keys_poll(void)
+{
+    struct pollfd in = { .fd = STDIN_FILENO, .events = POLLIN };
+    if (term_stdin() && poll(&in, 1, 0) > 0 && (in.revents & POLLIN))
+        keys_fill();
+}
+
+int keys_next(void)
+{
+    return keys_waiting() ? (unsigned char)queue.data[first++] : -1;
+}
+
+bool keys_take(char key)
+{
+    char *at = keys_waiting() ? memchr(queue.data + first, key, queue.len - first) : NULL;
+    if (!at)
+        return false;
+    memmove(at, at + 1, (size_t)(queue.data + queue.len - at)); /* the 0 behind the bytes too */
+    queue.len--;
+    return true;
+}
+
+int keys_wait(void)
+{
+    keys_poll(); /* what was typed before is no answer */
+    size_t before = queue.len - first;
+    if (!signals_wait(STDIN_FILENO) || !keys_fill() || queue.len - first == before)
+        return 0;
+    char *at = queue.data + first + before;
+    int key = (unsigned char)*at;
+    memmove(at, at + 1, (size_t)(queue.data + queue.len - at));
+    queue.len--;
+    return key;
+}
+
+void keys_release(void)
+{
+    buf_release(&queue);
+    first = 0;
+}
