@@ -67,6 +67,8 @@ struct session_cache {
     const struct kvcache *cache;
     struct draft *draft;  /* NULL: this session does not draft */
     int64_t n_cached;
+    const struct arch *arch;
+    const struct params *params;
     bool any_position;    /* the cache can go back to any position */
     int32_t *tokens;      /* [n_ctx] of the timeline */
     int64_t n_ctx;
@@ -74,8 +76,9 @@ struct session_cache {
 /* All that can be there is: a session that lost its GPU has moved, pairs to draft from are read. The
  * device's errors, ERR_INTERRUPTED. */
 bool session_cache_settle(struct session *s, struct session_cache *c, struct error *err);
-/* The cache now holds tokens[0 .. n-1], which the caller has put there behind session_truncate. */
-void session_cache_adopt(struct session *s, int64_t n);
+/* The cache now holds tokens[0 .. n-1], which the caller has put there behind session_truncate; rings
+ * that it came from had seen `newest` positions. */
+void session_cache_adopt(struct session *s, int64_t n, int64_t newest);
 const struct engine *session_engine(const struct session *s);
 
 #endif

@@ -30,6 +30,7 @@ struct segment {
     int parent;         /* -1: none */
     uint32_t draft;     /* sum of its draft parts; 0: none */
     bool state;
+    int64_t newest;     /* of the cache when it was written: what of a ring was overwritten */
     bool damaged;       /* or a segment on its way is */
     int32_t *tokens;    /* [to - from] */
 };
@@ -151,6 +152,7 @@ static void pack_segment(uint8_t h[SEGMENT], const struct segment *s)
     put32(h + 32, (uint32_t)s->parent);
     put32(h + 36, s->draft);
     put32(h + 40, s->state);
+    put64(h + 44, (uint64_t)s->newest);
     uint32_t crc = crc32c(0, h + 8, SEGMENT - 8);
     put32(h + 4, crc32c(crc, s->tokens, (size_t)(s->to - s->from) * sizeof *s->tokens));
 }
@@ -204,9 +206,10 @@ static bool read_segment(struct prefix_file *f, uint64_t size, struct segment *s
     *s = (struct segment){
         .at = f->end, .bytes = get64(h + 8), .from = (int64_t)get64(h + 16),
         .to = (int64_t)get64(h + 24), .parent = (int)get32(h + 32), .draft = get32(h + 36),
-        .state = get32(h + 40) & 1,
+        .state = get32(h + 40) & 1, .newest = (int64_t)get64(h + 44),
     };
     if (s->bytes > size - s->at || s->from < 0 || s->to <= s->from || s->to > MOST_POSITIONS ||
+        s->newest < s->to || s->newest > MOST_POSITIONS ||
         s->parent < -1 || s->parent >= f->n_segments || (s->parent < 0) != (s->from == 0) ||
         (s->parent >= 0 && f->segments[s->parent].to < s->from))
         return false;
@@ -326,10 +329,30 @@ static int64_t common(const int32_t *a, const int32_t *b, int64_t n)
     return i;
 }
 
-/* The segment whose way holds the longest prefix of tokens, and how long that is: at the segment's
- * end, where the cache knows nothing else. -1: none. */
-static int longest(const struct prefix_file *f, const int32_t *tokens, int64_t n, bool any_position,
-                   int64_t *length, struct error *err)
+/* How many positions the rings of a session have seen that was brought to the end of segment i. */
+static int64_t newest_on_way(const struct prefix_file *f, int i)
+{
+    int64_t newest = 0;
+    for (; i >= 0; i = f->segments[i].parent)
+        newest = max_of(newest, f->segments[i].newest);
+    return newest;
+}
+
+/* Can a cache that was brought to the end of segment i go back to n? Asked of a copy of its table. */
+static bool can_rewind(const struct prefix_file *f, const struct session_cache *c, int i, int64_t n)
+{
+    struct kvcache copy = *c->cache;
+    int64_t to = f->segments[i].to;
+    copy.newest = newest_on_way(f, i);
+    return n == to || !c->arch->cache_rewind ||
+           c->arch->cache_rewind(c->params, &copy, to, n) == n;
+}
+
+/* The segment whose way holds the longest prefix of tokens, and how long that is; to be restored, it
+ * must be where the cache can be brought. -1: none. */
+static int longest(const struct prefix_file *f, const struct session_cache *c,
+                   const int32_t *tokens, int64_t n, bool restore, int64_t *length,
+                   struct error *err)
 {
     int best = -1;
     *length = 0;
@@ -343,8 +366,7 @@ static int longest(const struct prefix_file *f, const int32_t *tokens, int64_t n
         else if (before >= s->from && n >= s->from)
             match[i] = s->from +
                        common(tokens + s->from, s->tokens, min_of(s->to, n) - s->from);
-        bool usable = !s->damaged && (any_position || match[i] == s->to);
-        if (usable && match[i] > *length) {
+        if (!s->damaged && match[i] > *length && (!restore || can_rewind(f, c, i, match[i]))) {
             best = i;
             *length = match[i];
         }
@@ -460,41 +482,72 @@ static bool load_way(struct prefix_file *f, const struct stretch *way, int n,
     return true;
 }
 
+/* Where the loaded cache ends, and what shall be kept of it. */
+struct aim {
+    int leaf;
+    int64_t end, keep;
+};
+
+/* Load what lies between the session's cache and the end of the leaf's way, or as much of it as is
+ * kept where any position can be. */
+static bool load_leaf(struct prefix_file *f, const struct aim *aim, struct session *s,
+                      const struct session_cache *c, load_progress *progress, void *ctx,
+                      struct error *err)
+{
+    struct stretch *way = mem_alloc((size_t)f->n_segments, sizeof *way, "cached prompts", err);
+    if (!way)
+        return false;
+    if (c->draft)
+        draft_adopt(c->draft, aim->end, true);
+    int n = way_to(f, aim->leaf, c->n_cached, aim->end, way);
+    bool ok = load_way(f, way, n, c, progress, ctx, err);
+    mem_free(way);
+    if (!ok) { /* rows behind the session's are nobody's; its rings and states are lost */
+        session_truncate(s, c->any_position ? c->n_cached : 0);
+        return false;
+    }
+    int64_t until = aim->end; /* of each segment, what the next one has not replaced */
+    for (int i = aim->leaf; i >= 0; i = f->segments[i].parent) {
+        const struct segment *g = &f->segments[i];
+        if (until > g->from)
+            memcpy(c->tokens + g->from, g->tokens,
+                   (size_t)(until - g->from) * sizeof *g->tokens);
+        until = min_of(until, g->from);
+    }
+    session_cache_adopt(s, aim->end, newest_on_way(f, aim->leaf));
+    if (c->draft)
+        draft_adopt(c->draft, aim->end,
+                    f->segments[aim->leaf].state && f->segments[aim->leaf].to == aim->end);
+    session_truncate(s, aim->keep);
+    return true;
+}
+
 /* One attempt; ERR_FILE when damage was found, and the next attempt will find less. */
 static bool restore_once(struct prefix_file *f, struct session *s, const int32_t *tokens, int64_t n,
                          int64_t *n_read, load_progress *progress, void *ctx, struct error *err)
 {
     struct session_cache c;
-    int64_t target;
+    struct aim aim;
     *n_read = 0;
     if (!session_cache_settle(s, &c, err))
         return false;
     int64_t held = common(session_tokens(s), tokens, min_of(session_n_past(s), n));
-    int leaf = longest(f, tokens, n, c.any_position, &target, err);
-    if (leaf < 0 || target <= held)
+    if (!c.any_position) { /* only trying tells how much of it there still is */
+        session_truncate(s, held);
+        if (!session_cache_settle(s, &c, err))
+            return false;
+        held = c.n_cached;
+    }
+    aim.leaf = longest(f, &c, tokens, n, true, &aim.keep, err);
+    if (aim.leaf < 0 || aim.keep <= held)
         return true;
-    struct stretch *way = mem_alloc((size_t)f->n_segments, sizeof *way, "cached prompts", err);
-    if (!way)
-        return false;
+    aim.end = c.any_position ? aim.keep : f->segments[aim.leaf].to;
+    if (aim.end > c.n_ctx)
+        return true;
     session_truncate(s, held);
-    if (!session_cache_settle(s, &c, err)) {
-        mem_free(way);
+    if (!session_cache_settle(s, &c, err) || !load_leaf(f, &aim, s, &c, progress, ctx, err))
         return false;
-    }
-    if (c.draft)
-        draft_adopt(c.draft, target, true);
-    int n_way = way_to(f, leaf, c.n_cached, target, way);
-    bool ok = load_way(f, way, n_way, &c, progress, ctx, err);
-    mem_free(way);
-    if (!ok) { /* rows behind `held` are nobody's; rings and states are lost */
-        session_truncate(s, c.any_position ? held : 0);
-        return false;
-    }
-    memcpy(c.tokens, tokens, (size_t)target * sizeof *tokens);
-    session_cache_adopt(s, target);
-    if (c.draft)
-        draft_adopt(c.draft, target, f->segments[leaf].state && f->segments[leaf].to == target);
-    *n_read = target - c.n_cached;
+    *n_read = aim.keep - held;
     return true;
 }
 
@@ -527,6 +580,7 @@ static void plan_segment(const struct prefix_file *f, struct saving *v, int pare
     struct segment *s = &v->s;
     *s = (struct segment){ .at = at, .from = from, .to = c->n_cached, .parent = parent };
     s->tokens = c->tokens + from;
+    s->newest = max_of(c->cache->newest, s->to);
     v->n_draft = c->draft ? draft_parts(c->draft, s->to, v->draft) : 0;
     s->state = v->n_draft > 0 && v->draft[v->n_draft - 1].kind == CACHE_STATE;
     if (v->n_draft > s->state)
@@ -628,11 +682,11 @@ bool prefix_file_save(struct prefix_file *f, struct session *s, uint64_t max_byt
         return true;
     if (!session_cache_settle(s, &c, err))
         return false;
-    longest(f, c.tokens, c.n_cached, c.any_position, &from, err);
+    longest(f, &c, c.tokens, c.n_cached, true, &from, err);
     if (from == c.n_cached) /* all of it is there, or there is nothing */
         return true;
     /* Branching off needs rows alone, which are right at any position. */
-    int parent = longest(f, c.tokens, c.n_cached, true, &from, err);
+    int parent = longest(f, &c, c.tokens, c.n_cached, false, &from, err);
     if (from == c.n_cached) { /* inside a segment, without its state there */
         from = f->segments[parent].from;
         parent = f->segments[parent].parent;

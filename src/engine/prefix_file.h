@@ -20,7 +20,8 @@
  *           32  4  number of the segment that it goes on from, -1: none
  *           36  4  CRC-32C of the list of draft parts, 0: there are none
  *           40  4  1: and the state of the last position behind them
- *           44  12 zero
+ *           44  8  newest: so many positions the rings had seen when this was written, or `to`
+ *           52  4  zero
  *           56  4n the tokens
  *               .. what those positions add to each part of the cache, in order (cache_part_added;
  *                  of a ring all it holds, where the segment branches off inside another), then to

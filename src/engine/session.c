@@ -445,13 +445,15 @@ bool session_cache_settle(struct session *s, struct session_cache *c, struct err
     *c = (struct session_cache){
         .device = s->workspace->device, .cache = &s->cache,
         .draft = s->draft.use ? &s->draft : NULL, .n_cached = s->n_cached,
+        .arch = s->engine->model.arch, .params = &s->engine->model.params,
         .any_position = !s->engine->model.arch->cache_rewind,
         .tokens = s->tokens, .n_ctx = s->n_ctx,
     };
     return true;
 }
 
-void session_cache_adopt(struct session *s, int64_t n)
+void session_cache_adopt(struct session *s, int64_t n, int64_t newest)
 {
+    s->cache.newest = newest;
     s->n_past = s->n_cached = n;
 }
