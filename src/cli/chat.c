@@ -69,12 +69,12 @@ static bool render(const struct chat *c, bool last_answer, struct tokens *ids, b
     if (!messages)
         return false;
     if (c->system.len)
-        messages[n++] = (struct chat_message){ ROLE_SYSTEM, buf_str(&c->system) };
+        messages[n++] = chat_text(ROLE_SYSTEM, buf_str(&c->system));
     for (int i = 0; i < c->n_exchanges; i++) {
-        messages[n++] = (struct chat_message){ ROLE_USER, buf_str(&c->exchanges[i].question) };
+        messages[n++] = chat_text(ROLE_USER, buf_str(&c->exchanges[i].question));
         if (last_answer || i + 1 < c->n_exchanges)
             messages[n++] =
-                (struct chat_message){ ROLE_ASSISTANT, buf_str(&c->exchanges[i].answer) };
+                chat_text(ROLE_ASSISTANT, buf_str(&c->exchanges[i].answer));
     }
     bool ok = chat_render(c->m.format, c->m.tokenizer, messages, n, c->m.think, ids, NULL,
                           in_thinking, err);

@@ -45,7 +45,7 @@ static bool read_messages(struct task *t, struct error *err)
         if (r == ROLE_ASSISTANT && !str_is(role, "assistant"))
             return fail(err, ERR_FILE, "unknown role \"%.*s\"", (int)min_of(role.len, 40),
                         role.data);
-        t->messages[t->n_messages++] = (struct chat_message){ r, content };
+        t->messages[t->n_messages++] = chat_text(r, content);
     }
     return t->n_messages > 0 || fail(err, ERR_FILE, "no \"messages\"");
 }

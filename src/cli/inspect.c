@@ -95,8 +95,8 @@ static bool show_prompt(const struct options *o, const struct gguf *g, const cha
     bool ok = open_tokenizer(&t, g, path, err) && loaded_format(o, g, &format, &why, err) &&
               load_system(o, &system, err);
     if (system.len)
-        messages[n++] = (struct chat_message){ ROLE_SYSTEM, buf_str(&system) };
-    messages[n++] = (struct chat_message){ ROLE_USER, str_of(o->prompt) };
+        messages[n++] = chat_text(ROLE_SYSTEM, buf_str(&system));
+    messages[n++] = chat_text(ROLE_USER, str_of(o->prompt));
     ok = ok && chat_render(format, t, messages, n,
                            chat_format_think_mode(format, g, (enum think_mode)o->think), &ids,
                            &text, NULL, err);

@@ -166,7 +166,7 @@ static bool open_text(struct loaded *m, const struct options *o, const char *pat
     if (!loaded_format(o, g, &m->format, &m->format_why, err))
         return false;
     m->think = chat_format_think_mode(m->format, g, (enum think_mode)o->think);
-    m->thinks = m->think == THINK_ON ||
+    m->thinks = m->think >= THINK_ON ||
                 (m->think == THINK_DEFAULT && chat_format_think_default(m->format, g));
     if ((enum think_mode)o->think != THINK_DEFAULT && !chat_format_thinks(m->format))
         note("--think: the chat format %s has no switch for it", chat_format_name(m->format));

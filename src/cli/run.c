@@ -96,8 +96,8 @@ static bool encode_prompt(struct loaded *m, const struct options *o, struct str 
     size_t n = 0;
     bool ok = load_system(o, &system, err);
     if (system.len)
-        messages[n++] = (struct chat_message){ ROLE_SYSTEM, buf_str(&system) };
-    messages[n++] = (struct chat_message){ ROLE_USER, prompt };
+        messages[n++] = chat_text(ROLE_SYSTEM, buf_str(&system));
+    messages[n++] = chat_text(ROLE_USER, prompt);
     ok = ok && chat_render(m->format, m->tokenizer, messages, n, m->think, ids, NULL, in_thinking,
                            err);
     buf_release(&system);

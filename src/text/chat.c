@@ -31,6 +31,25 @@
     .user = { "<|im_start|>user\n", "<|im_end|>\n" },                                             \
     .assistant = { "<|im_start|>assistant\n", "<|im_end|>\n" }
 
+/* The tiers of V4, and what they begin the prompt with. */
+#define EFFORT_MAX                                                                                \
+    "Reasoning Effort: Absolute maximum with no shortcuts permitted.\n"                           \
+    "You MUST be very thorough in your thinking and comprehensively decompose the problem to "    \
+    "resolve the root cause, rigorously stress-testing your logic against all potential paths, "  \
+    "edge cases, and adversarial scenarios.\n"                                                    \
+    "Explicitly write out your entire deliberation process, documenting every intermediate "      \
+    "step, considered alternative, and rejected hypothesis to ensure absolutely no assumption "   \
+    "is left unchecked.\n\n"
+#define EFFORT_BEYOND                                                                             \
+    "Reasoning Effort: Beyond maximum — exhaustive, relentless, and uncompromising.\n"            \
+    "You MUST reason with the utmost depth and rigor, leaving absolutely nothing to chance: "     \
+    "exhaustively decompose the problem into its most fundamental components, trace every "       \
+    "causal chain to its root, and resolve the underlying cause rather than any surface "         \
+    "symptom.\n"                                                                                  \
+    "Do not stop reasoning until you have independently verified the solution from multiple "     \
+    "angles and are certain that no assumption remains unchecked and no error remains "           \
+    "undiscovered.\n\n"
+
 #define NO_ADVICE .temperature = -1, .top_p = -1
 
 static const struct chat_format formats[] = {
@@ -54,9 +73,15 @@ static const struct chat_format formats[] = {
     { .name = "v3.1", DEEPSEEK_TOGGLE, .system_join = "\n\n", .temperature = 0.6f,
       .top_p = 0.95f },
 
-    /* V3.2 and V4 without tools are V3.1, but for system messages, which stay where they are */
-    { .name = "v3.2", DEEPSEEK_TOGGLE, .think_by_default = true, .temperature = 1, .top_p = 0.95f },
-    { .name = "v4", DEEPSEEK_TOGGLE, .think_by_default = true, .temperature = 1, .top_p = 1 },
+    /* these know tools; without them they are V3.1, but for system messages, which stay where they
+       are */
+    { .name = "v3.2", DEEPSEEK_TOGGLE, .think_by_default = true, .tools = &chat_tools_v32,
+      .temperature = 1, .top_p = 0.95f },
+    { .name = "v4", DEEPSEEK_TOGGLE, .think_by_default = true, .tools = &chat_tools_v4,
+      .max = EFFORT_MAX, .temperature = 1, .top_p = 1 },
+    /* V4-Flash-0731 counts its tiers from below */
+    { .name = "v4-0731", DEEPSEEK_TOGGLE, .think_by_default = true, .tools = &chat_tools_v4,
+      .high = EFFORT_MAX, .max = EFFORT_BEYOND, .temperature = 1, .top_p = 1 },
 
     /* deepseek-coder v1 instruct */
     { .name = "coder", .bos = BOS_TEXT, .user = { "### Instruction:\n", "\n" },
@@ -148,6 +173,11 @@ const char *chat_format_name(const struct chat_format *f)
     return f ? f->name : NULL;
 }
 
+bool chat_format_has_tools(const struct chat_format *f)
+{
+    return f->tools != NULL;
+}
+
 bool chat_format_thinks(const struct chat_format *f)
 {
     return f->think != NULL;
@@ -208,6 +238,14 @@ static const struct chat_format *by_generation(const char *format, struct str mo
     return chat_format_find(self_opening ? "r1-0528" : format);
 }
 
+/* Nothing but its template and its name tells the later one. */
+static const struct chat_format *v4_of(struct str template_text, struct str model_name)
+{
+    if (contains(template_text, "Beyond maximum") || contains_name(model_name, "0731"))
+        return chat_format_find("v4-0731");
+    return chat_format_find("v4");
+}
+
 static const struct chat_format *by_template(struct str text, struct str model_name,
                                              const char **why)
 {
@@ -241,7 +279,7 @@ const struct chat_format *chat_format_detect(const struct gguf *g, const char **
     if (str_is(arch, "deepseek32"))
         return chat_format_find("v3.2");
     if (str_is(arch, "deepseek4"))
-        return chat_format_find("v4");
+        return v4_of(text_of(g, "tokenizer.chat_template"), name);
 
     const struct chat_format *f = by_template(text_of(g, "tokenizer.chat_template"), name, why);
     for (size_t i = 0; !f && i < ARRAY_LEN(fallback_rows); i++) {

@@ -10,14 +10,49 @@
 #include "src/format/gguf.h"
 #include "src/text/tokenizer.h"
 
-enum chat_role { ROLE_SYSTEM, ROLE_USER, ROLE_ASSISTANT };
+/* The last three exist in formats with tools only (chat_format_has_tools). */
+enum chat_role {
+    ROLE_SYSTEM, ROLE_USER, ROLE_ASSISTANT,
+    ROLE_DEVELOPER, /* an instruction that comes as a turn, with tools of its own */
+    ROLE_TOOL,      /* what a call gave back */
+    ROLE_REMINDER,  /* V4: facts of the moment, such as the date */
+};
 
+/* Of a call: the string itself, or the JSON text of any other value. */
+struct chat_argument {
+    struct str name, value;
+    bool is_text;
+};
+
+struct chat_call {
+    struct str id, name; /* id: told apart by it, may be empty */
+    const struct chat_argument *arguments;
+    size_t n_arguments;
+};
+
+/* All text is borrowed. Zeroed members are absent. */
 struct chat_message {
     enum chat_role role;
     struct str content; /* of an assistant: the answer as generated, thinking included or not */
+
+    struct str reasoning;          /* assistant: thinking that is not in content */
+    const struct chat_call *calls; /* assistant: [n_calls] behind content */
+    size_t n_calls;
+    bool is_open;                  /* assistant, last message: the model goes on with it */
+    struct str call_id;            /* tool: the call that this answers */
+    struct str tools;              /* system, developer: functions in JSON, one to a line */
+    struct str schema;             /* system, developer: JSON schema that answers must follow */
+    const char *task;              /* user, developer, V4: "action", "query", "authority", "domain",
+                                      "title", "read_url" */
 };
 
-enum think_mode { THINK_DEFAULT, THINK_OFF, THINK_ON };
+static inline struct chat_message chat_text(enum chat_role role, struct str content)
+{
+    return (struct chat_message){ .role = role, .content = content };
+}
+
+/* High and max are on; where the format knows such tiers they add their text. */
+enum think_mode { THINK_DEFAULT, THINK_OFF, THINK_ON, THINK_HIGH, THINK_MAX };
 
 struct chat_format;
 
@@ -33,6 +68,9 @@ const struct chat_format *chat_format_detect(const struct gguf *g, const char **
 /* The format that a template's text stands for (--template FILE), NULL when it has none of the
  * marks. `model_name` tells generations apart that share a template; may be empty. */
 const struct chat_format *chat_format_of_template(struct str template_text, struct str model_name);
+
+/* Can messages carry tools, calls and results? */
+bool chat_format_has_tools(const struct chat_format *f);
 
 /* Does the format know thinking at all, and is it on when nobody says? */
 bool chat_format_thinks(const struct chat_format *f);
@@ -52,6 +90,7 @@ const char *chat_format_think_close(const struct chat_format *f);
  * Formats with a default system message insert it unless there is one; an empty one leaves it out.
  * THINK_DEFAULT is the format's own; chat_format_think_mode gives the file's.
  * A format that cannot think ignores THINK_ON: ask chat_format_thinks and warn.
+ * ERR_USAGE: messages that the format has no place for, or results that answer no call.
  * *in_thinking (may be NULL): the answer starts inside a thinking block. */
 bool chat_render(const struct chat_format *f, const struct tokenizer *t,
                  const struct chat_message *messages, size_t n_messages, enum think_mode think,

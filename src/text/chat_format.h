@@ -1,6 +1,6 @@
 /* Inside of the chat formats: a row per format, and the list of pieces a prompt is made of.
  *
- * Private to chat.c, chat_render.c and their test; everybody else reads chat.h.
+ * Private to chat.c, chat_render.c, chat_tools.c and their tests; everybody else reads chat.h.
  *
  * A prompt is built in two stages. chat_segments turns messages into segments: marks (single
  * control tokens) and texts, without asking any vocabulary. Encoding then glues neighbouring texts
@@ -13,6 +13,7 @@
 
 #define BOS_TEXT "<｜begin▁of▁sentence｜>"
 #define EOS_TEXT "<｜end▁of▁sentence｜>"
+#define CALL_MARK "｜DSML｜" /* in every tag of a call, between < or </ and the tag's name */
 
 /* What comes before and after a message; NULL is nothing. */
 struct frame {
@@ -24,6 +25,15 @@ enum history {
     HISTORY_AFTER_FIRST, /* an earlier answer is what follows its first </think> */
     HISTORY_AFTER_LAST,  /* ... its last one */
 };
+
+/* Texts around tools and calls; the way messages become a prompt (chat_tools.c) is the family's. */
+struct tool_dialect {
+    bool is_v4;
+    const char *block;         /* name of the tags around calls */
+    const char *before, *after; /* of the functions' schemas */
+};
+
+extern const struct tool_dialect chat_tools_v32, chat_tools_v4;
 
 struct chat_format {
     const char *name;
@@ -38,6 +48,8 @@ struct chat_format {
     bool trim;        /* white space around contents goes */
     bool bare_answer; /* line ends in front of earlier answers go */
     enum history history;
+    const struct tool_dialect *tools; /* NULL: knows no tools */
+    const char *high, *max;           /* begin the prompt at these tiers of thinking; NULL: nothing */
     float temperature, top_p; /* of the model card; < 0: no advice */
 };
 
@@ -64,6 +76,16 @@ bool chat_segments(const struct chat_format *f, const struct chat_message *messa
                    size_t n_messages, enum think_mode think, bool bos, struct segments *out,
                    bool *in_thinking, struct error *err);
 void segments_release(struct segments *s);
+
+/* Append text of a message, or text of the format, cut at its marks; empty and NULL do nothing. */
+bool segments_add(struct segments *s, enum segment_kind kind, struct str text, struct error *err);
+bool segments_add_format(struct segments *s, const char *text, struct error *err);
+
+/* Stage one of formats with tools, without BOS and without the opening of the new turn where that
+ * is the messages' matter. */
+bool chat_tool_segments(const struct chat_format *f, const struct chat_message *messages,
+                        size_t n_messages, enum think_mode think, bool thinks,
+                        struct segments *out, bool *in_thinking, struct error *err);
 
 /* The mark that `text` begins with, or an empty string. */
 struct str chat_mark_at(struct str text);

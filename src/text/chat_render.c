@@ -8,6 +8,8 @@ static const char *const marks[] = {
     BOS_TEXT, EOS_TEXT, "<｜User｜>", "<｜Assistant｜>", "<think>", "</think>", "<|EOT|>",
     "<|im_system|>", "<|im_user|>", "<|im_assistant|>", "<|im_middle|>", "<|im_start|>",
     "<|im_end|>", "<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>",
+    CALL_MARK, "<｜latest_reminder｜>", "<｜action｜>", "<｜query｜>", "<｜authority｜>", "<｜domain｜>",
+    "<｜title｜>", "<｜read_url｜>",
 };
 
 struct str chat_mark_at(struct str text)
@@ -22,7 +24,7 @@ struct str chat_mark_at(struct str text)
 
 /* --- stage one: segments ---------------------------------------------------------------------- */
 
-static bool add(struct segments *s, enum segment_kind kind, struct str text, struct error *err)
+bool segments_add(struct segments *s, enum segment_kind kind, struct str text, struct error *err)
 {
     if (text.len == 0)
         return true;
@@ -45,7 +47,7 @@ void segments_release(struct segments *s)
 }
 
 /* Text of the format, cut at its marks. */
-static bool add_format(struct segments *s, const char *text, struct error *err)
+bool segments_add_format(struct segments *s, const char *text, struct error *err)
 {
     struct str rest = text ? str_of(text) : (struct str){ "", 0 };
     size_t plain = 0;
@@ -56,14 +58,14 @@ static bool add_format(struct segments *s, const char *text, struct error *err)
             continue;
         }
         enum segment_kind kind = str_is(mark, EOS_TEXT) ? SEGMENT_EOS : SEGMENT_MARK;
-        if (!add(s, SEGMENT_FORMAT, (struct str){ rest.data, plain }, err) ||
-            !add(s, kind, mark, err))
+        if (!segments_add(s, SEGMENT_FORMAT, (struct str){ rest.data, plain }, err) ||
+            !segments_add(s, kind, mark, err))
             return false;
         rest.data += plain + mark.len;
         rest.len -= plain + mark.len;
         plain = 0;
     }
-    return add(s, SEGMENT_FORMAT, rest, err);
+    return segments_add(s, SEGMENT_FORMAT, rest, err);
 }
 
 static struct str trimmed(const struct chat_format *f, struct str text)
@@ -109,15 +111,17 @@ static bool add_answer(struct segments *s, const struct chat_format *f, struct s
         stored = NULL;
     if (after && *after == '\n' && answer.len > 0 && answer.data[answer.len - 1] == '\n')
         answer.len--;
-    return add_format(s, f->assistant.before, err) && add_format(s, stored, err) &&
-           add(s, SEGMENT_CONTENT, answer, err) && add_format(s, after, err);
+    return segments_add_format(s, f->assistant.before, err) &&
+           segments_add_format(s, stored, err) &&
+           segments_add(s, SEGMENT_CONTENT, answer, err) && segments_add_format(s, after, err);
 }
 
 static bool add_framed(struct segments *s, const struct chat_format *f, const struct frame *frame,
                        struct str content, struct error *err)
 {
-    return add_format(s, frame->before, err) &&
-           add(s, SEGMENT_CONTENT, trimmed(f, content), err) && add_format(s, frame->after, err);
+    return segments_add_format(s, frame->before, err) &&
+           segments_add(s, SEGMENT_CONTENT, trimmed(f, content), err) &&
+           segments_add_format(s, frame->after, err);
 }
 
 /* What comes before the first turn: the default, or all system messages where they are joined. */
@@ -129,21 +133,30 @@ static bool add_system(struct segments *s, const struct chat_format *f,
         if (messages[i].role != ROLE_SYSTEM)
             continue;
         if (f->system_join)
-            ok = add_format(s, any ? f->system_join : NULL, err) &&
-                 add(s, SEGMENT_CONTENT, trimmed(f, messages[i].content), err);
+            ok = segments_add_format(s, any ? f->system_join : NULL, err) &&
+                 segments_add(s, SEGMENT_CONTENT, trimmed(f, messages[i].content), err);
         any = true;
     }
-    return ok && (any || add_format(s, f->system_default, err));
+    return ok && (any || segments_add_format(s, f->system_default, err));
 }
 
-bool chat_segments(const struct chat_format *f, const struct chat_message *messages,
-                   size_t n_messages, enum think_mode think, bool bos, struct segments *out,
-                   bool *in_thinking, struct error *err)
+/* Formats without tools have no place for what only those know. */
+static bool is_plain(const struct chat_format *f, const struct chat_message *m, struct error *err)
 {
-    bool ok = (!bos || add(out, SEGMENT_BOS, str_of(f->bos ? f->bos : BOS_TEXT), err)) &&
-              add_system(out, f, messages, n_messages, err);
+    bool plain = m->role <= ROLE_ASSISTANT && m->n_calls == 0 && m->tools.len == 0 &&
+                 m->schema.len == 0 && !m->task && !m->is_open;
+    return plain || fail(err, ERR_USAGE, "the chat format \"%s\" knows no tools, results or tasks "
+                         "(v3.2 and v4 do)", f->name);
+}
+
+static bool plain_segments(const struct chat_format *f, const struct chat_message *messages,
+                           size_t n_messages, bool thinks, struct segments *out, struct error *err)
+{
+    bool ok = add_system(out, f, messages, n_messages, err);
     for (size_t i = 0; ok && i < n_messages; i++) {
         const struct chat_message *m = &messages[i];
+        if (!is_plain(f, m, err))
+            return false;
         if (m->role == ROLE_ASSISTANT)
             ok = add_answer(out, f, m->content, err);
         else if (m->role == ROLE_USER)
@@ -151,12 +164,24 @@ bool chat_segments(const struct chat_format *f, const struct chat_message *messa
         else if (!f->system_join)
             ok = add_framed(out, f, &f->system, m->content, err);
     }
+    return ok && segments_add_format(out, f->assistant.before, err) &&
+           segments_add_format(out, thinks ? f->think : f->no_think, err);
+}
+
+bool chat_segments(const struct chat_format *f, const struct chat_message *messages,
+                   size_t n_messages, enum think_mode think, bool bos, struct segments *out,
+                   bool *in_thinking, struct error *err)
+{
     bool thinks = chat_format_thinks(f) &&
-                  (think == THINK_ON || (think == THINK_DEFAULT && f->think_by_default));
-    const char *beginning = thinks ? f->think : f->no_think;
-    if (in_thinking)
-        *in_thinking = thinks && strncmp(f->think, "<think>", 7) == 0;
-    return ok && add_format(out, f->assistant.before, err) && add_format(out, beginning, err);
+                  (think >= THINK_ON || (think == THINK_DEFAULT && f->think_by_default));
+    bool ignored;
+    in_thinking = in_thinking ? in_thinking : &ignored;
+    *in_thinking = thinks && strncmp(f->think, "<think>", 7) == 0;
+    if (bos && !segments_add(out, SEGMENT_BOS, str_of(f->bos ? f->bos : BOS_TEXT), err))
+        return false;
+    if (f->tools)
+        return chat_tool_segments(f, messages, n_messages, think, thinks, out, in_thinking, err);
+    return plain_segments(f, messages, n_messages, thinks, out, err);
 }
 
 /* --- stage two: tokens ------------------------------------------------------------------------ */
@@ -185,11 +210,20 @@ static bool append(struct bytes *b, struct str text, struct error *err)
     return true;
 }
 
+static bool is_user_defined(const struct tokenizer *t, const char *text)
+{
+    int32_t id = tokenizer_find(t, text);
+    return id >= 0 && tokenizer_type(t, id) == TOKEN_USER_DEFINED;
+}
+
 /* Files often type <think> or even the role marks as "user-defined", and those are matched in any
  * text. Length of such a look-alike at the start of `text`, 0 if there is none. */
 static size_t look_alike(const struct tokenizer *t, struct str text)
 {
     static const char *const starts[] = { "<|", "<｜", "<think>", "</think>", "<s>", "</s>", "[" };
+    size_t n_call = strlen(CALL_MARK);
+    if (text.len >= n_call && memcmp(text.data, CALL_MARK, n_call) == 0)
+        return is_user_defined(t, CALL_MARK) ? n_call : 0;
     char copy[72];
     bool begins = false;
     for (size_t i = 0; i < ARRAY_LEN(starts) && !begins; i++)
@@ -205,24 +239,24 @@ static size_t look_alike(const struct tokenizer *t, struct str text)
         return 0;
     copy[len++] = last;
     copy[len] = 0;
-    int32_t id = tokenizer_find(t, copy);
-    return id >= 0 && tokenizer_type(t, id) == TOKEN_USER_DEFINED ? len : 0;
+    return is_user_defined(t, copy) ? len : 0;
 }
 
-/* A run of plain text. Look-alikes of marks are cut after their first byte, so that they are
+/* A run of plain text. Look-alikes of marks are cut after their first character, so that they are
  * spelled out instead of becoming a token. */
 static bool encode_plain(const struct tokenizer *t, struct str run, struct tokens *tokens,
                          struct error *err)
 {
     size_t start = 0;
     for (size_t i = 0; i < run.len; i++) {
-        bool may_begin = run.data[i] == '<' || run.data[i] == '[';
+        bool may_begin = run.data[i] == '<' || run.data[i] == '[' || run.data[i] == CALL_MARK[0];
         if (!may_begin || look_alike(t, (struct str){ run.data + i, run.len - i }) == 0)
             continue;
-        struct str piece = { run.data + start, i + 1 - start };
+        size_t end = i + (run.data[i] == CALL_MARK[0] ? strlen("｜") : 1);
+        struct str piece = { run.data + start, end - start };
         if (!tokenizer_encode(t, piece, false, tokens, err))
             return false;
-        start = i + 1;
+        start = end;
     }
     struct str rest = { run.data + start, run.len - start };
     return rest.len == 0 || tokenizer_encode(t, rest, false, tokens, err);
