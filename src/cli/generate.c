@@ -17,6 +17,7 @@ struct stream {
     struct stop_matcher *stop;
     struct buf pending; /* bytes of a character that is not complete yet */
     enum piece_kind kind;
+    int32_t shown_mark; /* -1: none */
     bool drop_space;    /* SPM: the space that encoding put in front */
     bool stopped;
     double asked_s;     /* time that the user took to answer a question */
@@ -62,7 +63,7 @@ static bool take(struct stream *s, int32_t id, struct error *err)
 {
     enum think_part part = s->o->plain ? PART_ANSWER : think_token(&s->think, id);
     enum piece_kind kind = part == PART_THINK ? PIECE_THINKING : PIECE_ANSWER;
-    struct str bytes = tokenizer_bytes(s->tokenizer, id, false);
+    struct str bytes = tokenizer_bytes(s->tokenizer, id, id == s->shown_mark);
 
     s->g->n_generated++;
     s->g->n_thinking += part != PART_ANSWER;
@@ -250,6 +251,7 @@ bool generate(struct loaded *m, const struct tokens *prompt, const struct genera
               struct generation *g, struct error *err)
 {
     struct stream s = { .o = o, .g = g, .tokenizer = m->tokenizer, .kind = PIECE_ANSWER };
+    s.shown_mark = o->shown_mark ? tokenizer_find(m->tokenizer, o->shown_mark) : -1;
     s.drop_space = tokenizer_adds_space(m->tokenizer) && !m->constraint;
     if (m->constraint)
         constraint_reset(m->constraint);

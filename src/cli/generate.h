@@ -21,6 +21,7 @@ struct generate_options {
     int64_t think_budget;  /* -1: no limit */
     bool in_thinking;      /* the prompt opened a thinking block */
     bool plain;            /* no thinking is looked for: everything is answer */
+    const char *shown_mark; /* a control token whose text is shown all the same; NULL: none is */
     const char *const *stop;
     int n_stop;
     piece_sink *sink;      /* may be NULL */

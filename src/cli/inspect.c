@@ -5,6 +5,7 @@
 
 #include "src/base/mem.h"
 #include "src/cli/command.h"
+#include "src/cli/dialogue.h"
 #include "src/cli/inspect.h"
 #include "src/cli/load.h"
 #include "src/cli/paths.h"
@@ -87,17 +88,14 @@ static bool show_prompt(const struct options *o, const struct gguf *g, const cha
     struct tokenizer *t = NULL;
     struct tokens ids = { 0 };
     struct buf system = { 0 }, out = { 0 };
-    struct chat_message messages[2];
+    struct dialogue dialogue = { 0 };
     const struct chat_format *format;
     const char *why;
     char *text = NULL;
-    size_t n = 0;
     bool ok = open_tokenizer(&t, g, path, err) && loaded_format(o, g, &format, &why, err) &&
-              load_system(o, &system, err);
-    if (system.len)
-        messages[n++] = chat_text(ROLE_SYSTEM, buf_str(&system));
-    messages[n++] = chat_text(ROLE_USER, str_of(o->prompt));
-    ok = ok && chat_render(format, t, messages, n,
+              load_system(o, &system, err) &&
+              dialogue_open(&dialogue, o, buf_str(&system), str_of(o->prompt ? o->prompt : ""), err);
+    ok = ok && chat_render(format, t, dialogue.messages, dialogue.n,
                            chat_format_think_mode(format, g, (enum think_mode)o->think), &ids,
                            &text, NULL, err);
     if (ok && o->json) {
@@ -114,6 +112,7 @@ static bool show_prompt(const struct options *o, const struct gguf *g, const cha
         note("%zu tokens, format %s (%s)", ids.n, chat_format_name(format), why);
     }
     mem_free(text);
+    dialogue_close(&dialogue);
     buf_release(&system);
     buf_release(&out);
     tokens_release(&ids);
@@ -362,7 +361,7 @@ bool cmd_inspect(struct options *o, struct error *err)
         ok = inspect_verify(o, &g, path, err);
     else if (o->tokens)
         ok = show_tokens(o, &g, path, err);
-    else if (o->prompt)
+    else if (o->prompt || o->messages)
         ok = show_prompt(o, &g, path, err);
     else if (o->metadata && !o->json)
         ok = show_metadata(o, &g, err);

@@ -34,6 +34,11 @@ bool js_print(struct json *j, int indent, struct error *err);
 /* ERR_FILE with line and column of the mistake. The caller frees. */
 struct json *js_parse(struct str text, struct error *err);
 
+/* Append a value as models were trained to read it: on one line, ", " and ": " between, members in
+ * their order, floats by their shortest form (what Python's json.dumps writes without ASCII escapes). */
+struct buf;
+void js_write(struct buf *out, const struct json *j);
+
 /* Views into a parsed value, NULL or false where there is no such thing. */
 const struct json *js_get(const struct json *object, const char *key);
 const struct json *js_at(const struct json *array, size_t index);

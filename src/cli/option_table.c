@@ -25,6 +25,11 @@ static bool read_think(struct options *o, const char *value, struct error *err)
         o->think_budget = UNSET;
         return true;
     }
+    if (strcmp(value, "high") == 0 || strcmp(value, "max") == 0) {
+        o->think = strcmp(value, "max") == 0 ? THINK_MAX : THINK_HIGH;
+        o->think_budget = UNSET;
+        return true;
+    }
     if (strcmp(value, "auto") == 0) {
         o->think = THINK_DEFAULT;
         o->think_budget = UNSET;
@@ -33,7 +38,7 @@ static bool read_think(struct options *o, const char *value, struct error *err)
     errno = 0;
     long long n = strtoll(value, &end, 10);
     if (end == value || *end || errno || n < 0 || n > 1000000000)
-        return fail(err, ERR_USAGE, "wants on, off or a number of tokens, got \"%s\"", value);
+        return fail(err, ERR_USAGE, "wants on, off, high, max or a number of tokens, got \"%s\"", value);
     o->think = n > 0 ? THINK_ON : THINK_OFF;
     o->think_budget = n > 0 ? n : UNSET;
     return true;
@@ -206,13 +211,18 @@ const struct option option_rows[] = {
       .common = true, .help = "system prompt", .fallback = "none" },
     { "system-prompt-file", "-sysf", NULL, "FILE", RENDERS, GROUP_PROMPT, TEXT(system_file),
       .help = "system prompt from a file" },
-    { "think", NULL, "--reasoning --reasoning-budget", "on|off|N", RENDERS, GROUP_PROMPT,
-      CUSTOM(read_think), .common = true,
-      .help = "think first, with N: at most N tokens", .fallback = "as the model is" },
+    { "think", NULL, "--reasoning --reasoning-budget", "on|off|high|max|N", RENDERS,
+      GROUP_PROMPT, CUSTOM(read_think), .common = true,
+      .help = "think first, with N: at most N tokens; high and max: V4's tiers",
+      .fallback = "as the model is" },
     { "no-think", NULL, NULL, NULL, RENDERS, GROUP_PROMPT, CONST(think, THINK_OFF),
       .help = "the same as --think off" },
     { "template", NULL, "--chat-format --chat-template", "NAME|FILE", RENDERS, GROUP_PROMPT,
       TEXT(template_name), .help = "chat format instead of the one found in the file" },
+    { "messages", NULL, NULL, "FILE", CMD_RUN | CMD_INSPECT, GROUP_PROMPT, TEXT(messages),
+      .help = "a conversation in JSON, which the prompt goes on with" },
+    { "tools", NULL, NULL, "FILE", CMD_RUN | CMD_INSPECT, GROUP_PROMPT, TEXT(tools),
+      .help = "functions in JSON that the model may call (V3.2, V4); its calls are printed as JSON" },
     { "raw", NULL, "--raw-prompt", NULL, CMD_RUN, GROUP_PROMPT, FLAG(raw),
       .help = "feed the prompt as written, without chat format; special tokens are parsed" },
 

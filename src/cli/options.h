@@ -107,6 +107,7 @@ struct options {
     const char *system_file;
     const char *template_name;
     bool raw;
+    const char *messages, *tools; /* JSON files: src/cli/dialogue.h */
     int think;            /* enum think_mode */
     int64_t think_budget; /* UNSET: none */
     int show_thinking;    /* enum show_thinking */

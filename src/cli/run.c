@@ -6,6 +6,7 @@
 
 #include "src/base/mem.h"
 #include "src/cli/command.h"
+#include "src/cli/dialogue.h"
 #include "src/cli/generate.h"
 #include "src/cli/json.h"
 #include "src/cli/paths.h"
@@ -54,7 +55,7 @@ static bool gather_prompt(const struct options *o, struct buf *prompt, struct er
         add_part(prompt, str_of(o->prompt), o->raw, &n_parts);
     for (int i = 0; i < o->files.n; i++)
         stdin_named = stdin_named || strcmp(o->files.items[i], "-") == 0;
-    bool from_terminal = term_stdin() && !o->prompt && o->files.n == 0;
+    bool from_terminal = term_stdin() && !o->prompt && o->files.n == 0 && !o->messages;
     if (!stdin_named && (from_terminal || (!term_stdin() && stdin_is_input()))) {
         ok = read_stdin(&part, err);
         if (ok && part.len)
@@ -69,15 +70,17 @@ static bool gather_prompt(const struct options *o, struct buf *prompt, struct er
     buf_release(&part);
     if (!ok || !buf_ok(prompt, err))
         return false;
-    return n_parts > 0 ||
+    return n_parts > 0 || o->messages ||
            fail(err, ERR_USAGE, "no prompt: give -p TEXT, -f FILE, or text on standard input");
 }
 
-/* Ids of the prompt: rendered as a chat, or raw with special tokens parsed. */
+/* Ids of the prompt: rendered as a chat, or raw with special tokens parsed. may_call: the model was
+ * given tools. */
 static bool encode_prompt(struct loaded *m, const struct options *o, struct str prompt,
-                          struct tokens *ids, bool *in_thinking, struct error *err)
+                          struct tokens *ids, bool *in_thinking, bool *may_call,
+                          struct error *err)
 {
-    *in_thinking = false;
+    *in_thinking = *may_call = false;
     if (o->raw) {
         int32_t bos = tokenizer_bos(m->tokenizer);
         if (!tokenizer_encode(m->tokenizer, prompt, true, ids, err))
@@ -92,14 +95,12 @@ static bool encode_prompt(struct loaded *m, const struct options *o, struct str 
         return ids->n > 0 || fail(err, ERR_USAGE, "the prompt is empty");
     }
     struct buf system = { 0 };
-    struct chat_message messages[2];
-    size_t n = 0;
-    bool ok = load_system(o, &system, err);
-    if (system.len)
-        messages[n++] = chat_text(ROLE_SYSTEM, buf_str(&system));
-    messages[n++] = chat_text(ROLE_USER, prompt);
-    ok = ok && chat_render(m->format, m->tokenizer, messages, n, m->think, ids, NULL, in_thinking,
-                           err);
+    struct dialogue d = { 0 };
+    bool ok = load_system(o, &system, err) && dialogue_open(&d, o, buf_str(&system), prompt, err) &&
+              chat_render(m->format, m->tokenizer, d.messages, d.n, m->think, ids, NULL,
+                          in_thinking, err);
+    *may_call = d.has_tools;
+    dialogue_close(&d);
     buf_release(&system);
     return ok;
 }
@@ -110,6 +111,9 @@ struct output {
     bool stream;         /* answer pieces go to stdout at once */
     enum show_thinking thinking;
     bool wrote_thinking; /* the cursor stands behind thinking */
+    bool may_call;       /* what could be the beginning of a call is held back */
+    struct buf answer;   /* then: all of it, */
+    size_t n_shown;      /* and how much went out */
 };
 
 /* Escaped for a terminal, as it is for a pipe. */
@@ -135,6 +139,17 @@ static void write_thinking(const char *bytes, size_t len)
     buf_release(&clean);
 }
 
+static bool stream_answer(struct output *out, const char *bytes, size_t len, struct error *err)
+{
+    if (!out->may_call)
+        return write_answer(bytes, len, err);
+    buf_add(&out->answer, bytes, len);
+    struct str all = buf_str(&out->answer);
+    size_t from = out->n_shown, ready = max_of(chat_reply_ready(all), from);
+    out->n_shown = ready;
+    return buf_ok(&out->answer, err) && write_answer(all.data + from, ready - from, err);
+}
+
 static bool on_piece(void *ctx, enum piece_kind kind, const char *bytes, size_t len,
                      struct error *err)
 {
@@ -155,7 +170,7 @@ static bool on_piece(void *ctx, enum piece_kind kind, const char *bytes, size_t 
         if (out->thinking != THINKING_STDOUT)
             err_write("\n\n", 2);
     }
-    return !out->stream || write_answer(bytes, len, err);
+    return !out->stream || stream_answer(out, bytes, len, err);
 }
 
 /* The numbers of drafting; nothing when this session does not. */
@@ -173,10 +188,16 @@ static void put_draft(struct json *j, const struct loaded *m)
     js_set(j, "plain_step_s", js_real(d.plain_s));
 }
 
-static bool print_json(const struct loaded *m, const struct generation *g, struct error *err)
+static bool print_json(const struct loaded *m, const struct generation *g,
+                       const struct chat_reply *reply, struct error *err)
 {
     struct json *j = js_object();
-    js_set(j, "text", js_text(buf_str(&g->answer)));
+    const char *finish = finish_name(g->finish);
+    if (reply->n_calls > 0 && g->finish == FINISH_STOP)
+        finish = "tool_calls";
+    js_set(j, "text", js_text(reply->content));
+    if (reply->n_calls > 0)
+        js_set(j, "tool_calls", dialogue_calls_json(reply));
     js_set(j, "thinking", js_text(buf_str(&g->thinking)));
     js_set(j, "prompt_tokens", js_int(g->n_prompt));
     js_set(j, "completion_tokens", js_int(g->n_generated));
@@ -185,7 +206,7 @@ static bool print_json(const struct loaded *m, const struct generation *g, struc
     js_set(j, "decode_tok_s", js_real(generation_decode_rate(g)));
     put_draft(j, m);
     js_set(j, "load_s", js_real(m->load_s));
-    js_set(j, "finish_reason", js_text(str_of(finish_name(g->finish))));
+    js_set(j, "finish_reason", js_text(str_of(finish)));
     js_set(j, "seed", js_int((int64_t)m->sampling.seed));
     js_set(j, "model", js_text(str_of(m->description)));
     return js_print(j, 0, err);
@@ -220,10 +241,47 @@ static bool stdout_is_pipe(void)
     return fstat(STDOUT_FILENO, &st) == 0 && S_ISFIFO(st.st_mode);
 }
 
+/* The calls of the answer; a model that calls before it is done thinking means to answer with that.
+ * What cannot be read stays text. */
+static bool read_calls(const struct generation *g, bool may_call, struct chat_reply *reply,
+                       struct error *err)
+{
+    struct error why = { 0 };
+    *reply = (struct chat_reply){ .content = buf_str(&g->answer) };
+    if (!may_call)
+        return true;
+    bool ok = chat_reply_parse(buf_str(&g->answer), reply, &why);
+    if (ok && g->answer.len == 0) {
+        ok = chat_reply_parse(buf_str(&g->thinking), reply, &why);
+        reply->content = buf_str(&g->answer);
+    }
+    if (!ok && why.code == ERR_FIT)
+        return fail(err, ERR_FIT, "%s", why.text);
+    if (why.code != ERR_NONE)
+        note("a call in this answer cannot be read (%s); it is left as text", why.text);
+    return true;
+}
+
+/* What was held back, then the calls, a line each. */
+static bool finish_text(struct output *out, const struct chat_reply *reply, struct error *err)
+{
+    struct buf calls = { 0 };
+    struct str all = buf_str(&out->answer);
+    size_t end = out->may_call ? max_of(reply->content.len, out->n_shown) : 0;
+    bool ok = end <= out->n_shown || write_answer(all.data + out->n_shown, end - out->n_shown, err);
+    bool bare = reply->n_calls > 0 && reply->content.len == 0;
+    dialogue_write_calls(&calls, reply);
+    ok = ok && (bare || out_puts("\n", err)) && buf_ok(&calls, err) &&
+         (calls.len == 0 || out_write(calls.data, calls.len, err));
+    buf_release(&calls);
+    return ok;
+}
+
 static bool answer(struct loaded *m, const struct options *o, struct str prompt, struct error *err)
 {
     struct tokens ids = { 0 };
     struct generation g = { 0 };
+    struct chat_reply reply = { 0 };
     struct output out = { .stream = !o->json, .thinking = (enum show_thinking)o->show_thinking };
     struct generate_options go = {
         .n_predict = o->n_predict,
@@ -238,17 +296,21 @@ static bool answer(struct loaded *m, const struct options *o, struct str prompt,
         out.thinking = term_stdout() && term_stderr() && !o->json ? THINKING_FULL : THINKING_HIDDEN;
     if (o->json && out.thinking == THINKING_STDOUT)
         out.thinking = THINKING_HIDDEN; /* it is a field of the object */
-    bool ok = encode_prompt(m, o, prompt, &ids, &go.in_thinking, err) &&
-              generate(m, &ids, &go, &g, err);
+    bool ok = encode_prompt(m, o, prompt, &ids, &go.in_thinking, &out.may_call, err);
+    go.shown_mark = out.may_call ? CHAT_CALL_MARK : NULL;
+    ok = ok && generate(m, &ids, &go, &g, err);
     bool begun = g.n_generated > 0;
+    ok = read_calls(&g, out.may_call, &reply, ok ? err : NULL) && ok;
     if (ok && o->json)
-        ok = print_json(m, &g, err);
+        ok = print_json(m, &g, &reply, err);
     else if (!o->json && (ok || begun) && !out_broken())
-        ok = out_puts("\n", ok ? err : NULL) && ok;
+        ok = finish_text(&out, &reply, ok ? err : NULL) && ok;
     if (ok && (o->stats || (term_stderr() && !stdout_is_pipe())))
         print_stats(m, &g);
     if (ok && g.finish == FINISH_INTERRUPTED)
         ok = fail(err, ERR_INTERRUPTED, "interrupted");
+    chat_reply_release(&reply);
+    buf_release(&out.answer);
     generation_release(&g);
     tokens_release(&ids);
     return ok;
@@ -259,7 +321,12 @@ bool cmd_run(struct options *o, struct error *err)
     char path[PATH_SIZE];
     struct buf prompt = { 0 };
     struct loaded m = { 0 };
-    bool ok = (!o->json || js_available(err)) && resolve_model(o, true, path, sizeof path, err) &&
+    bool wants_json = o->json || o->tools || o->messages;
+    if (o->raw && (o->tools || o->messages)) {
+        return fail(err, ERR_USAGE, "--raw feeds the prompt as written: it goes with neither --tools "
+                    "nor --messages");
+    }
+    bool ok = (!wants_json || js_available(err)) && resolve_model(o, true, path, sizeof path, err) &&
               gather_prompt(o, &prompt, err) &&
               loaded_open(&m, o, path, WANT_TEXT, UNSET, err) &&
               answer(&m, o, buf_str(&prompt), err);

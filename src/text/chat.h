@@ -10,6 +10,9 @@
 #include "src/format/gguf.h"
 #include "src/text/tokenizer.h"
 
+/* In every tag of a call, between < or </ and the tag's name: a token that replies may hold. */
+#define CHAT_CALL_MARK "｜DSML｜"
+
 /* The last three exist in formats with tools only (chat_format_has_tools). */
 enum chat_role {
     ROLE_SYSTEM, ROLE_USER, ROLE_ASSISTANT,

@@ -13,7 +13,7 @@
 
 #define BOS_TEXT "<｜begin▁of▁sentence｜>"
 #define EOS_TEXT "<｜end▁of▁sentence｜>"
-#define CALL_MARK "｜DSML｜" /* in every tag of a call, between < or </ and the tag's name */
+#define CALL_MARK CHAT_CALL_MARK
 
 /* What comes before and after a message; NULL is nothing. */
 struct frame {
