@@ -15,6 +15,7 @@
 
 #include "src/base/mem.h"
 #include "src/text/chat_format.h"
+#include "src/text/chat_reply.h"
 #include "src/text/think.h"
 #include "tests/byte_vocab.h"
 
@@ -27,13 +28,16 @@ static const char *const marks[] = {
     BOS_TEXT, EOS_TEXT, "<｜User｜>", "<｜Assistant｜>", "<think>", "</think>", "<|EOT|>",
     "<|im_system|>", "<|im_user|>", "<|im_assistant|>", "<|im_middle|>", "<|im_start|>",
     "<|im_end|>", "<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>",
+    CALL_MARK, "<｜action｜>", "<｜latest_reminder｜>",
 };
 
 /* What templates, names and contents are made of beside marks. */
 static const char *const words[] = {
     "<", "｜", ">", "|", "</", "think", "User", "thinking", "'User: '", "'Assistant: '",
     "### Instruction:", "You are Kimi", "<think>\\n", "\n", "\n\n", " ", "a", "é", "你", "R1",
-    "0528", "base", "[", "]", "</th", "<｜Us",
+    "0528", "base", "[", "]", "</th", "<｜Us", "｜DS", "<" CALL_MARK "tool_calls>",
+    "<" CALL_MARK "invoke name=\"a\">", "</" CALL_MARK "invoke>",
+    "<" CALL_MARK "parameter name=\"b\" string=\"true\">", "</" CALL_MARK "parameter>",
 };
 
 struct input {
@@ -183,35 +187,70 @@ static void check_thinking(const struct chat_format *f, const struct tokenizer *
     must(budget < 0 || k.close_id < 0 || k.n_thinking <= budget || budget == 0);
 }
 
+/* Whatever a reply holds, what is shown of it as it streams is its content's beginning. */
+static void check_reply(struct str text)
+{
+    struct chat_reply r = { 0 };
+    struct error err = { 0 };
+    bool ok = chat_reply_parse(text, &r, &err);
+    must(ok == (err.code == ERR_NONE) && r.content.data == text.data && r.content.len <= text.len);
+    must(ok || (r.n_calls == 0 && r.content.len == text.len));
+    must(chat_reply_ready(text) <= r.content.len);
+    chat_reply_release(&r);
+}
+
+/* What only formats with tools know, as the input wants it. */
+static void attach(struct chat_message *m, struct input *in, struct chat_call *call,
+                   struct str other, bool is_last)
+{
+    unsigned r = take(in);
+    *call = (struct chat_call){ .id = { "1", 1 }, .name = other };
+    if (m->role == ROLE_ASSISTANT && r & 1)
+        m->calls = call, m->n_calls = 1;
+    m->is_open = m->role == ROLE_ASSISTANT && is_last && r & 2;
+    m->call_id = (struct str){ "1", m->role == ROLE_TOOL && r & 2 };
+    m->task = m->role == ROLE_USER && (r & 15) == 15 ? "action" : NULL;
+    if (m->role == ROLE_SYSTEM || m->role == ROLE_DEVELOPER)
+        m->tools = r & 1 ? other : (struct str){ "", 0 };
+}
+
 static void converse(const struct byte_vocab *v, struct input *in)
 {
     static char contents[MAX_MESSAGES][MAX_CONTENT];
     struct chat_message messages[MAX_MESSAGES];
+    struct chat_call call;
     unsigned which = take(in);
     const struct chat_format *f = chat_format_at((int)(which % 16));
     f = f && which < 0xc0 ? f : chat_format_detect(&v->g, NULL);
     check_advice(f, &v->g);
 
-    enum think_mode think = (enum think_mode)(take(in) % 3);
+    enum think_mode think = (enum think_mode)(take(in) % 5);
     size_t n = take(in) % (MAX_MESSAGES + 1);
     bool any = false, in_thinking, same;
     for (size_t i = 0; i < n; i++) {
-        messages[i].role = (enum chat_role)(take(in) % 3);
-        messages[i].content = take_text(in, contents[i], &any);
+        enum chat_role role = (enum chat_role)(take(in) % (chat_format_has_tools(f) ? 6 : 3));
+        messages[i] = chat_text(role, take_text(in, contents[i], &any));
         struct str all = messages[i].content, answer = chat_answer_part(f, all);
         must(answer.len <= all.len && answer.data + answer.len == all.data + all.len);
+        check_reply(all);
+        if (chat_format_has_tools(f))
+            attach(&messages[i], in, &call, i > 0 ? messages[i - 1].content : all, i + 1 == n);
     }
     struct tokens ids = { 0 };
     char *text = NULL;
-    must(chat_render(f, v->t, messages, n, think, &ids, &text, &in_thinking, NULL));
+    struct error err = { 0 };
+    bool ok = chat_render(f, v->t, messages, n, think, &ids, &text, &in_thinking, &err);
+    must(ok || (chat_format_has_tools(f) && err.code == ERR_USAGE));
     struct segments segments = { 0 };
     bool bos = tokenizer_bos(v->t) >= 0 && (f->bos || tokenizer_add_bos(v->t));
-    must(chat_segments(f, messages, n, think, bos, &segments, &same, NULL));
-    must(in_thinking == same);
-    check_marks(v->t, &segments, &ids);
-    if (!any)
-        check_spelling(v->t, &ids, text);
-    check_thinking(f, v->t, in_thinking, &ids, (int64_t)take(in) - 1);
+    must(chat_segments(f, messages, n, think, bos, &segments, &same, NULL) == ok);
+    if (ok) {
+        must(in_thinking == same);
+        check_marks(v->t, &segments, &ids);
+        if (!any)
+            check_spelling(v->t, &ids, text);
+        check_thinking(f, v->t, in_thinking, &ids, (int64_t)take(in) - 1);
+    }
     segments_release(&segments);
     tokens_release(&ids);
     mem_free(text);
