@@ -36,6 +36,47 @@ GPU_BLOCK_TYPES(GPU_BLOCK_SIZE)
 
 /* ---- bytes ---- */
 
+/* The N bytes at p, ALIGN of whose address is known, as words; bytes behind them in the last word are
+ * garbage. Reads whole aligned words or sixteens, but only those that hold one of the bytes. */
+template <int N, int ALIGN> DEVICE void load_bytes(uint32_t *to, const uint8_t *p)
+{
+    constexpr int unit = N > 12 ? 16 : 4, n_words = (N + 3) / 4;
+    constexpr int units = (N + unit - 1 + (ALIGN < unit ? unit - ALIGN : 0)) / unit;
+    uint32_t raw[units * unit / 4 + 1];
+    int offset = ALIGN < unit ? (int)((uintptr_t)p & (unit - 1)) : 0;
+    const uint8_t *base = p - offset;
+    UNROLL
+    for (int i = 0; i < units; i++) {
+        if (unit == 4) {
+            raw[i] = i * unit < offset + N ? load_once((const uint32_t *)base + i) : 0;
+        } else {
+            uint4 four = { 0, 0, 0, 0 };
+            if (i * unit < offset + N)
+                four = load_once((const uint4 *)base + i);
+            raw[4 * i] = four.x;
+            raw[4 * i + 1] = four.y;
+            raw[4 * i + 2] = four.z;
+            raw[4 * i + 3] = four.w;
+        }
+    }
+    raw[units * unit / 4] = 0;
+    constexpr int last = units * unit / 4;
+    if (unit == 16 && ALIGN < 16) { /* shift by words: indices must be known to the compiler */
+        UNROLL
+        for (int i = 0; i < last; i++)
+            raw[i] = offset & 8 ? raw[i + 2 < last ? i + 2 : last] : raw[i];
+        if (ALIGN < 8) {
+            UNROLL
+            for (int i = 0; i < last; i++)
+                raw[i] = offset & 4 ? raw[i + 1] : raw[i];
+        }
+    }
+    uint32_t selector = 0x3210u + 0x1111u * (uint32_t)(offset & 3);
+    UNROLL
+    for (int i = 0; i < n_words; i++)
+        to[i] = ALIGN < 4 ? pick_bytes(raw[i], raw[i + 1], selector) : raw[i];
+}
+
 DEVICE uint32_t get_u16(const uint8_t *p) { return (uint32_t)(p[0] | p[1] << 8); }
 DEVICE uint32_t get_u32(const uint8_t *p) { return get_u16(p) | get_u16(p + 2) << 16; }
 DEVICE float get_f16(const uint8_t *p) { return f16_to_float((uint16_t)get_u16(p)); }
@@ -258,15 +299,24 @@ template <int TYPE>
 DEVICE void decode_eight(const uint8_t *row, int64_t i, int n, float *out,
                          const struct gpu_tables *tables)
 {
-    if constexpr (TYPE == TYPE_F32) {
-        for (int j = 0; j < 8; j++)
-            out[j] = j < n ? ((const float *)row)[i + j] : 0;
-    } else if constexpr (TYPE == TYPE_F16) {
-        for (int j = 0; j < 8; j++)
-            out[j] = j < n ? f16_to_float(((const uint16_t *)row)[i + j]) : 0;
-    } else if constexpr (TYPE == TYPE_BF16) {
-        for (int j = 0; j < 8; j++)
-            out[j] = j < n ? bf16_to_float(((const uint16_t *)row)[i + j]) : 0;
+    if constexpr (TYPE == TYPE_F32 || TYPE == TYPE_F16 || TYPE == TYPE_BF16) {
+        constexpr int size = block_size<TYPE>::bytes;
+        uint32_t w[2 * size] = {};
+        if (n == 8) {
+            load_bytes<8 * size, size>(w, row + i * size);
+        } else {
+            for (int j = 0; j < n; j++)
+                if constexpr (size == 4)
+                    w[j] = ((const uint32_t *)row)[i + j];
+                else
+                    w[j / 2] |= (uint32_t)((const uint16_t *)row)[i + j] << 16 * (j % 2);
+        }
+        UNROLL
+        for (int j = 0; j < 8; j++) {
+            uint16_t half = (uint16_t)(w[size == 4 ? 0 : j / 2] >> 16 * (j % 2));
+            out[j] = size == 4 ? bits_to_float(w[size == 4 ? j : 0])
+                     : TYPE == TYPE_F16 ? f16_to_float(half) : bf16_to_float(half);
+        }
     } else {
         decode_in_block<TYPE>(row + i / block_size<TYPE>::elements * block_size<TYPE>::bytes,
                               (int)(i % block_size<TYPE>::elements), out, tables);

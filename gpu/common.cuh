@@ -35,6 +35,10 @@ struct gpu_stream {
     bool has_bf16;       /* tensor cores multiply BF16 (not on Turing) */
     struct gpu_limits limits;
     struct gpu_tables *tables; /* codebooks, device memory */
+    void *q8;            /* activations in bytes, GPU_GEMV_TOKENS rows of max_cols: gpu/q8.cuh */
+    struct rows q8_of;   /* the rows that lie there; data NULL: nobody's */
+    int q8_tokens;
+    bool q8_kept;        /* who queues launches says when rows change (q8_forget) */
     void *scratch;       /* [scratch_bytes], 256-byte aligned */
     size_t scratch_bytes;
     const atomic_int *cancel; /* of the step that is running; NULL: none */

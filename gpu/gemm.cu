@@ -8,6 +8,7 @@
  * thousand multiplications for 2048 decoded weights and 8 KB of activations.
  * F32 profile: the same tiles in plain F32; a reference, at the speed of the ordinary lanes. */
 #include "gpu/block.cuh"
+#include "gpu/gemm.cuh"
 
 /* ---- F32 ---- */
 
@@ -17,56 +18,105 @@
 #define PLAIN_STRIDE (PLAIN_COLS + 1) /* lanes read a column: other banks */
 #define PLAIN_MOST 16                 /* tokens per thread with the smallest block, two warps */
 
-template <int TYPE>
-KERNEL void gemm_plain(float *dst, int64_t dst_stride, const uint8_t *weight, int64_t cols,
-                       int64_t n_rows, int64_t row_bytes, const float *src, int64_t src_stride,
-                       const float *bias, int n_tokens, const struct gpu_tables *tables)
+/* Row i of the tile y: which row of src it reads and of dst it writes; -1: there is none. */
+struct tile_tokens {
+    const int32_t *pairs;
+    int first, n, top_k;
+};
+DEVICE struct tile_tokens tokens_of(const struct gemm &g, int rows)
 {
-    SHARED(float, w);
-    float *x = w + PLAIN_ROWS * PLAIN_STRIDE;
-    int64_t first_row = (int64_t)blockIdx.x * PLAIN_ROWS;
-    int first_token = blockIdx.y * PLAIN_TOKENS, n_warps = blockDim.x / 32;
-    float sum[PLAIN_MOST] = {};
-    for (int64_t k = 0; k < cols; k += PLAIN_COLS) {
-        for (int i = threadIdx.x; i < PLAIN_ROWS * PLAIN_COLS / 8; i += blockDim.x) {
-            int r = i / (PLAIN_COLS / 8), c = i % (PLAIN_COLS / 8) * 8;
-            int n = (int)(cols - k - c < 8 ? cols - k - c : 8);
-            float eight[8] = {};
-            if (n > 0 && first_row + r < n_rows)
-                decode_eight<TYPE>(weight + (first_row + r) * row_bytes, k + c, n, eight, tables);
-            for (int j = 0; j < 8; j++)
-                w[r * PLAIN_STRIDE + c + j] = eight[j];
+    if (g.tiles) {
+        struct expert_tile tile = g.tiles[blockIdx.y];
+        return { g.pairs + tile.first, 0, tile.n, g.top_k };
+    }
+    int first = (int)blockIdx.y * rows;
+    return { NULL, first, g.n_tokens - first < rows ? g.n_tokens - first : rows, 1 };
+}
+DEVICE int64_t dst_row(const struct tile_tokens &t, int i)
+{
+    return i >= t.n ? -1 : t.pairs ? t.pairs[i] : t.first + i;
+}
+DEVICE int64_t src_row(const struct tile_tokens &t, int i)
+{
+    int64_t row = dst_row(t, i);
+    return row < 0 ? row : row / t.top_k;
+}
+
+/* Where the matrix of this tile begins. */
+DEVICE int64_t matrix_of(const struct gemm &g)
+{
+    return g.tiles ? g.tiles[blockIdx.y].slot * g.matrix_bytes : 0;
+}
+
+template <int TYPE>
+DEVICE void load_plain(float *w, const uint8_t *weight, const struct gemm &g, int64_t first_row,
+                       int64_t k)
+{
+    for (int i = threadIdx.x; i < PLAIN_ROWS * PLAIN_COLS / 8; i += blockDim.x) {
+        int r = i / (PLAIN_COLS / 8), c = i % (PLAIN_COLS / 8) * 8;
+        int n = (int)(g.cols - k - c < 8 ? g.cols - k - c : 8);
+        float eight[8] = {};
+        if (n > 0 && first_row + r < g.n_rows)
+            decode_eight<TYPE>(weight + (first_row + r) * g.row_bytes, k + c, n, eight, g.tables);
+        for (int j = 0; j < 8; j++)
+            w[r * PLAIN_STRIDE + c + j] = eight[j];
+    }
+}
+
+/* sum[i] += this lane's row times token warp_id() + i * n_warps of the tile. */
+DEVICE void add_plain(float *sum, const float *w, const float *x)
+{
+    for (int c = 0; c < PLAIN_COLS; c++) {
+        float a = w[lane_id() * PLAIN_STRIDE + c];
+        UNROLL
+        for (int i = 0; i < PLAIN_MOST; i++) {
+            int t = warp_id() + i * (int)blockDim.x / 32;
+            if (t < PLAIN_TOKENS)
+                sum[i] = multiply_add(a, x[t * PLAIN_STRIDE + c], sum[i]);
         }
+    }
+}
+
+template <int TYPE> KERNEL void gemm_plain(struct gemm g)
+{
+    SHARED(float, w); /* [PLAIN_ROWS, PLAIN_STRIDE], then x, then rows of `second` */
+    float *x = w + PLAIN_ROWS * PLAIN_STRIDE, *w2 = x + PLAIN_TOKENS * PLAIN_STRIDE;
+    int64_t first_row = (int64_t)blockIdx.x * PLAIN_ROWS, matrix = matrix_of(g);
+    struct tile_tokens tokens = tokens_of(g, PLAIN_TOKENS);
+    if (tokens.n == 0)
+        return; /* the whole block */
+    float sum[PLAIN_MOST] = {}, sum2[PLAIN_MOST] = {};
+    for (int64_t k = 0; k < g.cols; k += PLAIN_COLS) {
+        load_plain<TYPE>(w, g.weight + matrix, g, first_row, k);
+        if (g.second)
+            load_plain<TYPE>(w2, g.second + matrix, g, first_row, k);
         for (int i = threadIdx.x; i < PLAIN_TOKENS * PLAIN_COLS; i += blockDim.x) {
-            int t = i / PLAIN_COLS, c = i % PLAIN_COLS;
-            bool inside = first_token + t < n_tokens && k + c < cols;
-            x[t * PLAIN_STRIDE + c] = inside ? src[(first_token + t) * src_stride + k + c] : 0;
+            int c = i % PLAIN_COLS;
+            int64_t row = src_row(tokens, i / PLAIN_COLS);
+            x[i / PLAIN_COLS * PLAIN_STRIDE + c] =
+                row >= 0 && k + c < g.cols ? g.src[row * g.src_stride + k + c] : 0;
         }
         block_sync();
-        for (int c = 0; c < PLAIN_COLS; c++) {
-            float a = w[lane_id() * PLAIN_STRIDE + c];
-            UNROLL
-            for (int i = 0; i < PLAIN_MOST; i++) {
-                int t = warp_id() + i * n_warps;
-                if (t < PLAIN_TOKENS)
-                    sum[i] = multiply_add(a, x[t * PLAIN_STRIDE + c], sum[i]);
-            }
-        }
+        add_plain(sum, w, x);
+        if (g.second)
+            add_plain(sum2, w2, x);
         block_sync();
     }
     int64_t row = first_row + lane_id();
     UNROLL
     for (int i = 0; i < PLAIN_MOST; i++) {
-        int t = warp_id() + i * n_warps;
-        if (t < PLAIN_TOKENS && first_token + t < n_tokens && row < n_rows)
-            dst[(first_token + t) * dst_stride + row] = bias ? sum[i] + bias[row] : sum[i];
+        int t = warp_id() + i * (int)blockDim.x / 32;
+        int64_t to = t < PLAIN_TOKENS ? dst_row(tokens, t) : -1;
+        if (to < 0 || row >= g.n_rows)
+            continue;
+        g.dst[to * g.dst_stride + row] = g.second ? silu(sum[i]) * sum2[i]
+                                         : g.bias ? sum[i] + g.bias[row] : sum[i];
     }
 }
 
 /* ---- tensor cores ---- */
 
 #define TILE_ROWS 64 /* four warps of 16 */
-#define TILE_TOKENS 64
 #define TILE_COLS 32
 #define TILE_STRIDE (TILE_COLS + 8) /* 80 bytes: the eight rows of a matrix lie in different banks */
 #define TILE_THREADS 128
@@ -78,108 +128,126 @@ DEVICE uint16_t to_operand(float x)
 }
 
 template <int TYPE>
-DEVICE void load_weights(uint16_t *w, const uint8_t *weight, int64_t first_row, int64_t n_rows,
-                         int64_t row_bytes, int64_t k, int64_t cols,
-                         const struct gpu_tables *tables)
+DEVICE void load_weights(uint16_t *w, const uint8_t *weight, const struct gemm &g,
+                         int64_t first_row, int64_t k)
 {
     for (int i = threadIdx.x; i < TILE_ROWS * TILE_COLS / 8; i += TILE_THREADS) {
         int r = i / (TILE_COLS / 8), c = i % (TILE_COLS / 8) * 8;
-        int n = (int)(cols - k - c < 8 ? cols - k - c : 8);
+        int n = (int)(g.cols - k - c < 8 ? g.cols - k - c : 8);
         float eight[8] = {};
-        if (n > 0 && first_row + r < n_rows)
-            decode_eight<TYPE>(weight + (first_row + r) * row_bytes, k + c, n, eight, tables);
+        if (n > 0 && first_row + r < g.n_rows)
+            decode_eight<TYPE>(weight + (first_row + r) * g.row_bytes, k + c, n, eight, g.tables);
         for (int j = 0; j < 8; j++)
             w[r * TILE_STRIDE + c + j] = to_operand(eight[j]);
     }
 }
 
-DEVICE void load_tokens(uint16_t *x, const float *src, int64_t stride, int first, int n_tokens,
-                        int64_t k, int64_t cols)
+DEVICE void load_tokens(uint16_t *x, const struct gemm &g, const struct tile_tokens &tokens,
+                        int64_t k)
 {
-    for (int i = threadIdx.x; i < TILE_TOKENS * TILE_COLS; i += TILE_THREADS) {
+    for (int i = threadIdx.x; i < GEMM_TOKENS * TILE_COLS; i += TILE_THREADS) {
         int t = i / TILE_COLS, c = i % TILE_COLS;
-        bool inside = first + t < n_tokens && k + c < cols;
-        x[t * TILE_STRIDE + c] = inside ? to_operand(src[(first + t) * stride + k + c]) : 0;
+        int64_t row = src_row(tokens, t);
+        x[t * TILE_STRIDE + c] =
+            row >= 0 && k + c < g.cols ? to_operand(g.src[row * g.src_stride + k + c]) : 0;
     }
 }
 
-template <int TYPE>
-KERNEL void gemm_tensor(float *dst, int64_t dst_stride, const uint8_t *weight, int64_t cols,
-                        int64_t n_rows, int64_t row_bytes, const float *src, int64_t src_stride,
-                        const float *bias, int n_tokens, const struct gpu_tables *tables)
+/* sum += this warp's 16 rows times all tokens of the tile. */
+DEVICE void add_tile(float sum[GEMM_TOKENS / 8][4], const uint16_t *w, const uint16_t *x)
 {
-    SHARED(uint16_t, w);
-    uint16_t *x = w + TILE_ROWS * TILE_STRIDE;
-    int64_t first_row = (int64_t)blockIdx.x * TILE_ROWS;
-    int first_token = blockIdx.y * TILE_TOKENS, lane = lane_id(), warp = warp_id();
-    float sum[TILE_TOKENS / 8][4] = {};
-    for (int64_t k = 0; k < cols; k += TILE_COLS) {
-        load_weights<TYPE>(w, weight, first_row, n_rows, row_bytes, k, cols, tables);
-        load_tokens(x, src, src_stride, first_token, n_tokens, k, cols);
-        block_sync();
-        for (int c = 0; c < TILE_COLS; c += 16) {
-            uint32_t a[4], b[4];
-            load_matrices(a, w + (16 * warp + lane % 16) * TILE_STRIDE + c + lane / 16 * 8);
-            UNROLL
-            for (int n = 0; n < TILE_TOKENS / 8; n += 2) { /* two matrices of eight tokens */
-                int token = (n + lane / 16) * 8 + lane % 8;
-                load_matrices(b, x + token * TILE_STRIDE + c + lane / 8 % 2 * 8);
-                mma_f16(sum[n], a, b);
-                mma_f16(sum[n + 1], a, b + 2);
-            }
+    int lane = lane_id();
+    for (int c = 0; c < TILE_COLS; c += 16) {
+        uint32_t a[4], b[4];
+        load_matrices(a, w + (16 * warp_id() + lane % 16) * TILE_STRIDE + c + lane / 16 * 8);
+        UNROLL
+        for (int n = 0; n < GEMM_TOKENS / 8; n += 2) { /* two matrices of eight tokens */
+            int token = (n + lane / 16) * 8 + lane % 8;
+            load_matrices(b, x + token * TILE_STRIDE + c + lane / 8 % 2 * 8);
+            mma_f16(sum[n], a, b);
+            mma_f16(sum[n + 1], a, b + 2);
         }
+    }
+}
+
+template <int TYPE> KERNEL void gemm_tensor(struct gemm g)
+{
+    SHARED(uint16_t, w); /* [TILE_ROWS, TILE_STRIDE], then x, then rows of `second` */
+    uint16_t *x = w + TILE_ROWS * TILE_STRIDE, *w2 = x + GEMM_TOKENS * TILE_STRIDE;
+    int64_t first_row = (int64_t)blockIdx.x * TILE_ROWS, matrix = matrix_of(g);
+    struct tile_tokens tokens = tokens_of(g, GEMM_TOKENS);
+    if (tokens.n == 0)
+        return; /* the whole block */
+    float sum[GEMM_TOKENS / 8][4] = {}, sum2[GEMM_TOKENS / 8][4] = {};
+    for (int64_t k = 0; k < g.cols; k += TILE_COLS) {
+        load_weights<TYPE>(w, g.weight + matrix, g, first_row, k);
+        if (g.second)
+            load_weights<TYPE>(w2, g.second + matrix, g, first_row, k);
+        load_tokens(x, g, tokens, k);
+        block_sync();
+        add_tile(sum, w, x);
+        if (g.second)
+            add_tile(sum2, w2, x);
         block_sync();
     }
     UNROLL
-    for (int n = 0; n < TILE_TOKENS / 8; n++) {
+    for (int n = 0; n < GEMM_TOKENS / 8; n++) {
+        UNROLL
         for (int i = 0; i < 4; i++) {
-            int64_t row = first_row + 16 * warp + lane / 4 + i / 2 * 8;
-            int t = first_token + 8 * n + 2 * (lane % 4) + i % 2;
-            if (row < n_rows && t < n_tokens)
-                dst[t * dst_stride + row] = bias ? sum[n][i] + bias[row] : sum[n][i];
+            int64_t row = first_row + 16 * warp_id() + lane_id() / 4 + i / 2 * 8;
+            int64_t to = dst_row(tokens, 8 * n + 2 * (lane_id() % 4) + i % 2);
+            if (to < 0 || row >= g.n_rows)
+                continue;
+            g.dst[to * g.dst_stride + row] = g.second ? silu(sum[n][i]) * sum2[n][i]
+                                             : g.bias ? sum[n][i] + g.bias[row] : sum[n][i];
         }
     }
 }
 
 /* ---- launching ---- */
 
-static dim3 tiles(const struct weight *w, int n_tokens, int rows, int tokens)
+void gemm_run(struct gpu_stream *s, enum tensor_type type, struct gemm g)
 {
-    return dim3((unsigned)divide_up(w->rows, rows), (unsigned)divide_up(n_tokens, tokens));
+    bool plain = s->limits.act_f32;
+    int rows = plain ? PLAIN_ROWS : TILE_ROWS, tokens = gemm_tokens(s);
+    dim3 tiles((unsigned)divide_up(g.n_rows, rows),
+               (unsigned)(g.tiles ? g.n_tiles : divide_up(g.n_tokens, tokens)));
+    size_t matrices = g.second ? 2 : 1;
+    g.tables = s->tables;
+    if (plain) {
+        size_t shared = (matrices * PLAIN_ROWS + PLAIN_TOKENS) * PLAIN_STRIDE * sizeof(float);
+        assert(s->max_threads >= PLAIN_TOKENS / PLAIN_MOST * 32);
+#define GPU_BY_TYPE_CASE(TYPE) LAUNCH(s, gemm_plain<TYPE>, tiles, s->max_threads, shared, g)
+        GPU_BY_TYPE(type)
+#undef GPU_BY_TYPE_CASE
+    } else {
+        size_t shared = (matrices * TILE_ROWS + GEMM_TOKENS) * TILE_STRIDE * sizeof(uint16_t);
+#define GPU_BY_TYPE_CASE(TYPE) LAUNCH(s, gemm_tensor<TYPE>, tiles, TILE_THREADS, shared, g)
+        GPU_BY_TYPE(type)
+#undef GPU_BY_TYPE_CASE
+    }
 }
 
-static void launch_plain(struct gpu_stream *s, struct rows dst, const struct weight *w,
-                         struct rows src, const float *bias, int n_tokens)
+int gemm_tokens(const struct gpu_stream *s)
 {
-    size_t shared = (PLAIN_ROWS + PLAIN_TOKENS) * PLAIN_STRIDE * sizeof(float);
-    assert(s->max_threads >= PLAIN_TOKENS / PLAIN_MOST * 32);
-#define GPU_BY_TYPE_CASE(TYPE)                                                                    \
-    LAUNCH(s, (gemm_plain<TYPE>), tiles(w, n_tokens, PLAIN_ROWS, PLAIN_TOKENS), s->max_threads,   \
-           shared, dst.data, dst.stride, (const uint8_t *)w->data, w->cols, w->rows,              \
-           (int64_t)w->row_bytes, src.data, src.stride, bias, n_tokens, s->tables)
-    GPU_BY_TYPE(w->type)
-#undef GPU_BY_TYPE_CASE
-}
-
-static void launch_tensor(struct gpu_stream *s, struct rows dst, const struct weight *w,
-                          struct rows src, const float *bias, int n_tokens)
-{
-    size_t shared = (TILE_ROWS + TILE_TOKENS) * TILE_STRIDE * sizeof(uint16_t);
-#define GPU_BY_TYPE_CASE(TYPE)                                                                    \
-    LAUNCH(s, (gemm_tensor<TYPE>), tiles(w, n_tokens, TILE_ROWS, TILE_TOKENS), TILE_THREADS,      \
-           shared, dst.data, dst.stride, (const uint8_t *)w->data, w->cols, w->rows,              \
-           (int64_t)w->row_bytes, src.data, src.stride, bias, n_tokens, s->tables)
-    GPU_BY_TYPE(w->type)
-#undef GPU_BY_TYPE_CASE
+    return s->limits.act_f32 ? PLAIN_TOKENS : GEMM_TOKENS;
 }
 
 void gpu_gemm(struct gpu_stream *s, struct rows dst, const struct weight *w, struct rows src,
               const float *bias, int n_tokens)
 {
-    if (s->limits.act_f32)
-        launch_plain(s, dst, w, src, bias, n_tokens);
-    else
-        launch_tensor(s, dst, w, src, bias, n_tokens);
+    struct gemm g = {};
+    g.weight = (const uint8_t *)w->data;
+    g.cols = w->cols;
+    g.n_rows = w->rows;
+    g.row_bytes = (int64_t)w->row_bytes;
+    g.src = src.data;
+    g.src_stride = src.stride;
+    g.dst = dst.data;
+    g.dst_stride = dst.stride;
+    g.bias = bias;
+    g.n_tokens = n_tokens;
+    gemm_run(s, w->type, g);
 }
 
 size_t gpu_gemm_scratch(const struct gpu_limits *l)

@@ -10,8 +10,10 @@
  *   - They queue kernels on a stream and return at once. Nothing is returned and nothing fails: what
  *     goes wrong is latched in the stream, later launches do nothing, gpu_finish reports it.
  *   - Sizes, types and strides are checked by the caller; launchers assert.
- *   - All data pointers are device memory unless said; floats and encoded blocks alike need no more
- *     alignment than their type (struct rows: 4 bytes, F16: 2, blocks: 1), allocations have 256.
+ *   - All data pointers are device memory unless said; floats need no more alignment than their type
+ *     (struct rows: 4 bytes, F16: 2), an encoded matrix what its block size divides by, up to 16 (any
+ *     distance of whole blocks from an aligned address will do); allocations have 256 and end in
+ *     whole sixteens, which may be read.
  *   - Position, cache length, token ids and expert picks are read from device memory (struct
  *     gpu_step), so a recorded launch can be replayed. n_tokens, shapes, strides and kv_bound are
  *     launch dimensions.
@@ -135,6 +137,11 @@ void gpu_embed(struct gpu_stream *s, struct rows dst, const struct weight *w,
 void gpu_gemv(struct gpu_stream *s, struct rows dst, const struct weight *w, struct rows src,
               const float *bias, int n_tokens);
 
+/* dst = silu(gate src) * (up src), in one launch. False, and nothing is done: not in this profile, not
+ * for so many tokens or these types; gpu_matmul and gpu_swiglu then serve. */
+bool gpu_gemv_swiglu(struct gpu_stream *s, struct rows dst, const struct weight *gate,
+                     const struct weight *up, struct rows src, int n_tokens);
+
 /* The same for any number of tokens: weights decoded tile by tile, products by tensor cores (fast
  * profile) or in plain F32. dst and src must not overlap. */
 void gpu_gemm(struct gpu_stream *s, struct rows dst, const struct weight *w, struct rows src,
@@ -240,7 +247,7 @@ void gpu_stream_close(struct gpu_stream *s);
     X(is_idle) X(finish) X(deadline) X(give_up)                                                   \
     X(add) X(add3) X(copy) X(swiglu) X(rmsnorm)                                                   \
     X(rope_angles) X(rope) X(cache_store) X(router_topk)                                          \
-    X(dequantize) X(embed) X(gemv) X(gemm) X(matmul) X(experts)                                   \
+    X(dequantize) X(embed) X(gemv) X(gemv_swiglu) X(gemm) X(matmul) X(experts)                    \
     X(attention_gqa) X(mla_absorbed) X(mla_decompressed) X(probe_read)
 
 struct gpu_launchers {

@@ -1,5 +1,5 @@
 /* The exported symbol, cards, streams, memory. */
-#include "gpu/common.cuh"
+#include "gpu/q8.cuh"
 
 #include <sched.h>
 #include <stdio.h>
@@ -171,7 +171,7 @@ size_t gpu_scratch_bytes(const struct gpu_limits *l)
     size_t most = 0;
     for (size_t need : needs)
         most = need > most ? need : most;
-    return (most + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
+    return (most + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT + q8_stream_bytes(l);
 }
 
 void gpu_stream_close(struct gpu_stream *s)
@@ -187,7 +187,7 @@ void gpu_stream_close(struct gpu_stream *s)
     cudaSetDevice(s->device);
     if (s->queue)
         gpu_finish(s, NULL);
-    cudaFree(s->scratch);
+    cudaFree(s->q8);
     cudaFree(s->tables);
     if (s->mark)
         cudaEventDestroy(s->mark);
@@ -219,10 +219,12 @@ bool gpu_stream_open(struct gpu_stream **out, int index, const struct gpu_limits
         s->max_threads = p.maxThreadsPerBlock < MAX_THREADS ? p.maxThreadsPerBlock : MAX_THREADS;
         s->max_shared = p.sharedMemPerBlockOptin;
         s->has_bf16 = ptx >= 80;
-        s->scratch_bytes = gpu_scratch_bytes(l);
-        s->scratch = gpu_alloc(s, s->scratch_bytes, "working memory of the GPU", err);
+        size_t bytes = gpu_scratch_bytes(l), first = q8_stream_bytes(l);
+        s->q8 = gpu_alloc(s, bytes, "working memory of the GPU", err);
+        s->scratch = (char *)s->q8 + first;
+        s->scratch_bytes = bytes - first;
     }
-    if (!ok || !s->scratch) {
+    if (!ok || !s->q8) {
         gpu_stream_close(s);
         return false;
     }
@@ -240,7 +242,7 @@ void *gpu_alloc(struct gpu_stream *s, size_t bytes, const char *what, struct err
         return NULL;
     }
     cudaSetDevice(s->device);
-    cudaError_t result = cudaMalloc(&block, bytes ? bytes : 1);
+    cudaError_t result = cudaMalloc(&block, bytes / 16 * 16 + 16);
     if (result == cudaSuccess)
         return block;
     cudaGetLastError(); /* running out of memory does not make the card unusable */

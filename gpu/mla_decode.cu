@@ -12,19 +12,19 @@
 
 #define TOKENS 8 /* that one reading of a weight row serves */
 
-/* One warp per row of one head's matrix. */
+/* A group of lanes per row of one head's matrix: k_b's rows of 128 keep half a warp busy. */
 template <int TYPE>
 KERNEL void head_rows_product(struct head_rows y, const uint8_t *weight, int64_t cols,
                               int64_t n_rows, int64_t row_bytes, int64_t matrix_bytes,
-                              struct head_rows x, int n_tokens, const struct gpu_tables *tables)
+                              struct head_rows x, int n_tokens, int lanes,
+                              const struct gpu_tables *tables)
 {
-    int64_t row = (int64_t)blockIdx.x * (blockDim.x / 32) + warp_id(), head = blockIdx.y;
-    if (row >= n_rows)
-        return; /* whole warps */
+    int64_t row = ((int64_t)blockIdx.x * blockDim.x + threadIdx.x) / lanes, head = blockIdx.y;
+    int64_t there = row < n_rows ? row : n_rows - 1; /* groups of one warp go on together */
     float sum[TOKENS];
-    row_dot<TYPE, TOKENS>(sum, weight + head * matrix_bytes + row * row_bytes, cols,
-                          x.data + head * x.head, x.stride, n_tokens, tables);
-    if (lane_id() == 0) {
+    row_dot<TYPE, TOKENS>(sum, weight + head * matrix_bytes + there * row_bytes, cols,
+                          x.data + head * x.head, x.stride, n_tokens, lanes, tables);
+    if (lane_id() % lanes == 0 && row < n_rows) {
         for (int t = 0; t < n_tokens; t++)
             y.data[t * y.stride + head * y.head + row] = sum[t];
     }
@@ -33,15 +33,16 @@ KERNEL void head_rows_product(struct head_rows y, const uint8_t *weight, int64_t
 void head_products(struct gpu_stream *s, struct head_rows y, const struct weight *w,
                    struct head_rows x, int n_tokens)
 {
-    int threads = gpu_threads(s, 128);
-    dim3 blocks((unsigned)divide_up(w->rows, threads / 32), (unsigned)w->n_matrices);
+    int threads = gpu_threads(s, 128), lanes = gpu_lanes(divide_up(w->cols, 8));
+    dim3 blocks((unsigned)divide_up(w->rows * lanes, threads), (unsigned)w->n_matrices);
     for (int t = 0; t < n_tokens; t += TOKENS) {
         int n = n_tokens - t < TOKENS ? n_tokens - t : TOKENS;
         struct head_rows to = { y.data + t * y.stride, y.stride, y.head };
         struct head_rows from = { x.data + t * x.stride, x.stride, x.head };
 #define GPU_BY_TYPE_CASE(TYPE)                                                                    \
     LAUNCH(s, head_rows_product<TYPE>, blocks, threads, 0, to, (const uint8_t *)w->data, w->cols, \
-           w->rows, (int64_t)w->row_bytes, (int64_t)w->matrix_bytes, from, n, s->tables)
+           w->rows, (int64_t)w->row_bytes, (int64_t)w->matrix_bytes, from, n, lanes,        \
+           s->tables)
         GPU_BY_TYPE(w->type)
 #undef GPU_BY_TYPE_CASE
     }
