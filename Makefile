@@ -2,6 +2,7 @@
 #   make            the program ./tandem           make test    all tests, with a closing count
 #   make chat       build and talk to the demo     make bench   speed of this machine
 #   make install    PREFIX=/usr/local DESTDIR=     make clean
+# On a machine with a card: make test-gpu, make bench-gpu; sh tools/gpu_report.sh does both.
 # Switches: SAN=1 (AddressSanitizer and UBSan), LIBS=none (libc, libm and pthread only),
 #           CUDA=1 or 0 (build the GPU library or not; without it: where nvcc and a card are),
 #           V=1 (show commands), B=dir (where objects go).
@@ -176,9 +177,23 @@ test: all tests
 test-long: all tests
 	$(Q)B=$(B) TANDEM_TEST_LONG=1 sh tests/run.sh
 
-# The GPU's tests on a real card.
-test-gpu: gpu tests
+# The GPU's tests on a real card. Without fixtures or a card they fail.
+GPU_TESTS := $(foreach t,$(TESTS),$(if $(findstring gpu,$(notdir $(t))),$(t)))
+gpu-tests: $(B)/tandem $(GPU_TESTS)
+
+test-gpu: gpu gpu-tests
+	@test -d "$${TANDEM_FIXTURES:-../shared/fixtures}" || \
+	  { echo "make test-gpu needs the fixtures: TANDEM_FIXTURES, or make device-kit elsewhere"; exit 1; }
 	$(Q)B=$(B) TANDEM_GPU=$(B)/tandem-gpu.so TANDEM_TEST_ONLY=gpu sh tests/run.sh
+
+# The card's speed: kernels, bus, models. SMALL=1: tiny sizes on the emulated card.
+bench-gpu: $(if $(SMALL),emulated,gpu) $(B)/tandem $(TOOLS)
+	$(Q)B=$(B) $(if $(SMALL),TANDEM_GPU=$(EMULATED)) sh tools/bench_gpu.sh
+
+# What the GPU's tests need on a machine that has only a card and a compiler; see device-kit/README.
+# LIBS=all, said on the command line: shared libraries too.
+device-kit: gpu-tests emulated
+	$(Q)B=$(B) KIT_LIBS=$(if $(filter command,$(firstword $(origin LIBS))),$(LIBS),none) sh tools/device_kit.sh
 
 # The ARM kernels on any machine: cross-built, run by an emulator.
 check-neon:
@@ -219,7 +234,7 @@ install: all
 	install -m 644 LICENSE $(DESTDIR)$(PREFIX)/share/tandem/LICENSE
 
 clean:
-	rm -rf build build-* tandem
+	rm -rf build build-* tandem device-kit gpu-report
 
-.PHONY: FORCE all tandem gpu cuda-all emulated tests test test-long test-gpu check-neon bench chat fuzz install clean
+.PHONY: FORCE all tandem gpu cuda-all emulated tests test test-long gpu-tests test-gpu bench-gpu device-kit check-neon bench chat fuzz install clean
 .SECONDARY:

@@ -102,6 +102,17 @@ const char *check_fixtures(void)
     return access(folder, R_OK) == 0 ? folder : NULL;
 }
 
+/* For who must bring the fixtures elsewhere: $TANDEM_FIXTURES_USED lists those that were asked for. */
+static void note_use(const char *relative)
+{
+    const char *list = getenv("TANDEM_FIXTURES_USED");
+    FILE *f = list && check_fixtures() ? fopen(list, "a") : NULL;
+    if (!f)
+        return;
+    fprintf(f, "%s\n", relative);
+    fclose(f);
+}
+
 const char *check_fixture(const char *relative)
 {
     static char ring[8][512];
@@ -109,6 +120,7 @@ const char *check_fixture(const char *relative)
     char *path = ring[next++ % 8];
     const char *folder = check_fixtures();
     snprintf(path, sizeof ring[0], "%s/%s", folder ? folder : ".", relative);
+    note_use(relative);
     return path;
 }
 

@@ -5,13 +5,15 @@ B=${B:-build}
 passed=0 failed=0 skipped=0
 for t in "$B"/tests/test_* "$B"/tests/check_* tests/test_*.sh; do
     [ -f "$t" ] && [ -x "$t" ] || continue
-    case $t in *.o | *.d) continue ;; esac
+    case $t in *.o | *.d | *.log | *.launches | *.fixtures) continue ;; esac
     name=$(basename "$t")
     case $name in *"${TANDEM_TEST_ONLY:-}"*) ;; *) continue ;; esac
     start=$(date +%s)
     log="$B/tests/$name.log"
-    rm -f "$B/tests/$name.launches" # what it launched on the emulated GPU
-    B=$B TANDEM_GPU_COUNTS="$B/tests/$name.launches" timeout "${TANDEM_TEST_TIMEOUT:-900}" "$t" >"$log" 2>&1
+    # what it launched on the emulated GPU, and the fixtures it read
+    rm -f "$B/tests/$name.launches" "$B/tests/$name.fixtures"
+    B=$B TANDEM_GPU_COUNTS="$B/tests/$name.launches" \
+        TANDEM_FIXTURES_USED="$B/tests/$name.fixtures" timeout "${TANDEM_TEST_TIMEOUT:-900}" "$t" >"$log" 2>&1
     code=$?
     last=$(grep -E '^[0-9]+ passed, [0-9]+ failed' "$log" | tail -n 1)
     if [ -z "$last" ]; then
