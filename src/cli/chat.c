@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include "src/base/mem.h"
+#include "src/cli/chat_keep.h"
 #include "src/cli/chat_show.h"
 #include "src/cli/command.h"
 #include "src/cli/paths.h"
@@ -14,7 +15,7 @@
 
 /* ---- the conversation ------------------------------------------------------------------------ */
 
-static struct exchange *add_exchange(struct chat *c, struct str question, struct error *err)
+struct exchange *chat_add(struct chat *c, struct str question, struct error *err)
 {
     if (c->n_exchanges == c->capacity) {
         int capacity = c->capacity ? 2 * c->capacity : 16;
@@ -59,9 +60,8 @@ int chat_drop_first(struct chat *c, int n)
     return n;
 }
 
-/* All exchanges as prompt tokens, up to and with the last question, or with its answer too. */
-static bool render(const struct chat *c, bool last_answer, struct tokens *ids, bool *in_thinking,
-                   struct error *err)
+bool chat_prompt(const struct chat *c, bool last_answer, struct tokens *ids, bool *in_thinking,
+                 struct error *err)
 {
     size_t n = 0;
     struct chat_message *messages = mem_alloc(2 * (size_t)c->n_exchanges + 1, sizeof *messages,
@@ -86,7 +86,7 @@ int64_t chat_n_tokens(const struct chat *c)
 {
     struct tokens ids = { 0 };
     if (c->n_exchanges)
-        render(c, true, &ids, NULL, NULL);
+        chat_prompt(c, true, &ids, NULL, NULL);
     int64_t n = (int64_t)ids.n;
     tokens_release(&ids);
     return n;
@@ -122,14 +122,19 @@ bool chat_ask(struct chat *c, struct str question, struct error *err)
         .sink = chat_show_piece,
         .ask = chat_show_ask,
         .sink_ctx = &show,
+        .before = keep_before,
+        .after = keep_after,
+        .keep_ctx = c,
     };
-    struct exchange *e = add_exchange(c, question, err);
+    struct exchange *e = chat_add(c, question, err);
     if (!e)
         return survives(err);
+    keep_asked(c);
     signals_rearm();
     chat_show_begin(&show, c, &g);
     double joules = energy_read(&c->energy);
-    bool ok = render(c, false, &ids, &go.in_thinking, err) && generate(&c->m, &ids, &go, &g, err);
+    bool ok = chat_prompt(c, false, &ids, &go.in_thinking, err) &&
+              generate(&c->m, &ids, &go, &g, err);
     c->joules = energy_read(&c->energy) - joules;
     ok = chat_show_end(&show, ok, err) && ok;
     tokens_release(&ids);
@@ -220,6 +225,7 @@ static bool converse(struct chat *c, const char *history, struct error *err)
             line_history_save(history);
         }
         ok = handle(c, &message, err);
+        keep_turn(c);
     }
     buf_release(&message);
     return ok;
@@ -236,8 +242,10 @@ static bool start(struct chat *c, const char *path, struct error *err)
         c->show_thinking = term_stdout() && term_stderr() ? THINKING_FULL : THINKING_HIDDEN;
     if (!load_system(o, &c->system, err) || !loaded_open(&c->m, o, path, WANT_TEXT, UNSET, err))
         return false;
+    if (!keep_begin(c, path, err))
+        return false;
     if (term_stdin() && term_stderr())
-        note("%s · context %lld · /help", c->m.description, (long long)session_n_ctx(c->m.session));
+        keep_greet(c);
     return true;
 }
 
@@ -262,7 +270,8 @@ bool cmd_chat(struct options *o, struct error *err)
     width_use_utf8();
     term_hold();
     energy_open(&c.energy, "");
-    bool ok = resolve_model(o, true, path, sizeof path, err) && start(&c, path, err);
+    bool ok = keep_open(&c, err) && resolve_model(o, true, path, sizeof path, err) &&
+              start(&c, path, err);
     if (ok) {
         bool keep = !o->no_history && term_stdin() &&
                     path_state(history, sizeof history, "history");
@@ -273,10 +282,12 @@ bool cmd_chat(struct options *o, struct error *err)
             note("> %s", o->prompt);
         if (o->prompt)
             ok = chat_ask(&c, str_of(o->prompt), err);
+        keep_turn(&c);
         ok = ok && converse(&c, keep ? history : NULL, err);
         line_close();
     }
     term_release();
+    keep_close(&c);
     while (chat_drop_last(&c))
         ;
     mem_free(c.exchanges);

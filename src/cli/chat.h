@@ -10,7 +10,10 @@
 /* A question and what was answered. Both own their text. */
 struct exchange {
     struct buf question, answer;
+    int64_t node; /* its number in the kept conversation (store.h); 0: not there yet */
 };
+
+struct keep;
 
 struct chat {
     struct options *o;
@@ -26,6 +29,7 @@ struct chat {
     bool answered;          /* is there a last answer? */
     bool warned;            /* that the context fills up */
     bool leave;
+    struct keep *keep;      /* the session on disk: chat_keep.h */
     /* Names of saved sessions for Tab, ended by NULL; NULL: there are none. */
     const char *const *(*session_names)(struct chat *c);
 };
@@ -33,6 +37,13 @@ struct chat {
 /* Ask and answer; the exchange stays in the conversation unless nothing was answered. False only
  * when the chat cannot go on. */
 bool chat_ask(struct chat *c, struct str question, struct error *err);
+
+/* Put an exchange behind the others; its answer is empty. NULL and ERR_FIT without memory. */
+struct exchange *chat_add(struct chat *c, struct str question, struct error *err);
+
+/* All exchanges as prompt tokens, up to and with the last question, or with its answer too. */
+bool chat_prompt(const struct chat *c, bool last_answer, struct tokens *ids, bool *in_thinking,
+                 struct error *err);
 
 /* Forget the last exchange, or the first n; returns how many went. */
 int chat_drop_last(struct chat *c);

@@ -95,8 +95,8 @@ static bool on_prefill(void *ctx, int64_t done, int64_t total)
     return !signals_cancelled();
 }
 
-static bool prefill(struct loaded *m, const struct tokens *prompt, struct generation *g,
-                    struct error *err)
+static bool prefill(struct loaded *m, const struct tokens *prompt,
+                    const struct generate_options *o, struct generation *g, struct error *err)
 {
     struct progress progress;
     int64_t n = (int64_t)prompt->n, n_ctx = session_n_ctx(m->session);
@@ -104,6 +104,8 @@ static bool prefill(struct loaded *m, const struct tokens *prompt, struct genera
         return fail(err, ERR_USAGE,
                     "the prompt has %lld tokens, the context holds %lld and an answer needs room "
                     "too (-c N makes it larger)", (long long)n, (long long)n_ctx);
+    if (o->before && !o->before(o->keep_ctx, prompt, err))
+        return false;
     int64_t past = session_n_past(m->session);
     const int32_t *cached = session_tokens(m->session);
     while (g->n_reused < past && g->n_reused < n && cached[g->n_reused] == prompt->ids[g->n_reused])
@@ -118,6 +120,8 @@ static bool prefill(struct loaded *m, const struct tokens *prompt, struct genera
     bool ok = session_prefill(m->session, prompt->ids, n, on_prefill, &progress, err);
     progress_end(&progress);
     g->prefill_s = now_s() - start;
+    if (ok && o->after)
+        o->after(o->keep_ctx);
     return ok;
 }
 
@@ -259,7 +263,7 @@ bool generate(struct loaded *m, const struct tokens *prompt, const struct genera
     bool ok = think_start(&s.think, m->tokenizer, o->in_thinking, close_text, o->think_budget,
                           err) &&
               (o->n_stop == 0 || stop_open(&s.stop, o->stop, o->n_stop, err)) &&
-              prefill(m, prompt, g, err) && decode(m, &s, err);
+              prefill(m, prompt, o, g, err) && decode(m, &s, err);
     /* What was held back is still the reader's, also when a step failed. */
     bool flushed = flush(&s, ok ? err : NULL);
     stop_close(s.stop);

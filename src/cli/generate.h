@@ -24,6 +24,11 @@ struct generate_options {
     const char *shown_mark; /* a control token whose text is shown all the same; NULL: none is */
     const char *const *stop;
     int n_stop;
+    /* Before the prompt is read, to bring what is kept of it, and when it has been read. NULL:
+     * nothing. ERR_INTERRUPTED, or an error that ends the answer. */
+    bool (*before)(void *keep_ctx, const struct tokens *prompt, struct error *err);
+    void (*after)(void *keep_ctx);
+    void *keep_ctx;
     piece_sink *sink;      /* may be NULL */
     enum interrupt_choice (*ask)(void *sink_ctx); /* Ctrl-C during thinking; NULL: it stops */
     void *sink_ctx;

@@ -246,6 +246,12 @@ const struct option option_rows[] = {
       .help = "lay out Markdown on a terminal", .fallback = "auto: where stdout is one" },
     { "live", NULL, NULL, NULL, CMD_CHAT, GROUP_ANSWER, FLAG(live),
       .help = "a line of figures below the answer while it comes" },
+    { "session", NULL, NULL, "NAME", CMD_CHAT, GROUP_TASK, TEXT(session), .common = true,
+      .help = "go on with this session, or begin it" },
+    { "continue", NULL, NULL, NULL, CMD_CHAT, GROUP_TASK, FLAG(go_on), .common = true,
+      .help = "go on with the latest session" },
+    { "no-save", NULL, NULL, NULL, CMD_CHAT, GROUP_TASK, FLAG(no_save),
+      .help = "leave nothing of this chat on disk (on a terminal every chat is a session)" },
     { "no-history", NULL, NULL, NULL, CMD_CHAT, GROUP_ANSWER, FLAG(no_history),
       .help = "do not read or keep the history of typed lines" },
 

@@ -123,6 +123,8 @@ struct options {
     struct logit_bias bias[MAX_LIST];
     int n_bias;
     bool no_history;
+    const char *session;
+    bool go_on, no_save; /* --continue */
     int markdown; /* enum markdown_use */
     bool live;
 

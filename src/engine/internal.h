@@ -74,7 +74,7 @@ struct session_cache {
     int64_t n_ctx;
 };
 /* All that can be there is: a session that lost its GPU has moved, pairs to draft from are read. The
- * device's errors, ERR_INTERRUPTED. */
+ * device's errors. */
 bool session_cache_settle(struct session *s, struct session_cache *c, struct error *err);
 /* The cache now holds tokens[0 .. n-1], which the caller has put there behind session_truncate; rings
  * that it came from had seen `newest` positions. */

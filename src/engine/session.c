@@ -440,7 +440,7 @@ bool session_cache_settle(struct session *s, struct session_cache *c, struct err
     bool whole = s->n_past > 0 && s->n_cached == s->n_past;
     if (!follow_engine(s, err) ||
         (whole && s->draft.use &&
-         !draft_read(&s->draft, s->tokens, s->n_past - 1, NULL, s->cancel, err)))
+         !draft_read(&s->draft, s->tokens, s->n_past - 1, NULL, NULL, err)))
         return false;
     *c = (struct session_cache){
         .device = s->workspace->device, .cache = &s->cache,
