@@ -31,7 +31,7 @@
 extern "C" {
 #endif
 
-#define GPU_ABI 3 /* of everything in this file; the library refuses another one */
+#define GPU_ABI 4 /* of everything in this file; the library refuses another one */
 
 /* An in-order queue of one card, with an error latch and scratch memory. Opaque to C. */
 struct gpu_stream;
@@ -303,6 +303,7 @@ struct gpu_info {
     int major, minor; /* compute capability */
     int n_sms;
     bool emulated;
+    char pci[24]; /* "0000:65:00.0" */
 };
 
 struct gpu_library {

@@ -107,6 +107,8 @@ static bool describe_card(int index, struct gpu_info *info, struct error *err)
     info->major = p.major;
     info->minor = p.minor;
     info->n_sms = p.multiProcessorCount;
+    snprintf(info->pci, sizeof info->pci, "%04x:%02x:%02x.0", (unsigned)p.pciDomainID & 0xffff,
+             (unsigned)p.pciBusID & 0xff, (unsigned)p.pciDeviceID & 0xff);
     info->emulated = p.maxThreadsPerBlock < MAX_THREADS; /* no card has such small blocks */
     return true;
 }

@@ -220,6 +220,7 @@ struct cudaDeviceProp {
     char name[256];
     size_t totalGlobalMem, sharedMemPerBlockOptin;
     int multiProcessorCount, maxThreadsPerBlock, major, minor;
+    int pciDomainID, pciBusID, pciDeviceID;
 };
 cudaError_t cudaDriverGetVersion(int *version);
 cudaError_t cudaGetDeviceCount(int *n);

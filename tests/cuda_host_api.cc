@@ -184,6 +184,7 @@ cudaError_t cudaDriverGetVersion(int *version)
  *     none, old    without a card, with an old driver
  *     busy, full   a card that belongs to another program, or has no room to start
  *     small        a card with 16 MiB
+ *     mute         a card that does not count its energy
  *     fail=N       allocation N from the start fails */
 static bool wished(const char *word)
 {
@@ -601,6 +602,39 @@ bool cuda_host_device_failed()
 }
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
+
+/* ---- NVML, as far as src/base/energy.c asks: the card takes 2.5 J from look to look ---- */
+
+EXPORT int nvmlInit_v2(void)
+{
+    return 0;
+}
+
+EXPORT int nvmlShutdown(void)
+{
+    return 0;
+}
+
+EXPORT int nvmlDeviceGetHandleByPciBusId_v2(const char *pci, void **card)
+{
+    static int here;
+    *card = &here;
+    return strcmp(pci, "0000:00:00.0") == 0 ? 0 : 6;
+}
+
+EXPORT int nvmlDeviceGetTotalEnergyConsumption(void *, unsigned long long *mj)
+{
+    static std::atomic<unsigned long long> count{ 1000000 };
+    *mj = count += 2500;
+    return wished("mute") ? 3 : 0;
+}
+
+EXPORT int nvmlDeviceGetUtilizationRates(void *, unsigned *percent)
+{
+    percent[0] = 40;
+    percent[1] = 20;
+    return 0;
+}
 
 EXPORT void cuda_host_order(uint64_t order)
 {

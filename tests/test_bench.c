@@ -10,6 +10,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "gpu/gpu.h"
 #include "src/cli/bench.h"
 #include "src/cli/term.h"
 #include "tests/check.h"
@@ -145,6 +146,26 @@ static void check_limits(void)
     row_limit(&b, &r);
     CHECK_STR(r.limit, "memory");
     CHECK(fabs(r.limit_tok_s - 20) < 1e-9);
+
+    check_case("with a GPU: the serial bound, and the rate of its GEMM");
+    struct bench g = b;
+    struct bench_row d = { .test = "tg11 @ 100", .tok_s = rates, .n = 1, .n_generate = 11,
+                           .depth = 100 };
+    g.gpu = &(struct gpu_info){ .name = "a card" };
+    row_limit(&g, &d);
+    CHECK(isnan(d.limit_tok_s)); /* nobody measured it */
+    g.machine.vram_gb_s = 100;
+    g.machine.gpu_tops = 0.004;
+    row_limit(&g, &d); /* 0.3 GB of experts at 10 GB/s, 0.2 and 0.105 of others at 100 */
+    CHECK(fabs(d.limit_tok_s - 1 / 0.03305) < 1e-6 && d.bytes_per_token == 3e8);
+    CHECK_STR(d.limit, "serial");
+    rates[0] = 40;
+    CHECK(strstr(row_doubt(&g, &d, text, sizeof text), "serial bound"));
+    r.n_prompt = 100;
+    row_limit(&g, &r);
+    CHECK(fabs(r.limit_tok_s - 2) < 1e-9 && !strcmp(r.limit, "arithmetic"));
+    r.n_prompt = 1;
+    row_limit(&b, &r);
 
     check_case("no limit without a probe, none of int8 in the reference path");
     o.act_f32 = true;
@@ -292,6 +313,24 @@ static void check_energy(void)
     put_zone("intel-rapl:0:1", "dram\n", "1000000\n"); /* began again at 0 */
     CHECK(fabs(energy_read(&e) - 5) < 1e-9);
     CHECK(fabs(energy_read(&e) - 5) < 1e-9);
+
+    check_case("energy of a card beside that of the CPU");
+    char library[512];
+    const char *built = getenv("B");
+    snprintf(library, sizeof library, "%s/tests/tandem-gpu-emulated.so", built ? built : "build");
+    CHECK(isnan(energy_gpu_busy(&e)));
+    CHECK(!energy_add_gpu(&e, path_of("none.so"), "0000:00:00.0"));
+    CHECK_MSG(strstr(e.gpu_reason, "cannot be opened"), "%s", e.gpu_reason);
+    if (access(library, F_OK) == 0) {
+        CHECK(!energy_add_gpu(&e, library, "0000:17:00.0"));
+        CHECK_MSG(strstr(e.gpu_reason, "0000:17:00.0 is not known"), "%s", e.gpu_reason);
+        CHECK_MSG(energy_add_gpu(&e, library, "0000:00:00.0"), "%s", e.gpu_reason);
+        CHECK(fabs(energy_read(&e) - 7.5) < 1e-9); /* it takes 2.5 J from look to look */
+        CHECK(energy_gpu_busy(&e) == 0.4);
+        energy_close(&e);
+        CHECK(energy_readable(&e) && fabs(energy_read(&e) - 7.5) < 1e-9);
+    }
+    energy_close(&(struct energy){ 0 });
 }
 
 /* ---- other threads ---- */

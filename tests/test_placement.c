@@ -427,6 +427,14 @@ static void test_forecast(void)
     r.busy_w = 100;
     forecast_make(&g, &m, &p, &r, 0, 512);
     CHECK(g.joules > 0.99 * 100 / g.decode_tok_s.mid && g.joules < 1.01 * 100 / g.decode_tok_s.mid);
+    r.busy_gpu_w = 250; /* with a card its watts count, and only those */
+    CHECK(p.gpu_layers == 0 && g.watts == 100);
+    placement_free(&p);
+    struct rates card = r;
+    card.vram_bytes = 24 * GIB;
+    CHECK(placement_make(&p, &m, &card, &w, &err) && p.gpu_layers > 0);
+    forecast_make(&g, &m, &p, &card, 0, 512);
+    CHECK(g.watts == 250 && g.joules > 0.99 * 250 / g.decode_tok_s.mid);
     placement_free(&p);
 
     check_case("goals shorten the context until it is fast enough when full");

@@ -36,7 +36,7 @@ part_build() {
         mkdir -p "$B/fixtures" && tar -C "$B/fixtures" -xzf device-kit/fixtures.tar.gz || return 1
     fi
     if [ "$emulated" = 1 ]; then
-        make B="$B" all emulated gpu-tests
+        make -j"$jobs" B="$B" LIBS="${LIBS:-all}" all emulated gpu-tests
     else
         make -j"$jobs" B="$B" LIBS="$libs" CUDA=1 all gpu-tests
     fi

@@ -16,6 +16,7 @@
 #include "src/cli/rates.h"
 #include "src/cli/signals.h"
 #include "src/cli/term.h"
+#include "src/engine/card.h"
 #include "src/model/arch.h"
 #include "src/model/kvcache.h"
 
@@ -53,6 +54,27 @@ static double mean_depth(const struct bench_row *r)
     return (double)max_of(r->depth, 1) + ((double)r->n_generate - 1) / 2;
 }
 
+double row_cache_bytes(const struct bench *b, const struct bench_row *r)
+{
+    return r->n_generate ? mean_depth(r) * (double)b->cost.cache_bytes : 0;
+}
+
+/* The trunk on a GPU, experts on the CPU. */
+static void gpu_limit(const struct bench *b, struct bench_row *r)
+{
+    const struct token_cost *c = &b->cost;
+    const struct machine *m = &b->machine;
+    double trunk = (double)c->other_bytes + row_cache_bytes(b, r);
+    if (r->n_generate) {
+        r->bytes_per_token = (double)c->routed_bytes;
+        r->limit_tok_s = 1e9 / (r->bytes_per_token / m->dram_gb_s + trunk / m->vram_gb_s);
+        r->limit = "serial";
+    } else if (m->gpu_tops > 0 && !b->o->act_f32) {
+        r->limit_tok_s = 1e12 * m->gpu_tops / (2 * (double)c->products);
+        r->limit = "arithmetic";
+    }
+}
+
 void row_limit(const struct bench *b, struct bench_row *r)
 {
     const struct token_cost *c = &b->cost;
@@ -61,10 +83,12 @@ void row_limit(const struct bench *b, struct bench_row *r)
     r->limit = "";
     r->limit_tok_s = NAN;
     r->bytes_per_token = NAN;
-    if (!(memory_s > 0))
+    if (!(memory_s > 0) || (b->gpu && !(b->machine.vram_gb_s > 0)))
         return;
-    if (r->n_generate) {
-        r->bytes_per_token = weights + mean_depth(r) * (double)c->cache_bytes;
+    if (b->gpu) {
+        gpu_limit(b, r);
+    } else if (r->n_generate) {
+        r->bytes_per_token = weights + row_cache_bytes(b, r);
         r->limit_tok_s = memory_s / r->bytes_per_token;
         r->limit = "memory";
     } else if (int8_s > 0 && !b->o->act_f32) {
@@ -130,8 +154,13 @@ const char *row_doubt(const struct bench *b, const struct bench_row *r, char *te
         return text;
     row_name(b, r, name, sizeof name);
     if (strcmp(r->limit, "arithmetic") == 0) {
-        snprintf(text, size, "%s is faster than int8 arithmetic was in the probe: was the probe "
-                 "disturbed?", name);
+        snprintf(text, size, "%s is faster than %s was in the probe: was the probe disturbed?", name,
+                 b->gpu ? "the GPU's GEMM" : "int8 arithmetic");
+        return text;
+    }
+    if (b->gpu) {
+        snprintf(text, size, "%s is faster than the serial bound: experts cached in VRAM, or a probe "
+                 "that was disturbed", name);
         return text;
     }
     bool fits = (double)b->model->weight_bytes < 1e9 * b->machine.l3_gb;
@@ -233,7 +262,8 @@ static bool repeat(struct run *run, struct bench_row *r, struct error *err)
         return false;
     read_counters(&faults[1], &switches[1]);
     r->tok_s[r->n++] = (double)n / max_of(seconds, 1e-9);
-    r->joules += b->energy.n_zones ? energy_read(&b->energy) - joules : NAN;
+    r->joules += energy_readable(&b->energy) ? energy_read(&b->energy) - joules : NAN;
+    r->gpu_busy += energy_gpu_busy(&b->energy);
     r->page_faults += faults[1] - faults[0];
     r->switches += switches[1] - switches[0];
     run->done += n;
@@ -356,13 +386,55 @@ static bool measure_limits(struct bench *b, int threads, struct error *err)
     return ok;
 }
 
+/* The card's rates, before a model takes its memory. None that can be used: no figures, no failure. */
+static bool measure_card(struct machine *m, const struct options *o, struct error *err)
+{
+    char path[PATH_SIZE];
+    struct gpu_info info;
+    struct error why = { 0 };
+    bool kept = o->limits == LIMITS_KEPT && path_machine(path, sizeof path);
+    if (o->gpu == GPU_NEVER || !card_code_installed())
+        return true;
+    if (kept && !machine_load(m, path, &why))
+        *m = (struct machine){ 0 };
+    error_clear(&why);
+    if (!machine_add_card(m, &info, NULL, (int)o->gpu_index, signals_cancel_flag(), &why) &&
+        why.code == ERR_INTERRUPTED) {
+        *err = why;
+        return false;
+    }
+    return true;
+}
+
+/* Of the card that the engine uses. */
+static bool copy_card(struct bench *b, const struct machine *card)
+{
+    struct machine *m = &b->machine;
+    if (b->gpu && strcmp(card->gpu, b->gpu->name) == 0) {
+        memcpy(m->gpu, card->gpu, sizeof m->gpu);
+        m->vram_gb_s = card->vram_gb_s;
+        m->gpu_tops = card->gpu_tops;
+        m->h2d_gb_s = card->h2d_gb_s;
+        m->d2h_gb_s = card->d2h_gb_s;
+        m->hand_off_us = card->hand_off_us;
+    }
+    return true;
+}
+
+static void watch_card(struct bench *b, const struct gpu_info *gpu)
+{
+    b->gpu = gpu;
+    if (gpu)
+        energy_add_gpu(&b->energy, getenv("TANDEM_NVML"), gpu->pci);
+}
+
 /* A row above its limit, of weights that no cache holds: other programs held the probe up, it tries
  * again. The larger figures count. */
 static bool doubt_limits(struct bench *b, struct bench_row *r, struct error *err)
 {
     bool cached = (double)b->model->weight_bytes < 1e9 * b->machine.l3_gb;
     struct machine before = b->machine;
-    if (!(row_of_limit(r) > 1) || cached || b->o->limits == LIMITS_KEPT || b->n_doubts >= 3)
+    if (!(row_of_limit(r) > 1) || cached || b->gpu || b->o->limits == LIMITS_KEPT || b->n_doubts >= 3)
         return true;
     b->n_doubts++;
     if (!measure_limits(b, before.n_threads, err))
@@ -446,7 +518,7 @@ static bool run_all(struct bench *b, struct loaded *m, int64_t repetitions, stru
         ok = false;
     const struct options *o = b->o;
     ok = ok && (!o->compare || compare_rows(b, o->compare, o->max_loss, err));
-    rates_keep_watts(&b->energy, decode_watts(b));
+    rates_keep_watts(&b->energy, b->gpu != NULL, decode_watts(b));
     mem_free(ids);
     mem_free(tok_s);
     return ok;
@@ -479,26 +551,29 @@ static bool bench_model(struct options *o, struct error *err)
     char path[PATH_SIZE];
     struct loaded m = { 0 };
     struct bench b = { .o = o };
+    struct machine card = { 0 };
     o->threads = list_or(&o->thread_list, 0).items[0];
     o->batch = list_or(&o->batch_list, 0).items[0];
     int64_t repetitions = o->repetitions != UNSET ? o->repetitions : o->sweep ? 1 : 3;
     b.rows = mem_alloc(MAX_ROWS, sizeof *b.rows, "tests", err);
     bool ok = b.rows && resolve_model(o, false, path, sizeof path, err) &&
-              loaded_open(&m, o, path, WANT_ENGINE, 0, err);
+              measure_card(&card, o, err) && loaded_open(&m, o, path, WANT_ENGINE, 0, err);
     if (ok) {
         b.model = m.model;
         b.isa = engine_isa(m.engine);
         snprintf(b.description, sizeof b.description, "%s", m.description);
         token_cost(m.model, o->act_f32 ? TYPE_F32 : TYPE_F16, &b.cost);
         energy_open(&b.energy, "");
+        watch_card(&b, engine_gpu(m.engine));
         inspect_memory(&b);
         list_rows(&b, o, &m);
         ok = (b.max_rows < MAX_ROWS ||
               fail(err, ERR_USAGE, "more than %d tests are asked for", MAX_ROWS - 1)) &&
              (b.max_rows || fail(err, ERR_USAGE, "no tests: -p and -n are 0")) &&
-             measure_limits(&b, most_threads(&b), err) && report_head(&b, err) &&
+             measure_limits(&b, most_threads(&b), err) && copy_card(&b, &card) && report_head(&b, err) &&
              run_all(&b, &m, repetitions, err);
     }
+    energy_close(&b.energy);
     mem_free(b.rows);
     loaded_close(&m);
     return ok;

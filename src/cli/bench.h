@@ -7,10 +7,11 @@
  *   tgN          generating N tokens one by one; tok/s = N / time of the N steps
  *   @ D          behind D tokens of context, filled by a real prefill before the clock starts
  *   C, G, K      bytes that one generated token reads: routed experts, other weights, cache
- *   CPU GB/s     tok/s * (C + G + K), each byte counted once
+ *   CPU GB/s     tok/s * (C + G + K), each byte counted once; with a GPU tok/s * C
  *   of limit     tg: CPU GB/s / what the probe read. pp: tok/s / the best that the probe's reading
  *                (all weights once) and int8 arithmetic (all products of the trunk and the picked
- *                experts) allow together */
+ *                experts) allow together. With a GPU, tg: the serial bound C / DRAM + (G + K) / VRAM,
+ *                for one layer needs what the other gave; pp: all products at the rate of its GEMM */
 #ifndef TANDEM_CLI_BENCH_H
 #define TANDEM_CLI_BENCH_H
 
@@ -39,11 +40,12 @@ struct bench_row {
     double *tok_s; /* [n] in the order of the repetitions */
     int n;
     double joules;                    /* of all repetitions; NAN: not measured */
+    double gpu_busy;                  /* sum over repetitions of its share of the time; NAN: unknown */
     int64_t page_faults, switches;    /* while the clock ran: faults, involuntary context switches */
     uint64_t logits_hash;             /* FNV-1a of the last logits: equal builds give equal hashes */
-    double bytes_per_token;           /* C + G + K */
+    double bytes_per_token;           /* that the CPU reads: C + G + K, with a GPU C */
     double limit_tok_s;               /* NAN: unknown */
-    const char *limit;                /* "memory", "arithmetic" or "" */
+    const char *limit;                /* "memory", "serial", "arithmetic" or "" */
 };
 
 struct bench {
@@ -51,7 +53,8 @@ struct bench {
     const struct model *model;
     char description[128];
     unsigned isa;
-    struct machine machine; /* the limits */
+    const struct gpu_info *gpu; /* the card that computes the trunk; NULL: none */
+    struct machine machine;     /* the limits */
     int n_doubts;           /* times they were measured again */
     struct token_cost cost;
     double huge_share;      /* of the weights, in huge pages; NAN: unknown */
@@ -68,6 +71,7 @@ struct bench {
 double row_median(const struct bench_row *r);
 double row_mean(const struct bench_row *r);
 double row_deviation(const struct bench_row *r); /* of a sample; 0 with one */
+double row_cache_bytes(const struct bench *b, const struct bench_row *r); /* K; 0 for ppN */
 double row_gb_s(const struct bench_row *r);      /* NAN for ppN */
 double row_of_limit(const struct bench_row *r);
 double row_joules_per_token(const struct bench_row *r);

@@ -3,6 +3,7 @@
 #include <stdio.h>
 
 #include "cpu/features.h"
+#include "gpu/gpu.h"
 #include "src/cli/bench.h"
 #include "src/cli/term.h"
 #include "src/cli/version.h"
@@ -53,6 +54,13 @@ static void put_word(struct values *v, const char *name, const char *x)
     v->items[v->n++] = (struct value){ .name = name, .kind = WORD, .word = x };
 }
 
+/* Whose energy was counted. */
+static const char *energy_of(const struct bench *b)
+{
+    bool cpu = b->energy.n_zones > 0, gpu = b->energy.gpu.card;
+    return cpu && gpu ? "cpu+gpu" : cpu ? "cpu" : gpu ? "gpu" : "";
+}
+
 /* Everything but the list tok_s. A real that is NAN is unknown: null, or an empty cell. */
 static void collect(const struct bench *b, const struct bench_row *r, struct values *v)
 {
@@ -73,7 +81,8 @@ static void collect(const struct bench *b, const struct bench_row *r, struct val
     put_real(v, "limit_tok_s", r->limit_tok_s);
     put_word(v, "doubt", row_doubt(b, r, v->doubt, sizeof v->doubt));
     put_real(v, "j_per_token", row_joules_per_token(r));
-    put_real(v, "gpu_busy", NAN);
+    put_word(v, "energy_of", energy_of(b));
+    put_real(v, "gpu_busy", b->gpu ? r->gpu_busy / r->n : NAN);
     put_whole(v, "page_faults", r->page_faults);
     put_whole(v, "involuntary_switches", r->switches);
     put_whole(v, "bytes_per_token", (int64_t)(b->cost.routed_bytes + b->cost.other_bytes));
@@ -193,13 +202,14 @@ static void md_head(struct buf *out, const struct bench *b)
 
 static void md_row(struct buf *out, const struct bench *b, const struct bench_row *r)
 {
-    char name[64], rate[48], limit[16], gb_s[16], joules[16];
+    char name[64], rate[48], limit[16], gb_s[16], busy[16], joules[16];
     rate_text(r, rate, sizeof rate);
     int sign = strstr(rate, "±") ? 1 : 0; /* two bytes, one column */
     buf_printf(out, "| %-*s | %*s | %8s | %8s | %8s | %7s |\n", name_width(b),
                row_name(b, r, name, sizeof name), 12 + sign, rate,
                cell(100 * row_of_limit(r), "%.0f %%", limit, sizeof limit),
-               cell(row_gb_s(r), row_gb_s(r) < 10 ? "%.1f" : "%.0f", gb_s, sizeof gb_s), "-",
+               cell(row_gb_s(r), row_gb_s(r) < 10 ? "%.1f" : "%.0f", gb_s, sizeof gb_s),
+               cell(b->gpu ? 100 * r->gpu_busy / r->n : NAN, "%.0f %%", busy, sizeof busy),
                cell(row_joules_per_token(r), "%.1f", joules, sizeof joules));
 }
 
@@ -219,8 +229,7 @@ static void run_line(struct buf *out, const struct bench *b, const struct bench_
         buf_printf(out, ", BW_d %.1f GB/s, C %.3f GB, G %.3f GB, K %.3f GB, T %.2f ms, serial %.0f %%",
                    b->machine.dram_gb_s, (double)b->cost.routed_bytes / 1e9,
                    (double)b->cost.other_bytes / 1e9,
-                   r->bytes_per_token / 1e9 -
-                       (double)(b->cost.routed_bytes + b->cost.other_bytes) / 1e9,
+                   row_cache_bytes(b, r) / 1e9,
                    1e3 / row_median(r), 100 * row_of_limit(r));
     else
         buf_printf(out, ", BW_d %.1f GB/s, int8 %.0f GOPS, %.2f GFLOP per token, T %.2f ms",
@@ -242,7 +251,12 @@ static void md_tail(struct buf *out, const struct bench *b)
     }
     if (b->energy.n_zones == 0)
         buf_printf(out, "J/token: CPU energy not readable (%s)\n", b->energy.reason);
-    buf_puts(out, "GPU busy: no GPU in use\n");
+    if (!b->gpu)
+        buf_puts(out, "GPU busy: no GPU in use\n");
+    else
+        buf_printf(out, "GPU: %s, BW_v %.4g GB/s, GEMM %.4g Top/s, to it %.3g GB/s%s%s\n", b->gpu->name,
+                   b->machine.vram_gb_s, b->machine.gpu_tops, b->machine.h2d_gb_s,
+                   *b->energy.gpu_reason ? "; energy not readable: " : "", b->energy.gpu_reason);
     if (deep)
         buf_puts(out, "@ depth: filled by a real prefill\n");
     for (int i = 0; i < b->n_rows; i++)
@@ -266,7 +280,7 @@ static void card(struct buf *out, const struct bench *b)
             buf_printf(out, ", %d thread%s", r->threads, r->threads == 1 ? "" : "s");
         if (isfinite(row_of_limit(r)))
             buf_printf(out, ", %.0f %% of the %s's limit", 100 * row_of_limit(r),
-                       strcmp(r->limit, "memory") == 0 ? "memory" : "arithmetic");
+                       r->limit);
         if (isfinite(row_joules_per_token(r)))
             buf_printf(out, ", %s J/token", cell(row_joules_per_token(r), "%.1f", text, sizeof text));
         buf_puts(out, "\n");

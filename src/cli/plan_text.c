@@ -175,7 +175,7 @@ static void add_speed(struct buf *out, const struct plan *p)
     buf_puts(out, "\n");
     if (f->joules > 0)
         buf_printf(out, "  energy %9.1f J/token, %.0f W while decoding, %.0f W idle\n", f->joules,
-                   p->rates.busy_w, p->rates.idle_w);
+                   f->watts, p->rates.idle_w);
     if (!f->measured)
         buf_puts(out, "  some rates are estimates: --explain tells which\n");
 }

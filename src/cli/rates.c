@@ -38,6 +38,7 @@ static void copy_measured(struct rates *r, const struct machine *m)
     add_attention(r, m);
     r->idle_w = m->idle_w;
     r->busy_w = m->busy_w;
+    r->busy_gpu_w = m->busy_gpu_w;
 }
 
 static void copy_card(struct rates *r, const struct machine *m, const struct gpu_info *card)
@@ -104,20 +105,21 @@ bool rates_here(struct rates *r, const struct options *o, bool measure, struct e
     return true;
 }
 
-void rates_keep_watts(const struct energy *zones, double busy_w)
+void rates_keep_watts(const struct energy *meter, bool with_gpu, double busy_w)
 {
     char path[PATH_SIZE];
     struct machine m;
-    struct energy e = *zones;
+    struct energy e = *meter;
     struct error why = { 0 };
-    if (e.n_zones == 0 || !(busy_w > 0) || !path_machine(path, sizeof path) ||
+    bool whole = e.n_zones > 0 && (!with_gpu || e.gpu.card);
+    if (!whole || !(busy_w > 0) || !path_machine(path, sizeof path) ||
         !machine_load(&m, path, &why))
         return;
     const struct timespec moment = { .tv_nsec = 300000000 };
     double before = energy_read(&e), start = now_s();
     nanosleep(&moment, NULL);
     m.idle_w = (energy_read(&e) - before) / (now_s() - start);
-    m.busy_w = busy_w;
+    *(with_gpu ? &m.busy_gpu_w : &m.busy_w) = busy_w;
     machine_save(&m, path, &why);
 }
 
@@ -137,7 +139,7 @@ static void other_memory(struct rates *r, double gb_s, int cores)
     r->dram_gb_s = gb_s;
     r->attention_gops = r->prompt_attention_gops = 0;
     r->disk_gb_s = 0;
-    r->idle_w = r->busy_w = 0;
+    r->idle_w = r->busy_w = r->busy_gpu_w = 0;
 }
 
 struct what_if {

@@ -12,8 +12,9 @@
 bool rates_here(struct rates *r, const struct options *o, bool measure, struct error *err);
 
 /* Keep in the profile of this machine what its energy counters said while decoding, and what they say
- * now that nothing happens. Without counters or a profile: nothing. */
-void rates_keep_watts(const struct energy *zones, double busy_w);
+ * now that nothing happens. with_gpu: the card computed, and its power is part. When something that
+ * took power was not counted, or without a profile: nothing. */
+void rates_keep_watts(const struct energy *meter, bool with_gpu, double busy_w);
 
 /* "ram=512G,bw=460": replace what the machine has. A memory bandwidth that is stated replaces the
  * rates measured here: kernels are taken to keep up with it, scaled by `cores` where that is given.

@@ -69,6 +69,7 @@ struct machine {
     /* Of processors and memory (base/energy.h), waiting and decoding; filled in by bench where the
      * counters can be read. */
     double idle_w, busy_w;
+    double busy_gpu_w; /* decoding with the trunk on the card, its power included */
 
     /* The card of machine_add_card; empty: none was measured. Transfers of pinned memory; tops: 1e12
      * operations per second of prefill's GEMM. */

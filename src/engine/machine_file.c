@@ -47,6 +47,7 @@ static const struct field {
     { "int8_gops", REAL, AT(int8_gops), 0 },
     { "idle_w", REAL, AT(idle_w), 0 },
     { "busy_w", REAL, AT(busy_w), 0 },
+    { "busy_gpu_w", REAL, AT(busy_gpu_w), 0 },
     TEXT_OF("gpu", gpu),
     { "vram_gb_s", REAL, AT(vram_gb_s), 0 },
     { "h2d_gb_s", REAL, AT(h2d_gb_s), 0 },

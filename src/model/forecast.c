@@ -402,7 +402,8 @@ void forecast_make(struct forecast *f, const struct model *m, const struct place
         prefill_rate(m, p, mc, &high, prompt),
     };
     f->serial_tok_s = 1 / serial_s(m, p, mc);
-    f->joules = mc->busy_w / f->decode_tok_s.mid;
+    f->watts = p->gpu_layers > 0 ? mc->busy_gpu_w : mc->busy_w;
+    f->joules = f->watts / f->decode_tok_s.mid;
     if (mc->disk_gb_s > 0)
         f->load_s = (double)m->weight_bytes / (mc->disk_gb_s * GIGA);
     f->measured = all_measured(m, p, mc);

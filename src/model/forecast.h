@@ -35,7 +35,7 @@ struct forecast {
     double hit_rate;           /* share of expert picks that VRAM answers; 0 without a cache */
     double reads[N_PARTS][N_HOMES]; /* bytes per token as they fall, hits counted */
     const char *bound_first, *bound_second; /* words; second NULL when the first is most of it */
-    double joules;             /* per token at mid; 0: not known */
+    double watts, joules;      /* while decoding, per token at mid; 0: not known */
     double load_s;             /* 0: not known */
     bool measured;             /* every rate that matters was measured */
 };

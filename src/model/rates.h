@@ -27,7 +27,8 @@ struct rates {
     double handoff_s;            /* GPU to CPU and back, once per mixture layer */
     double disk_gb_s;
 
-    double idle_w, busy_w; /* CPU and memory (and GPU), waiting and decoding; 0: not readable */
+    double idle_w, busy_w; /* CPU and memory, waiting and decoding; 0: not readable */
+    double busy_gpu_w;     /* with the GPU, decoding there */
 };
 
 #endif
