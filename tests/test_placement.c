@@ -448,6 +448,14 @@ static void test_forecast(void)
     CHECK(placement_make(&p, &m, &r, &half, &err));
     forecast_make(&g, &m, &p, &r, half.n_ctx, 512);
     placement_free(&p);
+    goals.max_joules = 1e6; /* nobody knows them: not met, however many are allowed */
+    r.busy_w = 0;
+    CHECK(forecast_choose(&p, &f, &m, &r, &w, &goals, &met, &err) && !met);
+    placement_free(&p);
+    r.busy_w = 100;
+    CHECK(forecast_choose(&p, &f, &m, &r, &w, &goals, &met, &err) && met);
+    placement_free(&p);
+    goals.max_joules = 0;
     goals.min_tok_s = g.decode_tok_s.mid;
     CHECK(forecast_choose(&p, &f, &m, &r, &w, &goals, &met, &err) && met);
     CHECK_INT(p.n_ctx, usual / 2);

@@ -84,8 +84,9 @@ bool rates_here(struct rates *r, const struct options *o, bool measure, struct e
     struct error why = { 0 };
     unsigned isa = o->isa_given ? o->isa & cpu_isa() : 0;
     bool has_path = path_machine(path, sizeof path);
+    int threads = o->what_if ? 0 : (int)o->threads; /* -t is for that machine, measured is this one */
     *r = (struct rates){ .ram_bytes = memory_available(),
-                         .n_cores = o->threads > 0 ? (int)o->threads : cpus_usable()->n_cores };
+                         .n_cores = threads > 0 ? threads : cpus_usable()->n_cores };
     machine_cpu_name(r->cpu, sizeof r->cpu);
     if (measure && !machine_get(&m, has_path ? path : NULL, r->n_cores, isa, signals_cancel_flag(),
                                 err))

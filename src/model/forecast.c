@@ -416,7 +416,7 @@ void forecast_make(struct forecast *f, const struct model *m, const struct place
 static bool meets(const struct forecast *f, const struct goals *g)
 {
     return (g->min_tok_s <= 0 || f->decode_tok_s.mid >= g->min_tok_s) &&
-           (g->max_joules <= 0 || f->joules <= g->max_joules);
+           (g->max_joules <= 0 || (f->joules > 0 && f->joules <= g->max_joules));
 }
 
 bool forecast_choose(struct placement *p, struct forecast *f, const struct model *m,
