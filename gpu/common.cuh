@@ -43,6 +43,7 @@ struct gpu_stream {
     size_t scratch_bytes;
     const atomic_int *cancel; /* of the step that is running; NULL: none */
     double cancelled_s;  /* when that was seen to be set; 0: not yet */
+    bool recording;
     bool hung;           /* its queue did not end in time, or was not empty when the card was lost */
     struct gpu_stream *next_hung;
     cudaError_t failed;  /* the latch: cudaSuccess, or the first failure ... */

@@ -10,6 +10,10 @@
  * What goes to or comes from memory of others passes through a pinned piece of the size of `logits`:
  * a copy of memory that is not pinned may wait for the card, without an end should that hang.
  *
+ * Steps of few tokens are recorded (src/device.h) when one of their kind comes for the second time:
+ * of the same shape, cache and kv_bound. A few kinds are kept; the one that was not used for longest
+ * goes. The state of the step is all that differs between two replays of a record.
+ *
  * Operations queue and return; the first failure is latched in the stream and reported by end. */
 #include "gpu/common.cuh"
 
@@ -17,6 +21,8 @@
 #define N_ROPES 2 /* with angles at hand */
 #define LOGITS_BYTES ((size_t)16 << 20)
 #define MIN_KV_BOUND 256
+#define RECORD_NODES 40                /* launches per layer, at most about so many ... */
+#define RECORD_NODE_BYTES ((size_t)2048) /* ... each with its arguments, in device memory */
 #define MIN_PIECE ((size_t)64 << 10) /* of what passes through pinned memory */
 
 /* From so many queries on, expanding the latents costs less than working on them: 512 * 256 / 768 by
@@ -28,6 +34,20 @@ struct angles {
     uint64_t step;           /* for which one cosine and sine are there */
     double *frequency;
     float *cosine, *sine;
+};
+
+/* What makes two steps alike, but for the numbers in struct gpu_step. */
+struct kind {
+    int n_tokens, n_logits;
+    int64_t kv_bound;
+    uint64_t cache;
+    enum mla_form mla_form;
+};
+
+struct recorded {
+    struct kind kind; /* n_tokens 0: free */
+    struct gpu_record *record; /* NULL: seen once */
+    uint64_t used;    /* number of the last step of this kind */
 };
 
 struct gpu_device {
@@ -48,6 +68,9 @@ struct gpu_device {
     int logits_rows, logits_queued; /* rows of a piece; of the last piece, to be fetched by end */
     float *host_piece;  /* pinned, as large as logits or larger */
     struct error early; /* of a wait before end */
+    struct recorded records[GPU_RECORDS];
+    struct recorded *now; /* the running step's, or NULL */
+    bool refused;         /* a record could not be made: no more are tried */
     const struct experts *experts; /* between experts_begin and experts_end */
     struct rows experts_src;
 };
@@ -133,6 +156,30 @@ static int64_t bound_of(const struct gpu_device *d, int64_t n)
     return bound < d->options.limits.n_ctx ? bound : d->options.limits.n_ctx;
 }
 
+static struct kind kind_of(const struct gpu_device *d)
+{
+    return { d->step.n_tokens, d->step.n_logits, d->kv_bound, d->step.cache ? d->step.cache->id : 0,
+             d->step.mla_form };
+}
+
+static bool alike(const struct kind &a, const struct kind &b)
+{
+    return a.n_tokens == b.n_tokens && a.n_logits == b.n_logits && a.kv_bound == b.kv_bound &&
+           a.cache == b.cache && a.mla_form == b.mla_form;
+}
+
+/* The place of the running step's kind; NULL: it has none. */
+static struct recorded *known_kind(struct gpu_device *d)
+{
+    for (struct recorded &r : d->records) {
+        if (d->step.repeats && alike(r.kind, kind_of(d))) {
+            r.used = d->n_steps;
+            return &r;
+        }
+    }
+    return NULL;
+}
+
 static void device_begin(struct device *dev, const struct step *s)
 {
     struct gpu_device *d = gpu(dev);
@@ -150,15 +197,74 @@ static void device_begin(struct device *dev, const struct step *s)
     d->host_step->epoch = (uint32_t)d->n_steps;
     memcpy(tokens_behind(d->host_step), s->tokens, (size_t)s->n_tokens * sizeof *s->tokens);
     gpu_write(d->s, d->state, d->host_step, step_bytes(s->n_tokens));
+    d->now = known_kind(d);
+    int record = d->now && d->now->record ? (int)(d->now - d->records) : -1;
+    struct gpu_run run = { s, d->host_step->epoch, record };
     if (d->options.partner.start)
-        d->options.partner.start(d->options.partner.ctx, s);
+        d->options.partner.start(d->options.partner.ctx, &run);
+}
+
+/* ---- records ---- */
+
+static bool device_replay(struct device *dev)
+{
+    struct gpu_device *d = gpu(dev);
+    if (!d->now || !d->now->record)
+        return false;
+    gpu_replay(d->s, d->now->record);
+    d->logits_queued = d->step.n_logits;
+    return true;
+}
+
+/* Behind the second step of a kind. Behind the first it is noted, in the place that is free or was not
+ * used for longest. */
+static bool device_record(struct device *dev)
+{
+    struct gpu_device *d = gpu(dev);
+    const struct gpu_partner *p = &d->options.partner;
+    bool fits = d->step.repeats && d->step.n_tokens <= GPU_GEMV_TOKENS &&
+                d->step.n_logits <= d->logits_rows && d->options.n_layers > 0 && !d->refused;
+    if (!fits || (d->now && d->now->record))
+        return false;
+    if (!d->now) {
+        struct recorded *oldest = d->records;
+        for (struct recorded &r : d->records)
+            oldest = r.used < oldest->used ? &r : oldest;
+        gpu_forget(d->s, oldest->record);
+        *oldest = { kind_of(d), NULL, d->n_steps };
+        return false;
+    }
+    if (p->begin && !(p->record && p->record(p->ctx, (int)(d->now - d->records), d->state)))
+        return false;
+    for (struct angles &a : d->angles)
+        a.step = 0; /* their launch belongs to the record */
+    gpu_record(d->s);
+    return true;
+}
+
+static bool device_recorded(struct device *dev, bool ok, struct error *err)
+{
+    struct gpu_device *d = gpu(dev);
+    const struct gpu_partner *p = &d->options.partner;
+    d->now->record = gpu_recorded(d->s, err);
+    if (p->begin)
+        p->recorded(p->ctx);
+    for (struct angles &a : d->angles)
+        a.step = 0;
+    if (!ok) { /* stopped half-way */
+        gpu_forget(d->s, d->now->record);
+        d->now->record = NULL;
+        return true;
+    }
+    d->refused = !d->now->record;
+    return !d->refused;
 }
 
 /* Where nobody else holds the queueing thread back, it stays a layer ahead of the card and no more,
  * so that a step that was cancelled ends soon. Called once per layer. */
 static void keep_pace(struct gpu_device *d)
 {
-    if (d->options.partner.begin || d->step.n_tokens <= GPU_GEMV_TOKENS)
+    if (d->options.limits.n_routed > 0 || d->step.n_tokens <= GPU_GEMV_TOKENS)
         return;
     gpu_wait(d->s, NULL);
     gpu_mark(d->s);
@@ -424,6 +530,8 @@ static void device_close(struct device *dev)
     if (!d)
         return;
     if (d->s) {
+        for (struct recorded &r : d->records)
+            gpu_forget(d->s, r.record);
         gpu_host_release(d->s, d->host_step);
         gpu_host_release(d->s, d->host_piece);
         gpu_host_release(d->s, d->host_frequency);
@@ -441,6 +549,9 @@ static const struct device_ops device_ops_gpu = {
     .read = device_read,
     .begin = device_begin,
     .end = device_end,
+    .replay = device_replay,
+    .record = device_record,
+    .recorded = device_recorded,
     .embed = device_embed,
     .rmsnorm = device_rmsnorm,
     .matmul = device_matmul,
@@ -471,7 +582,8 @@ size_t gpu_device_bytes(const struct gpu_device_options *o)
 {
     struct gpu_device d = {};
     d.options = *o;
-    return gpu_scratch_bytes(&o->limits) + cut_memory(&d, NULL);
+    size_t nodes = (size_t)GPU_RECORDS * RECORD_NODES * (size_t)o->n_layers;
+    return gpu_scratch_bytes(&o->limits) + cut_memory(&d, NULL) + nodes * RECORD_NODE_BYTES;
 }
 
 bool gpu_device_open(struct device **out, const struct gpu_device_options *o, struct error *err)

@@ -91,6 +91,54 @@ bool gpu_finish(struct gpu_stream *s, struct error *err);
 double gpu_deadline(struct gpu_stream *s, double since);
 void gpu_give_up(struct gpu_stream *s);
 
+/* ---- recording ---- */
+
+/* What is queued from here on is recorded and does not run: launches, fills, copies of device and
+ * pinned memory, calls of the host; nothing may be waited for or allocated meanwhile. It must have run
+ * once before: the first launch of a kernel may have to load it. gpu_recorded ends it and gives the
+ * record, or NULL and ERR_DEVICE: this card or driver does not record that; nothing else has changed,
+ * and the stream is as good as before. */
+struct gpu_record;
+void gpu_record(struct gpu_stream *s);
+struct gpu_record *gpu_recorded(struct gpu_stream *s, struct error *err);
+/* Queue all of it. */
+void gpu_replay(struct gpu_stream *s, struct gpu_record *r);
+void gpu_forget(struct gpu_stream *s, struct gpu_record *r); /* not queued any more; accepts NULL */
+
+/* ---- hand-off by flags: gpu/handoff.cu ---- */
+
+/* Words that both sides poll, in pinned memory, each on a line of its own. Every hand-off has a number
+ * of its own, its ticket: from the step's epoch, which a replay reads from device memory, and the place
+ * in the step. So flags are never reset. */
+struct gpu_flag {
+    uint32_t word, unused[15];
+};
+struct gpu_flags {
+    struct gpu_flag published; /* ticket of what the GPU has brought last */
+    struct gpu_flag done;      /* ticket of what the CPU has computed last */
+    struct gpu_flag abandoned; /* epoch of a step that nobody waits for any longer */
+};
+#define GPU_JOBS 1024 /* hand-offs per step */
+#define gpu_ticket(epoch, job) ((epoch) * GPU_JOBS + (uint32_t)(job) + 1)
+
+/* Runs of 4-byte words that travel together, from device to pinned memory. */
+#define GPU_PARCEL_PARTS 3
+struct gpu_parcel {
+    struct gpu_part {
+        uint32_t *to;
+        const uint32_t *from;
+        int64_t n_words;
+    } part[GPU_PARCEL_PARTS];
+};
+
+/* Copy the parcel, then raise `published`. Few tokens: one block does it all. */
+void gpu_publish(struct gpu_stream *s, const struct gpu_parcel *parcel, struct gpu_flags *flags,
+                 const struct gpu_step *step, int job);
+/* Poll until `done` is raised or the step is abandoned, then dst = src (pinned) in any case. Behind
+ * limit_s seconds the GPU itself abandons the step. */
+void gpu_collect(struct gpu_stream *s, struct rows dst, struct rows src, struct gpu_flags *flags,
+                 const struct gpu_step *step, int job, double limit_s, int n_tokens);
+
 /* ---- element by element: gpu/elementwise.cu ---- */
 
 /* dst = a + b (+ c); each [n_tokens, dst.width]. dst may be a, b or c. */
@@ -227,6 +275,7 @@ size_t gpu_mla_decompressed_scratch(const struct gpu_limits *l);
 
 /* ---- the device: gpu/device_gpu.cu ---- */
 
+#define GPU_RECORDS 8 /* kinds of steps that a device has recorded at most */
 struct gpu_device_options;
 size_t gpu_device_bytes(const struct gpu_device_options *o);
 bool gpu_device_open(struct device **out, const struct gpu_device_options *o, struct error *err);
@@ -245,6 +294,7 @@ void gpu_stream_close(struct gpu_stream *s);
     X(host_alloc) X(host_release)                                                                 \
     X(alloc) X(release) X(write) X(read) X(fill) X(mark) X(wait) X(call)                          \
     X(is_idle) X(finish) X(deadline) X(give_up)                                                   \
+    X(record) X(recorded) X(replay) X(forget) X(publish) X(collect)                               \
     X(add) X(add3) X(copy) X(swiglu) X(rmsnorm)                                                   \
     X(rope_angles) X(rope) X(cache_store) X(router_topk)                                          \
     X(dequantize) X(embed) X(gemv) X(gemv_swiglu) X(gemm) X(matmul) X(experts)                    \
@@ -256,18 +306,29 @@ struct gpu_launchers {
 #undef GPU_ROW
 };
 
+/* A step as it is about to be queued. */
+struct gpu_run {
+    const struct step *step; /* host */
+    uint32_t epoch;
+    int record;              /* number of the record that it replays, 0 .. GPU_RECORDS - 1; -1: none */
+};
+
 /* Who computes routed experts that are not in device memory (src/engine/hybrid.c). All are called
  * while the step is being queued. start, if there: a step begins. begin: src [n_tokens, hidden], ids and weights [n_tokens, top_k]
  * are device memory, complete when what is queued so far is done; src stays until end. end: queue
  * what fills dst. finish, if there: the whole step is queued, before it is waited for; what it fails
- * with is the step's error. */
+ * with is the step's error.
+ * record, if there: from here on begin and end queue what replays of record number `record` will run,
+ * until recorded; `state` is the step in device memory then. False: its steps cannot be recorded. */
 struct gpu_partner {
     void *ctx;
-    void (*start)(void *ctx, const struct step *s);
+    void (*start)(void *ctx, const struct gpu_run *run);
     void (*begin)(void *ctx, const struct experts *e, struct rows src, const int32_t *ids,
                   const float *weights, int n_tokens);
     void (*end)(void *ctx, struct rows dst, int n_tokens);
     bool (*finish)(void *ctx, struct error *err);
+    bool (*record)(void *ctx, int record, const struct gpu_step *state);
+    void (*recorded)(void *ctx);
 };
 
 /* A whole device of src/device.h on one card. */
@@ -275,6 +336,7 @@ struct gpu_device_options {
     int index;                   /* which card */
     struct gpu_limits limits;
     int64_t n_vocab;             /* rows of the output head */
+    int n_layers;                /* to account for records; 0: steps are not recorded */
     size_t logits_bytes;         /* its output on the card at a time, at least one row; 0: 16 MiB */
     struct gpu_partner partner;  /* begin NULL: all experts are in device memory */
 };

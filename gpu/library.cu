@@ -414,6 +414,71 @@ bool gpu_finish(struct gpu_stream *s, struct error *err)
     return report(s, err);
 }
 
+/* ---- recording ---- */
+
+struct gpu_record {
+    cudaGraphExec_t graph;
+    struct gpu_record *next; /* of those that a card was given up with */
+};
+
+static struct gpu_record *kept_records;
+
+void gpu_record(struct gpu_stream *s)
+{
+    /* only this thread's calls are watched: others may copy or allocate meanwhile */
+    s->recording = s->failed == cudaSuccess;
+    s->q8_of.data = NULL; /* what lies there was made by launches that are not recorded */
+    if (s->recording)
+        gpu_latch(s, cudaStreamBeginCapture(s->queue, cudaStreamCaptureModeThreadLocal), "record");
+}
+
+struct gpu_record *gpu_recorded(struct gpu_stream *s, struct error *err)
+{
+    cudaGraph_t graph = NULL;
+    cudaGraphExec_t exec = NULL;
+    if (!s->recording)
+        return report(s, err), (struct gpu_record *)NULL;
+    s->recording = false;
+    s->q8_of.data = NULL;
+    cudaError_t result = cudaStreamEndCapture(s->queue, &graph);
+    if (gpu_latch(s, result, "record"))
+        gpu_latch(s, cudaGraphInstantiate(&exec, graph, 0), "making a graph");
+    if (graph)
+        cudaGraphDestroy(graph);
+    struct gpu_record *r = NULL;
+    if (s->failed != cudaSuccess) {
+        fail(err, ERR_DEVICE, "GPU: %s: %s", s->failed_where, cudaGetErrorString(s->failed));
+        s->failed = cudaSuccess; /* nothing has run; a card that has failed says so again */
+        cudaGetLastError();
+    } else if ((r = (struct gpu_record *)gpu_host->mem_alloc(1, sizeof *r, "record", err))) {
+        r->graph = exec;
+    } else {
+        cudaGraphExecDestroy(exec);
+    }
+    return r;
+}
+
+void gpu_replay(struct gpu_stream *s, struct gpu_record *r)
+{
+    s->q8_of.data = NULL;
+    if (s->failed == cudaSuccess)
+        gpu_latch(s, cudaGraphLaunch(r->graph, s->queue), "replay");
+}
+
+void gpu_forget(struct gpu_stream *s, struct gpu_record *r)
+{
+    (void)s;
+    if (!r)
+        return;
+    if (card_hangs()) {
+        r->next = kept_records;
+        kept_records = r;
+        return;
+    }
+    cudaGraphExecDestroy(r->graph);
+    gpu_host->mem_free(r);
+}
+
 /* ---- the table ---- */
 
 static const struct gpu_library library = {

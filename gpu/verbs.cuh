@@ -203,6 +203,12 @@ DEVICE float load_relaxed_system(const float *p)
     return x;
 }
 DEVICE void spin_pause() { __nanosleep(100); }
+DEVICE uint64_t clock_ns() /* of a clock that all blocks share */
+{
+    uint64_t t;
+    asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(t));
+    return t;
+}
 
 /* ---- launching ----
  * LAUNCH(stream, kernel, blocks, threads, shared_bytes, arguments...): a kernel template is named

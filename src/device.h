@@ -132,6 +132,7 @@ struct kvcache {
     void **k, **v;            /* [n_layers] device memory */
     struct kv_sparse *sparse; /* [n_layers] */
     size_t bytes;             /* all layers together */
+    uint64_t id;              /* never given to another cache */
     int64_t newest;           /* for arch->cache_rewind: positions that rings held before a step back */
     struct cache_part *parts; /* [n_parts] of layer 0, then 1, ...: all of it; k and v point there */
     int n_parts;
@@ -230,6 +231,7 @@ struct step {
     float *logits;    /* host [n_logits, n_vocab]; NULL when n_logits is 0 */
     struct kvcache *cache;
     enum mla_form mla_form;
+    bool repeats; /* with the same n_tokens, n_logits, mla_form and cache forward does the same */
     const atomic_int *cancel; /* non-zero, then constant: stop soon. A device may leave any operation
                                  half done; forward looks behind the last one. NULL: never */
 };
@@ -251,6 +253,15 @@ struct device_ops {
     /* Per step. end waits for everything and reports the first error since begin. */
     void (*begin)(struct device *d, const struct step *s);
     bool (*end)(struct device *d, struct error *err);
+
+    /* NULL: this device does not record. Between begin and end: replay says that it knows this step from
+     * a record and has queued all of it, so that forward is not to be called. Behind end: record says
+     * that the next call of forward, with the same step, shall be recorded and run nothing; then
+     * recorded, with what forward returned. False: no record was made, for a reason to be shown to who
+     * asks for details. */
+    bool (*replay)(struct device *d);
+    bool (*record)(struct device *d);
+    bool (*recorded)(struct device *d, bool ok, struct error *err);
 
     /* dst[t] = row tokens[t] of w, as floats. */
     void (*embed)(struct device *d, struct rows dst, const struct weight *w);

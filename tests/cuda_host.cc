@@ -429,6 +429,13 @@ void spin_pause()
     leave(w->stopped);
 }
 
+uint64_t clock_ns()
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
 /* ---- background copies ---- */
 
 void async_copy16(void *shared, const void *global)

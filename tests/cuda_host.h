@@ -11,7 +11,8 @@
  *     so is what cudaMalloc gives. AddressSanitizer watches both.
  *   - A thread that ends or waits elsewhere than its warp or block stops the launch: the reason is
  *     printed, and the device fails from then on as after a fault on a card.
- *   - Streams are host threads with a queue; a graph is a recorded queue.
+ *   - Streams are host threads with a queue; a graph is a recorded queue. What CUDA forbids while a
+ *     stream is captured (waiting for it, allocating, memory that is not pinned) ends the capture.
  *
  * Tests steer it by the functions at the end, found with dlsym: a real library does not have them. */
 #ifndef TANDEM_TESTS_CUDA_HOST_H
@@ -192,6 +193,7 @@ DEVICE float load_relaxed_system(const float *p)
     return x;
 }
 void spin_pause();
+uint64_t clock_ns();
 
 /* ---- the runtime ---- */
 
@@ -211,6 +213,7 @@ enum cudaError_t {
     cudaErrorIllegalAddress = 700,
     cudaErrorLaunchTimeout = 702,
     cudaErrorLaunchFailure = 719,
+    cudaErrorStreamCaptureUnsupported = 900,
     cudaErrorStreamCaptureInvalidated = 901,
 };
 const char *cudaGetErrorString(cudaError_t e);
@@ -311,6 +314,8 @@ void cuda_host_fail_launch(int64_t n);
  * card come back at once and are counted: a program must not make them. */
 void cuda_host_hang(int64_t n);
 uint64_t cuda_host_waited_in_vain(void);
+/* Captures end with an error, as on a card or driver that cannot record something. */
+void cuda_host_refuse_capture(bool refuse);
 /* Every call fails from now on; false: a working device again, as in a new process. */
 void cuda_host_lose(bool lost);
 /* Bytes of device and pinned memory in use; cudaMemGetInfo's total, 0: 8 GiB. */
@@ -318,6 +323,8 @@ uint64_t cuda_host_bytes(void);
 void cuda_host_memory(uint64_t total);
 /* Launches of a kernel since the start, by the name in the source; NULL: of all. */
 uint64_t cuda_host_launches(const char *kernel);
+/* Launches of graphs. */
+uint64_t cuda_host_replays(void);
 /* What stopped the last launch that was stopped; "" when none was. Printed too, unless quiet. */
 const char *cuda_host_message(void);
 void cuda_host_quiet(bool quiet);

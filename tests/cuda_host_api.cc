@@ -34,8 +34,9 @@ bool quiet;
 std::atomic<uint64_t> total_memory{ 0 };
 std::atomic<uint64_t> thread_order{ 0 };
 std::atomic<int64_t> allocs_left{ -1 }, launches_left{ -1 }, until_hang{ NEVER };
-std::atomic<bool> hangs{ false };
-std::atomic<uint64_t> in_vain{ 0 };
+std::atomic<int> n_busy{ 0 }; /* streams at work */
+std::atomic<bool> hangs{ false }, refuse_capture{ false };
+std::atomic<uint64_t> in_vain{ 0 }, replays{ 0 };
 std::atomic<int> device_error{ cudaSuccess }; /* sticky */
 thread_local cudaError_t last_error = cudaSuccess;
 
@@ -79,6 +80,10 @@ std::map<void *, size_t> *volatile kept;
 struct at_exit {
     ~at_exit()
     {
+        device_error = cudaErrorIllegalAddress; /* streams that were given up end now */
+        hangs = false;
+        for (int i = 0; i < 5000 && n_busy > 0; i++)
+            std::this_thread::sleep_for(std::chrono::milliseconds(1));
         if (until_hang != NEVER) /* what a program gives up with a card is no leak */
             kept = new std::map<void *, size_t>(blocks);
         const char *path = getenv("TANDEM_GPU_COUNTS");
@@ -96,6 +101,7 @@ struct at_exit {
 struct cuda_host_graph {
     std::shared_ptr<std::vector<operation>> operations{ new std::vector<operation> };
     std::vector<cudaStream_t> members; /* streams that are being captured into it */
+    bool spoilt = false;               /* by a call that is forbidden meanwhile */
 };
 
 struct cuda_host_event {
@@ -124,9 +130,11 @@ struct cuda_host_stream {
             operation next = std::move(queue.front());
             queue.pop_front();
             busy = true;
+            n_busy++;
             hold.unlock();
             next();
             next = nullptr;
+            n_busy--;
             hold.lock();
             busy = false;
             changed.notify_all();
@@ -143,6 +151,15 @@ struct cuda_host_stream {
         changed.notify_all();
     }
 };
+
+/* The capture that this thread has begun: some calls are forbidden to it until it ends. */
+static thread_local struct cuda_host_graph *capturing;
+
+static cudaError_t spoil(struct cuda_host_graph *capture)
+{
+    capture->spoilt = true;
+    return failed(cudaErrorStreamCaptureUnsupported);
+}
 
 /* ---- device ---- */
 
@@ -162,6 +179,7 @@ const char *cudaGetErrorString(cudaError_t e)
     case cudaErrorLaunchTimeout: return "the launch timed out and was terminated";
     case cudaErrorIllegalAddress: return "an illegal memory access was encountered";
     case cudaErrorLaunchFailure: return "unspecified launch failure";
+    case cudaErrorStreamCaptureUnsupported: return "operation not permitted when stream is capturing";
     case cudaErrorStreamCaptureInvalidated: return "capture was invalidated";
     }
     return "unknown error";
@@ -254,6 +272,8 @@ static cudaError_t allocate(void **block, size_t bytes, bool fill)
 {
     *block = NULL;
     size_t free_bytes, total_bytes;
+    if (capturing)
+        return spoil(capturing);
     if (waits_in_vain())
         return failed(cudaErrorLaunchTimeout);
     if (cudaMemGetInfo(&free_bytes, &total_bytes) != cudaSuccess)
@@ -285,6 +305,8 @@ cudaError_t cudaFree(void *block)
 {
     if (!block)
         return status();
+    if (capturing)
+        return spoil(capturing);
     if (waits_in_vain())
         return failed(cudaErrorLaunchTimeout);
     std::lock_guard<std::mutex> hold(lock);
@@ -360,7 +382,7 @@ cudaError_t cudaStreamDestroy(cudaStream_t s)
 cudaError_t cudaStreamSynchronize(cudaStream_t s)
 {
     if (s->capture)
-        return failed(cudaErrorStreamCaptureInvalidated);
+        return spoil(s->capture);
     std::unique_lock<std::mutex> hold(s->lock);
     while (!hangs && !(s->queue.empty() && !s->busy))
         s->changed.wait_for(hold, std::chrono::milliseconds(10));
@@ -369,6 +391,8 @@ cudaError_t cudaStreamSynchronize(cudaStream_t s)
 
 cudaError_t cudaStreamQuery(cudaStream_t s)
 {
+    if (s->capture)
+        return spoil(s->capture);
     std::lock_guard<std::mutex> hold(s->lock);
     return s->queue.empty() && !s->busy ? status() : cudaErrorNotReady; /* a fault shows at the end */
 }
@@ -403,7 +427,9 @@ cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t bytes, cudaMemcpy
         if (bytes)
             memcpy(dst, src, bytes);
     });
-    bool waits = !s->capture && !is_ours(kind == cudaMemcpyDeviceToHost ? dst : src);
+    bool waits = !is_ours(kind == cudaMemcpyDeviceToHost ? dst : src);
+    if (waits && s->capture)
+        return spoil(s->capture);
     return result == cudaSuccess && waits ? cudaStreamSynchronize(s) : result;
 }
 
@@ -436,15 +462,20 @@ static std::string kernel_name(const char *text)
 void cuda_host_launch(cudaStream_t s, const char *name, dim3 grid, int threads,
                       size_t shared_bytes, std::function<void()> body)
 {
-    if (is_due(launches_left)) {
+    bool recorded = s->capture; /* then its accidents come when it runs */
+    if (!recorded && is_due(launches_left)) {
         device_error = cudaErrorLaunchFailure;
         status();
         return;
     }
     std::string kernel = kernel_name(name);
-    bool hang = is_due(until_hang);
+    bool hang = !recorded && is_due(until_hang);
     push(s, [=] {
-        if (hang) {
+        if (recorded && is_due(launches_left)) {
+            device_error = cudaErrorLaunchFailure;
+            return;
+        }
+        if (hang || (recorded && is_due(until_hang))) {
             hangs = true;
             while (hangs)
                 std::this_thread::sleep_for(std::chrono::milliseconds(1));
@@ -514,6 +545,8 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t s, cudaEvent_t e, unsigned)
 cudaError_t cudaEventSynchronize(cudaEvent_t e)
 {
     std::unique_lock<std::mutex> hold(e->lock);
+    if (e->capture)
+        return spoil(e->capture);
     uint64_t n = e->n_recorded;
     while (!hangs && e->n_done < n)
         e->changed.wait_for(hold, std::chrono::milliseconds(10));
@@ -523,6 +556,8 @@ cudaError_t cudaEventSynchronize(cudaEvent_t e)
 cudaError_t cudaEventQuery(cudaEvent_t e)
 {
     std::lock_guard<std::mutex> hold(e->lock);
+    if (e->capture)
+        return spoil(e->capture);
     if (status() != cudaSuccess)
         return status();
     return e->n_done == e->n_recorded ? cudaSuccess : cudaErrorNotReady;
@@ -540,7 +575,7 @@ cudaError_t cudaStreamBeginCapture(cudaStream_t s, cudaStreamCaptureMode)
 {
     if (s->capture)
         return failed(cudaErrorStreamCaptureInvalidated);
-    s->capture = new cuda_host_graph();
+    capturing = s->capture = new cuda_host_graph();
     s->capture->members.push_back(s);
     return status();
 }
@@ -552,6 +587,12 @@ cudaError_t cudaStreamEndCapture(cudaStream_t s, cudaGraph_t *graph)
         return failed(cudaErrorStreamCaptureInvalidated);
     for (cudaStream_t member : (*graph)->members)
         member->capture = NULL;
+    capturing = NULL;
+    if ((*graph)->spoilt || refuse_capture) {
+        delete *graph;
+        *graph = NULL;
+        return failed(cudaErrorStreamCaptureInvalidated);
+    }
     return status();
 }
 
@@ -568,6 +609,7 @@ cudaError_t cudaGraphInstantiate(cudaGraphExec_t *exec, cudaGraph_t graph, unsig
 cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t s)
 {
     auto operations = exec->operations;
+    replays++;
     return push(s, [operations] {
         for (auto &o : *operations)
             o();
@@ -658,6 +700,11 @@ EXPORT void cuda_host_hang(int64_t n)
         hangs = false;
 }
 
+EXPORT void cuda_host_refuse_capture(bool refuse)
+{
+    refuse_capture = refuse;
+}
+
 EXPORT uint64_t cuda_host_waited_in_vain(void)
 {
     return in_vain;
@@ -687,6 +734,11 @@ EXPORT uint64_t cuda_host_launches(const char *kernel)
     for (auto &l : launches)
         n += !kernel || l.first == kernel ? l.second : 0;
     return n;
+}
+
+EXPORT uint64_t cuda_host_replays(void)
+{
+    return replays;
 }
 
 EXPORT void cuda_host_quiet(bool on)

@@ -167,31 +167,6 @@ static void test_session_memory(const char *model)
     CHECK_INT(bytes(), 0);
 }
 
-/* Both ways of handing experts to the CPU give the same bits, whatever the profile and the batches. */
-static void test_handoff(const char *type)
-{
-    char model[160];
-    struct fixture f;
-    check_case("%s: fixture", type);
-    if (!fixture_of_quant(&f, type, model))
-        return;
-    static const int batches[] = { 0, 7, 1 };
-    for (int i = 0; i < 3; i++) {
-        check_case("%s: hand-off by stopping and by callbacks, batches of %d", type, batches[i]);
-        struct setup u = { NUMERICS_LLAMACPP, false, 2, batches[i], MLA_AUTO, LOAD_COPY, GPU_MUST };
-        fixture_handoff = HANDOFF_STOP;
-        float *stop = run_model(check_fixture(model), &f, &u);
-        fixture_handoff = HANDOFF_CALLBACK;
-        float *callback = run_model(check_fixture(model), &f, &u);
-        if (stop && callback)
-            CHECK(memcmp(stop, callback, (size_t)(f.n_tokens * f.n_vocab) * sizeof *stop) == 0);
-        fixture_handoff = HANDOFF_AUTO;
-        free(stop);
-        free(callback);
-    }
-    fixture_free(&f);
-}
-
 static bool wanted(const char *name, int argc, char **argv)
 {
     if (strcmp(name, "deepseek4") == 0 || strcmp(name, "MXFP4") == 0)
@@ -221,7 +196,6 @@ int main(int argc, char **argv)
         test_refusals();
         test_session_memory("models/deepseek2-v3.gguf");
         test_session_memory("models/qwen2.gguf");
-        test_handoff("Q4_K_M");
     }
     for (size_t i = 0; i < sizeof fixture_models / sizeof fixture_models[0]; i++)
         if (wanted(fixture_models[i], argc, argv))

@@ -6,6 +6,8 @@
 #include "tests/gpu_test.h"
 
 #define N_JOBS 20
+#define N_REPLAYS 1000
+#define PATIENCE_S 0.4
 
 static const struct gpu_library *library;
 static const struct gpu_launchers *gpu;
@@ -15,7 +17,7 @@ static struct gpu_stream *open_stream(void)
 {
     struct error err = { 0 };
     struct gpu_limits l = { .act_f32 = true, .max_tokens = 1, .max_cols = 32, .n_ctx = 8,
-                            .head_width = 8 };
+                            .head_width = 8, .patience_s = PATIENCE_S };
     struct gpu_stream *s = NULL;
     CHECK_MSG(library->stream_open(&s, 0, &l, &err), "%s", err.text);
     return s;
@@ -25,7 +27,9 @@ static struct gpu_stream *open_stream(void)
 struct work {
     float *in, *out;      /* pinned, one float each */
     int n_calls, wrong;
-    double delay_s; /* of piece 3 */
+    double delay_s;      /* of piece 3 */
+    bool random_delays;  /* now and then, of any piece */
+    uint32_t epoch;      /* what its numbers carry beside the piece's */
 };
 
 static void compute(void *ctx, int job)
@@ -35,8 +39,10 @@ static void compute(void *ctx, int job)
         nanosleep(&(struct timespec){ (time_t)w->delay_s,
                                       (long)((w->delay_s - (double)(time_t)w->delay_s) * 1e9) },
                   NULL);
+    if (w->random_delays && check_random() % 64 == 0)
+        nanosleep(&(struct timespec){ 0, (long)(check_random() % 400) * 1000 }, NULL);
     w->wrong += job != w->n_calls++;
-    *w->out = *w->in + (float)job;
+    *w->out = *w->in + (float)job + (float)(w->epoch % 1000);
 }
 
 /* Queue a step of N_JOBS pieces on *x in device memory; as a device would. */
@@ -131,6 +137,151 @@ static void test_lost(struct work *w, float *x)
     fail_launch(-1);
 }
 
+/* ---- by flags, in a recorded step ---- */
+
+#define N_FLAG_JOBS 4
+
+/* A step in device memory, and a record of N_FLAG_JOBS hand-offs; `without` leaves one publish out. */
+struct recorded_step {
+    struct gpu_step *host, *state; /* pinned, device */
+    struct gpu_flags *flags;
+    struct gpu_record *record;
+};
+
+static bool record_step(struct recorded_step *r, struct work *w, float *x, int without,
+                        double poll_s, struct error *err)
+{
+    struct rows dst = { x, 1, 1 }, sum = { w->out, 1, 1 };
+    struct gpu_parcel parcel = { { { (uint32_t *)(void *)w->in, (uint32_t *)(void *)x, 1 },
+                                   { NULL, NULL, 0 }, { NULL, NULL, 0 } } };
+    r->host = gpu->host_alloc(stream, sizeof *r->host, "test", err);
+    r->flags = gpu->host_alloc(stream, sizeof *r->flags, "test", err);
+    r->state = gpu->alloc(stream, sizeof *r->state, "test", err);
+    if (!CHECK(r->host && r->flags && r->state))
+        return false;
+    gpu->record(stream);
+    gpu->fill(stream, x, 0, sizeof *x);
+    for (int job = 0; job < N_FLAG_JOBS; job++) {
+        if (job != without)
+            gpu->publish(stream, &parcel, r->flags, r->state, job);
+        gpu->fill(stream, x, 0xff, sizeof *x);
+        gpu->collect(stream, dst, sum, r->flags, r->state, job, poll_s, 1);
+        gpu->add(stream, dst, dst, dst, 1);
+    }
+    r->record = gpu->recorded(stream, err);
+    return CHECK_MSG(r->record, "%s", err->text);
+}
+
+static void drop_step(struct recorded_step *r)
+{
+    gpu->forget(stream, r->record);
+    gpu->release(stream, r->state);
+    gpu->host_release(stream, r->flags);
+    gpu->host_release(stream, r->host);
+}
+
+static void start_step(struct recorded_step *r, struct handoff *h, struct work *w, uint32_t epoch,
+                       float *x, float *result)
+{
+    w->n_calls = 0;
+    w->epoch = epoch;
+    r->host->epoch = epoch;
+    gpu->write(stream, r->state, r->host, sizeof *r->host);
+    handoff_begin(h, compute, w);
+    handoff_expect(h, N_FLAG_JOBS, r->flags, epoch);
+    gpu->replay(stream, r->record);
+    gpu->read(stream, result, x, sizeof *x);
+}
+
+static void test_flags(struct work *w, float *x, float *result)
+{
+    void (*set_order)(uint64_t);
+    struct error err = { 0 };
+    struct handoff *h;
+    struct recorded_step r;
+    int n_wrong = 0;
+    gpu_test_hook("cuda_host_order", &set_order);
+    check_case("flags: a record is replayed, each step with its own numbers");
+    if (!CHECK_MSG(handoff_open(&h, 60, &err), "%s", err.text) ||
+        !record_step(&r, w, x, -1, 60, &err))
+        return;
+    w->random_delays = true;
+    for (uint32_t i = 0; i < N_REPLAYS; i++) {
+        uint32_t epoch = UINT32_MAX / GPU_JOBS - N_REPLAYS / 2 + i; /* tickets wrap around */
+        float sum = 0;
+        if (set_order)
+            set_order(i % 3);
+        start_step(&r, h, w, epoch, x, result);
+        if (!CHECK_MSG(handoff_finish(h, gpu, stream, &err) && gpu->finish(stream, &err), "%s",
+                       err.text))
+            break;
+        for (int job = 0; job < N_FLAG_JOBS; job++)
+            sum = 2 * (sum + (float)job + (float)(epoch % 1000));
+        n_wrong += *result != sum || w->n_calls != N_FLAG_JOBS || w->wrong;
+    }
+    CHECK_INT(n_wrong, 0);
+    w->random_delays = false;
+    w->epoch = 0;
+
+    check_case("flags: a piece that takes longer than the limit fails the step");
+    handoff_close(h);
+    handoff_open(&h, 0.05, &err);
+    w->delay_s = 0.4;
+    start_step(&r, h, w, 7, x, result);
+    CHECK(!handoff_finish(h, gpu, stream, &err));
+    CHECK_INT(err.code, ERR_RUN);
+    CHECK(gpu->finish(stream, NULL)); /* the card was not held back */
+    check_case("flags: so does the next step while that piece is running");
+    error_clear(&err);
+    start_step(&r, h, w, 8, x, result);
+    CHECK(!handoff_finish(h, gpu, stream, &err));
+    CHECK_INT(err.code, ERR_RUN);
+    CHECK(gpu->finish(stream, NULL));
+    check_case("flags: afterwards all is well");
+    w->delay_s = 0;
+    nanosleep(&(struct timespec){ 0, 600000000 }, NULL);
+    error_clear(&err);
+    w->wrong = 0;
+    start_step(&r, h, w, 9, x, result);
+    CHECK_MSG(handoff_finish(h, gpu, stream, &err) && gpu->finish(stream, &err), "%s", err.text);
+    CHECK_INT(w->n_calls, N_FLAG_JOBS);
+    handoff_close(h);
+    w->epoch = 0;
+
+    check_case("flags: a CPU that does not answer holds the card for a while only");
+    r.host->epoch = 10;
+    drop_step(&r);
+    if (record_step(&r, w, x, -1, 0.05, &err)) {
+        r.host->epoch = 10;
+        gpu->write(stream, r.state, r.host, sizeof *r.host);
+        gpu->replay(stream, r.record);
+        CHECK_MSG(gpu->finish(stream, &err), "%s", err.text);
+        CHECK_INT(r.flags->abandoned.word, 10);
+        CHECK_INT(r.flags->published.word, gpu_ticket(10u, N_FLAG_JOBS - 1));
+    }
+    drop_step(&r);
+}
+
+/* A kernel that forgets to publish: the CPU waits as long as its patience with the card lasts. The
+ * stream of this test is lost with it. */
+static void test_missing_publish(struct work *w, float *x, float *result)
+{
+    struct error err = { 0 };
+    struct handoff *h;
+    struct recorded_step r;
+    check_case("flags: a publish that is missing ends the step");
+    if (!CHECK_MSG(handoff_open(&h, 60, &err), "%s", err.text) ||
+        !record_step(&r, w, x, 2, 60, &err))
+        return;
+    start_step(&r, h, w, 11, x, result);
+    CHECK(!handoff_finish(h, gpu, stream, &err));
+    CHECK(!gpu->finish(stream, &err));
+    CHECK_INT(err.code, ERR_DEVICE);
+    CHECK_INT(w->n_calls, 2);
+    handoff_close(h);
+    drop_step(&r);
+}
+
 /* ---- in a step of a device ---- */
 
 struct slow {
@@ -176,7 +327,8 @@ static void test_device(float *x)
     struct gpu_device_options o = { .limits = { .act_f32 = true, .max_tokens = 1, .max_cols = 32,
                                                 .n_ctx = 8, .head_width = 8 },
                                     .n_vocab = 1,
-                                    .partner = { &p, NULL, slow_begin, slow_end, slow_finish } };
+                                    .partner = { &p, NULL, slow_begin, slow_end, slow_finish,
+                                                 NULL, NULL } };
     int32_t token = 0;
     struct step step = { .tokens = &token, .n_tokens = 1 };
     struct experts e = { .top_k = 1 };
@@ -215,15 +367,21 @@ int main(void)
     w.in = gpu->host_alloc(stream, sizeof *w.in, "test", &err);
     w.out = gpu->host_alloc(stream, sizeof *w.out, "test", &err);
     float *x = gpu->alloc(stream, sizeof *x, "test", &err);
-    if (CHECK_MSG(w.in && w.out && x, "%s", err.text)) {
+    float *result = gpu->host_alloc(stream, sizeof *result, "test", &err);
+    if (CHECK_MSG(w.in && w.out && x && result, "%s", err.text)) {
+        test_flags(&w, x, result);
         test_steps(&w, x);
         test_late(&w, x);
         test_device(x);
         test_lost(&w, x);
+        library->stream_close(stream);
+        if ((stream = open_stream()))
+            test_missing_publish(&w, x, result);
     }
     gpu->release(stream, x);
     gpu->host_release(stream, w.in);
     gpu->host_release(stream, w.out);
+    gpu->host_release(stream, result);
     library->stream_close(stream);
     return check_finish();
 }

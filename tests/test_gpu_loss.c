@@ -10,7 +10,7 @@
 #define N_PROMPT 17
 #define N_TOKENS 24 /* with the answer */
 
-#define PATIENCE_S 0.2
+#define PATIENCE_S 0.3
 
 static void (*fail_launch)(int64_t), (*fail_alloc)(int64_t), (*lose)(bool), (*hang)(int64_t);
 static uint64_t (*bytes)(void), (*waited_in_vain)(void);
@@ -45,6 +45,8 @@ static bool open_timeline(struct session **s, struct engine *e, struct error *er
     return CHECK_MSG(session_open(s, e, &(struct session_options){ .n_ctx = 64 }, err), "%s",
                      err->text);
 }
+
+static const enum handoff_way ways[] = { HANDOFF_STOP, HANDOFF_CALLBACK, HANDOFF_FLAGS };
 
 /* One timeline: the prompt and what follows it greedily. */
 struct answer {
@@ -208,8 +210,8 @@ static void test_allocations(const char *model, const struct fixture *f,
 /* A kernel that never ends, in the prompt and in the answer. */
 static void test_hang(const char *model, const struct fixture *f, const struct answer *wanted)
 {
-    static const struct accident accidents[] = { { 0, 0, true }, { 0, 60, true }, { 3, 33, true } };
-    static const enum handoff_way ways[] = { HANDOFF_STOP, HANDOFF_CALLBACK, HANDOFF_AUTO };
+    static const struct accident accidents[] = { { 0, 0, true },  { 0, 60, true }, { 3, 33, true },
+                                                 { 4, 20, true }, { 5, 40, true }, { 6, 3, true } };
     for (size_t i = 0; i < sizeof accidents / sizeof accidents[0]; i++) {
         check_case("%s: hangs before token %d, launch %d", model, accidents[i].at,
                    (int)accidents[i].launch);
@@ -224,7 +226,7 @@ static void test_hang(const char *model, const struct fixture *f, const struct a
     struct engine *e = NULL;
     struct session *s = NULL, *other = NULL;
     struct answer found = { .logits = NULL };
-    patience_s = PATIENCE_S;
+    patience_s = 4 * PATIENCE_S;
     if (open_model(&e, model, GPU_MUST, LOAD_AUTO, &err) && open_timeline(&s, e, &err)) {
         CHECK(!run(s, e, f->tokens, &found, &(struct accident){ 2, 9, true }, &err));
         CHECK_INT(err.code, ERR_DEVICE);
@@ -260,12 +262,15 @@ static void test_model(const char *name, bool hangs)
         { 0, -1, false }, { 0, 0, false },  { 0, 11, false },
         { 0, 200, false }, /* the prompt takes three steps */
         { 1, -1, false }, { 1, 0, false },  { 1, 20, false },
-        { 4, 33, false }, { 6, 3, false },
+        { 4, 33, false }, { 6, 3, false },  { 5, 40, false }, /* steps that are recorded */
+        { 3, -1, false }, { 6, 20, false },
     };
     for (size_t i = 0; !hangs && i < sizeof accidents / sizeof accidents[0]; i++) {
         const struct accident *x = &accidents[i];
         check_case("%s: lost before token %d, launch %d", name, x->at, (int)x->launch);
+        handoff = ways[i % 3];
         test_accident(model, &f, &wanted, x, i % 2 ? LOAD_COPY : LOAD_MMAP);
+        handoff = HANDOFF_AUTO;
     }
     if (hangs) {
         test_hang(model, &f, &wanted);

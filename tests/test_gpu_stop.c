@@ -95,5 +95,7 @@ int main(void)
     }
     test_stop("deepseek2-lite27", HANDOFF_STOP);
     test_stop("deepseek2-lite27", HANDOFF_CALLBACK);
+    test_stop("deepseek2-lite27", HANDOFF_FLAGS);
+    test_stop("llama-gqa-linear", HANDOFF_AUTO);
     return check_finish();
 }

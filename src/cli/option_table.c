@@ -305,8 +305,8 @@ const struct option option_rows[] = {
       .fallback = "auto: all of them where a GPU can hold them" },
     { "device", NULL, "--main-gpu -mg", "N", COMPUTES, GROUP_MODEL, INT(gpu_index, 0, 63),
       .help = "which GPU", .fallback = "0" },
-    { "handoff", NULL, NULL, "auto|stop|callback", COMPUTES, GROUP_MODEL,
-      CHOICE(handoff, "auto|stop|callback"),
+    { "handoff", NULL, NULL, "auto|stop|callback|flags", COMPUTES, GROUP_MODEL,
+      CHOICE(handoff, "auto|stop|callback|flags"),
       .help = "how a GPU hands experts to the CPU: the program stops for each layer, or the GPU's "
               "queue calls it", .fallback = "auto: callback" },
     { "load", NULL, NULL, "auto|mmap|copy|direct", COMPUTES, GROUP_MODEL,

@@ -18,7 +18,7 @@ struct gpu_info; /* gpu/gpu.h */
 struct observer; /* src/engine/observe.h */
 
 /* How the GPU hands routed experts to the CPU: src/engine/hybrid.h. */
-enum handoff_way { HANDOFF_AUTO, HANDOFF_STOP, HANDOFF_CALLBACK };
+enum handoff_way { HANDOFF_AUTO, HANDOFF_STOP, HANDOFF_CALLBACK, HANDOFF_FLAGS };
 
 /* Whether the trunk goes to a GPU: never; when there is one that can hold it; or else fail. */
 enum gpu_use { GPU_NEVER, GPU_AUTO, GPU_MUST };

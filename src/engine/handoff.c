@@ -2,13 +2,22 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <time.h>
 
 #include "src/base/mem.h"
 #include "src/base/util.h"
 
 #define LOOK_S 0.02 /* between two looks at a queue that may have failed */
+
+/* Polling a flag: at first without giving the processor away, which bridges what the GPU does between
+ * two layers; then giving it away to who wants it; then, when the GPU has much to do, asleep. */
+#define SPIN_S 200e-6
+#define YIELD_S 5e-3
+#define NAP_NS 50000
+#define POLLS_PER_LOOK 64 /* at the clock */
 
 struct handoff {
     pthread_t thread;
@@ -20,10 +29,14 @@ struct handoff {
     bool late;             /* one took longer than the limit: no more are started */
     bool given_up;         /* the card, for ever: it calls in vain */
     double moved_s;        /* when the counts changed last */
+    bool polling;          /* the thread, without the lock */
     bool quit;
+    struct gpu_flags *flags; /* of this step; NULL: by calls */
+    uint32_t epoch;
     struct handoff *next;  /* of those that a card may call yet */
 
-    int n_queued; /* of the queueing thread alone */
+    int n_queued; /* pieces; changed by the queueing thread alone */
+    atomic_bool stop_polling; /* the flag will not come: relaxed, it says nothing about other memory */
     double limit_s;
 };
 
@@ -49,24 +62,93 @@ static bool await_idle(struct handoff *h)
     return h->n_done == h->n_started;
 }
 
+/* Under the lock: nothing more is computed in this step, and the queue is not held back for it. */
+static void let_go(struct handoff *h)
+{
+    h->late = true;
+    atomic_store_explicit(&h->stop_polling, true, memory_order_relaxed);
+    if (h->flags)
+        __atomic_store_n(&h->flags->abandoned.word, h->epoch, __ATOMIC_RELEASE);
+    pthread_cond_broadcast(&h->changed);
+}
+
 /* ---- the thread ---- */
+
+static inline void pause_core(void)
+{
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
+
+/* Poll until the GPU has published that piece: what it wrote before is visible then. False: somebody
+ * says that it will not. */
+static bool await_published(struct handoff *h, const uint32_t *word, uint32_t ticket)
+{
+    double start = now_s(), waited = 0;
+    for (unsigned n = 1; __atomic_load_n(word, __ATOMIC_ACQUIRE) != ticket; n++) {
+        if (atomic_load_explicit(&h->stop_polling, memory_order_relaxed))
+            return false;
+        if (waited < SPIN_S)
+            pause_core();
+        else if (waited < YIELD_S)
+            sched_yield();
+        else
+            nanosleep(&(struct timespec){ 0, NAP_NS }, NULL);
+        if (n % POLLS_PER_LOOK == 0 || waited >= SPIN_S)
+            waited = now_s() - start;
+    }
+    return true;
+}
+
+/* Under the lock: is the next piece there, or will it be by a flag? */
+static bool has_next(const struct handoff *h)
+{
+    bool polls = h->flags && !atomic_load_explicit(&h->stop_polling, memory_order_relaxed);
+    return h->n_done < h->n_started || (polls && h->n_done < h->n_queued);
+}
+
+/* Under the lock, which is not held meanwhile: compute the next piece. */
+static void compute_next(struct handoff *h)
+{
+    int job = h->n_done;
+    struct gpu_flags *flags = h->flags;
+    uint32_t ticket = gpu_ticket(h->epoch, job);
+    if (flags) {
+        h->polling = true;
+        pthread_mutex_unlock(&h->lock);
+        bool came = await_published(h, &flags->published.word, ticket);
+        pthread_mutex_lock(&h->lock);
+        h->polling = false;
+        if (!came || h->late) {
+            pthread_cond_broadcast(&h->changed);
+            return;
+        }
+        h->n_started++;
+    }
+    h->moved_s = now_s();
+    pthread_mutex_unlock(&h->lock);
+    h->work(h->ctx, job);
+    if (flags)
+        __atomic_store_n(&flags->done.word, ticket, __ATOMIC_RELEASE);
+    pthread_mutex_lock(&h->lock);
+    h->n_done++;
+    h->moved_s = now_s();
+    if (!flags || h->n_done == h->n_queued) /* with flags nobody sleeps for a single piece */
+        pthread_cond_broadcast(&h->changed);
+}
 
 static void *compute(void *arg)
 {
     struct handoff *h = arg;
     pthread_mutex_lock(&h->lock);
     while (!h->quit) {
-        if (h->n_done == h->n_started) {
+        if (has_next(h))
+            compute_next(h);
+        else
             pthread_cond_wait(&h->changed, &h->lock);
-            continue;
-        }
-        int job = h->n_done;
-        pthread_mutex_unlock(&h->lock);
-        h->work(h->ctx, job);
-        pthread_mutex_lock(&h->lock);
-        h->n_done++;
-        h->moved_s = now_s();
-        pthread_cond_broadcast(&h->changed);
     }
     pthread_mutex_unlock(&h->lock);
     return NULL;
@@ -116,6 +198,7 @@ void handoff_close(struct handoff *h)
         return;
     pthread_mutex_lock(&h->lock);
     h->quit = true;
+    atomic_store_explicit(&h->stop_polling, true, memory_order_relaxed);
     pthread_cond_broadcast(&h->changed);
     pthread_mutex_unlock(&h->lock);
     pthread_join(h->thread, NULL);
@@ -146,10 +229,8 @@ static void hold_back(void *arg)
 {
     struct handoff *h = arg;
     pthread_mutex_lock(&h->lock);
-    if (!h->late && !await_idle(h)) {
-        h->late = true;
-        pthread_cond_broadcast(&h->changed);
-    }
+    if (!h->late && !await_idle(h))
+        let_go(h);
     pthread_mutex_unlock(&h->lock);
 }
 
@@ -159,6 +240,7 @@ bool handoff_begin(struct handoff *h, handoff_work *work, void *ctx)
 {
     pthread_mutex_lock(&h->lock);
     bool ready = !h->given_up && await_idle(h);
+    h->flags = NULL;
     if (ready) {
         h->n_started = h->n_done = 0;
         h->work = work;
@@ -166,9 +248,27 @@ bool handoff_begin(struct handoff *h, handoff_work *work, void *ctx)
     }
     h->late = !ready;
     h->moved_s = now_s();
-    pthread_mutex_unlock(&h->lock);
     h->n_queued = 0;
+    atomic_store_explicit(&h->stop_polling, false, memory_order_relaxed);
+    pthread_mutex_unlock(&h->lock);
     return ready;
+}
+
+void handoff_expect(struct handoff *h, int n_jobs, struct gpu_flags *flags, uint32_t epoch)
+{
+    pthread_mutex_lock(&h->lock);
+    h->n_queued = n_jobs;
+    h->flags = flags;
+    h->epoch = epoch;
+    if (h->late)
+        let_go(h);
+    pthread_cond_broadcast(&h->changed);
+    pthread_mutex_unlock(&h->lock);
+}
+
+double handoff_poll_s(const struct handoff *h)
+{
+    return h->limit_s + 10;
 }
 
 void handoff_queue_start(struct handoff *h, const struct gpu_launchers *gpu, struct gpu_stream *s)
@@ -193,9 +293,13 @@ static void await_count(struct handoff *h, const int *count, int wanted,
             continue;
         if (gpu->is_idle(s))
             return;
-        if (h->n_done == h->n_started && now_s() > gpu->deadline(s, h->moved_s)) {
+        bool computing = h->n_done < h->n_started;
+        if (computing && h->flags && now_s() > h->moved_s + h->limit_s)
+            let_go(h);
+        if (!computing && now_s() > gpu->deadline(s, h->moved_s)) {
             gpu->give_up(s);
-            h->given_up = h->late = true;
+            h->given_up = true;
+            let_go(h);
         }
     }
 }
@@ -212,6 +316,11 @@ bool handoff_finish(struct handoff *h, const struct gpu_launchers *gpu, struct g
 {
     pthread_mutex_lock(&h->lock);
     await_count(h, &h->n_done, h->n_queued, gpu, s);
+    atomic_store_explicit(&h->stop_polling, true, memory_order_relaxed);
+    while (h->polling)
+        pthread_cond_wait(&h->changed, &h->lock);
+    if (h->flags && __atomic_load_n(&h->flags->abandoned.word, __ATOMIC_ACQUIRE) == h->epoch)
+        h->late = true; /* the GPU did not want to wait any longer */
     if (h->given_up) { /* the stream says so */
         pthread_mutex_unlock(&h->lock);
         return false;

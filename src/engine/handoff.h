@@ -1,11 +1,17 @@
 /* The CPU's part of a step, started and awaited by the GPU's queue.
  *
- * The thread that queues a step does not stop at its layers. It puts two host calls into the queue for
- * each of them: handoff_start wakes a thread that computes, handoff_wait holds the queue back until
+ * The thread that queues a step does not stop at its layers. It puts two things into the queue for
+ * each of them: one starts a piece of work on a thread that computes, one holds the queue back until
  * that is done. Between them the GPU works on what was queued there.
  *
  *     queue    ... copies out | start | shared experts | wait | copies in | next layer
  *     thread                          | work(ctx, 0)   |                          | work(ctx, 1)
+ *
+ * Two kinds of them, never mixed in a step:
+ *   calls   a thread of the driver calls us: to wake the thread, and to sleep until it is done
+ *   flags   kernels raise and poll words in memory that both sides see (gpu/handoff.cu); the thread
+ *           polls too, nobody sleeps and the driver has no part in it. For steps that were recorded:
+ *           how many pieces will come must be known when the step begins
  *
  * The queue is in order, so one piece of work runs at a time, and the counts of what was started and
  * what was done are all that the two sides share. A piece that takes longer than the limit makes the
@@ -33,6 +39,10 @@ bool handoff_begin(struct handoff *h, handoff_work *work, void *ctx);
 /* Queue the two calls. */
 void handoff_queue_start(struct handoff *h, const struct gpu_launchers *gpu, struct gpu_stream *s);
 void handoff_queue_wait(struct handoff *h, const struct gpu_launchers *gpu, struct gpu_stream *s);
+/* The step is a recorded one of n_jobs pieces, about to be queued as a whole: with the calls that were
+ * queued when it was recorded (flags NULL), or by flags, as step number `epoch` (struct gpu_step). */
+void handoff_expect(struct handoff *h, int n_jobs, struct gpu_flags *flags, uint32_t epoch);
+
 /* Wait until no more than one piece is queued and not begun: where a step may be cancelled, only so
  * much is in the queue. */
 void handoff_keep_pace(struct handoff *h, const struct gpu_launchers *gpu, struct gpu_stream *s);
@@ -41,5 +51,8 @@ void handoff_keep_pace(struct handoff *h, const struct gpu_launchers *gpu, struc
  * Afterwards no piece is running, but for that one. */
 bool handoff_finish(struct handoff *h, const struct gpu_launchers *gpu, struct gpu_stream *s,
                     struct error *err);
+
+/* Seconds after which a kernel stops polling: later than this side, which can tell why. */
+double handoff_poll_s(const struct handoff *h);
 
 #endif

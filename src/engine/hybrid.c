@@ -27,6 +27,7 @@ struct hybrid {
     struct model *model;
     struct gpu_stream *s; /* for the weights */
     struct handoff *handoff; /* NULL: stop and read */
+    enum handoff_way way;
     double patience_s;       /* with the card; 0: the usual */
     void *block;
     size_t bytes;
@@ -129,6 +130,7 @@ bool hybrid_open(struct hybrid **out, struct model *m, const struct engine_optio
         return false;
     h->model = m;
     h->patience_s = o->gpu_patience_s;
+    h->way = o->handoff == HANDOFF_AUTO ? HANDOFF_CALLBACK : o->handoff;
     if (!find_card(h, o->gpu_index, err) || !list_weights(h, err) || !upload(h, err) ||
         (by_calls && !handoff_open(&h->handoff, HANDOFF_LIMIT_S, err))) {
         hybrid_close(h);
@@ -186,12 +188,19 @@ struct hybrid_pair {
     struct gpu_stream *s; /* of the device */
     struct device *device, *cpu;
     struct handoff *handoff;  /* borrowed; NULL: stop and read */
-    struct layer_job *jobs;   /* [n_layers] of the step that is being queued */
-    int n_jobs;
+    struct job_list {
+        struct layer_job *jobs; /* [n_layers] */
+        int n;
+    } lists[1 + GPU_RECORDS];   /* of a step that is queued as it is, and of each record */
+    struct job_list *queued;    /* begin and end add to it */
+    struct job_list *running;   /* whose jobs are computed */
+    struct gpu_flags *flags;    /* pinned; NULL: recorded steps hand over by calls */
+    const struct gpu_step *state; /* while a record is made: the step in device memory */
     float *src, *dst;         /* pinned: hidden rows and the experts' sum, of one layer at a time */
     int32_t *ids;
     float *weights;
     int64_t hidden_size;
+    bool by_flags;
 };
 
 /* Copy columns of device rows to pinned rows or back, as one run of memory: what lies between the
@@ -204,18 +213,38 @@ static size_t run_bytes(struct rows r, int n_tokens)
 static void compute(void *ctx, int job)
 {
     struct hybrid_pair *p = ctx;
-    const struct layer_job *j = &p->jobs[job];
+    const struct layer_job *j = &p->running->jobs[job];
     experts_run((struct device_cpu *)p->cpu, j->experts, j->dst, j->src, j->n_tokens, p->ids,
                 p->weights);
 }
 
 /* The CPU's part looks at the step's cancel flag. */
-static void pair_start(void *ctx, const struct step *s)
+static void pair_start(void *ctx, const struct gpu_run *run)
 {
     struct hybrid_pair *p = ctx;
-    p->n_jobs = 0;
+    p->queued = p->running = &p->lists[run->record + 1];
+    if (run->record < 0)
+        p->queued->n = 0;
     if (p->cpu && (!p->handoff || handoff_begin(p->handoff, compute, p)))
-        p->cpu->ops->begin(p->cpu, s);
+        p->cpu->ops->begin(p->cpu, run->step);
+    if (p->handoff && run->record >= 0)
+        handoff_expect(p->handoff, p->running->n, p->flags, run->epoch);
+}
+
+/* Where the queueing thread computes, nothing can be recorded. */
+static bool pair_record(void *ctx, int record, const struct gpu_step *state)
+{
+    struct hybrid_pair *p = ctx;
+    p->queued = &p->lists[record + 1];
+    p->queued->n = 0;
+    p->state = state;
+    return p->handoff || !p->cpu;
+}
+
+static void pair_recorded(void *ctx)
+{
+    struct hybrid_pair *p = ctx;
+    p->state = NULL;
 }
 
 static void pair_begin(void *ctx, const struct experts *e, struct rows src, const int32_t *ids,
@@ -225,10 +254,21 @@ static void pair_begin(void *ctx, const struct experts *e, struct rows src, cons
     size_t n = (size_t)n_tokens * (size_t)e->top_k;
     if (p->handoff && n_tokens > GPU_GEMV_TOKENS)
         handoff_keep_pace(p->handoff, p->gpu, p->s);
-    p->jobs[p->n_jobs++] = (struct layer_job){
+    int job = p->queued->n++;
+    p->queued->jobs[job] = (struct layer_job){
         .experts = e, .n_tokens = n_tokens,
         .src = { p->src, src.width, src.stride }, .dst = { p->dst, src.width, src.stride },
     };
+    if (p->state && p->flags) {
+        struct gpu_parcel parcel = { {
+            { (uint32_t *)p->ids, (const uint32_t *)ids, (int64_t)n },
+            { (uint32_t *)(void *)p->weights, (const uint32_t *)(const void *)weights, (int64_t)n },
+            { (uint32_t *)(void *)p->src, (const uint32_t *)(const void *)src.data,
+              (int64_t)(run_bytes(src, n_tokens) / sizeof(uint32_t)) },
+        } };
+        p->gpu->publish(p->s, &parcel, p->flags, p->state, job);
+        return;
+    }
     p->gpu->read(p->s, p->ids, ids, n * sizeof *ids);
     p->gpu->read(p->s, p->weights, weights, n * sizeof *weights);
     p->gpu->read(p->s, p->src, src.data, run_bytes(src, n_tokens));
@@ -241,8 +281,13 @@ static void pair_begin(void *ctx, const struct experts *e, struct rows src, cons
 static void pair_end(void *ctx, struct rows dst, int n_tokens)
 {
     struct hybrid_pair *p = ctx;
-    int job = p->n_jobs - 1;
-    struct rows sum = p->jobs[job].dst;
+    int job = p->queued->n - 1;
+    struct rows sum = p->queued->jobs[job].dst;
+    if (p->state && p->flags) {
+        p->gpu->collect(p->s, dst, sum, p->flags, p->state, job, handoff_poll_s(p->handoff),
+                        n_tokens);
+        return;
+    }
     if (p->handoff)
         handoff_queue_wait(p->handoff, p->gpu, p->s);
     else if (p->gpu->wait(p->s, NULL)) /* else the end of the step reports it */
@@ -259,8 +304,7 @@ static void pair_end(void *ctx, struct rows dst, int n_tokens)
 static bool pair_finish(void *ctx, struct error *err)
 {
     struct hybrid_pair *p = ctx;
-    bool handed = p->handoff && p->n_jobs > 0;
-    p->n_jobs = 0;
+    bool handed = p->handoff && p->running->n > 0;
     return !handed || handoff_finish(p->handoff, p->gpu, p->s, err);
 }
 
@@ -278,8 +322,8 @@ static struct gpu_device_options gpu_options(const struct hybrid *h, struct hybr
             .n_routed = o->n_routed, .top_k = o->top_k, .expert_size = o->expert_size,
             .patience_s = h->patience_s,
         },
-        .n_vocab = params->n_vocab,
-        .partner = { p, pair_start, pair_begin, pair_end, pair_finish },
+        .n_vocab = params->n_vocab, .n_layers = params->n_layers,
+        .partner = { p, pair_start, pair_begin, pair_end, pair_finish, pair_record, pair_recorded },
     };
     return g;
 }
@@ -313,7 +357,9 @@ static bool open_buffers(struct hybrid_pair *p, const struct device_cpu_options 
     p->dst = p->gpu->host_alloc(p->s, tokens * stride * sizeof(float), "experts' sums", err);
     p->ids = p->gpu->host_alloc(p->s, picks * sizeof *p->ids, "picks", err);
     p->weights = p->gpu->host_alloc(p->s, picks * sizeof *p->weights, "weights of picks", err);
-    return p->src && p->dst && p->ids && p->weights;
+    if (p->by_flags)
+        p->flags = p->gpu->host_alloc(p->s, sizeof *p->flags, "flags", err);
+    return p->src && p->dst && p->ids && p->weights && (p->flags || !p->by_flags);
 }
 
 bool hybrid_pair_open(struct hybrid_pair **out, struct hybrid *h,
@@ -327,8 +373,13 @@ bool hybrid_pair_open(struct hybrid_pair **out, struct hybrid *h,
     p->gpu = &h->library->launch;
     p->handoff = h->handoff;
     p->hidden_size = h->model->params.hidden_size;
-    p->jobs = mem_alloc((size_t)h->model->params.n_layers, sizeof *p->jobs, "layers of a step", err);
-    bool ok = p->jobs && h->library->device_open(&p->device, &g, err);
+    p->by_flags = h->way == HANDOFF_FLAGS;
+    size_t n_layers = (size_t)h->model->params.n_layers;
+    struct layer_job *jobs = mem_alloc(n_layers * (1 + GPU_RECORDS), sizeof *jobs,
+                                       "layers of a step", err);
+    for (size_t i = 0; jobs && i < ARRAY_LEN(p->lists); i++)
+        p->lists[i].jobs = jobs + i * n_layers;
+    bool ok = jobs && h->library->device_open(&p->device, &g, err);
     if (ok)
         p->s = h->library->device_stream(p->device);
     if (!ok || !open_cpu(p, o, err) || !open_buffers(p, o, err)) {
@@ -348,11 +399,12 @@ void hybrid_pair_close(struct hybrid_pair *p)
         p->gpu->host_release(p->s, p->dst);
         p->gpu->host_release(p->s, p->ids);
         p->gpu->host_release(p->s, p->weights);
+        p->gpu->host_release(p->s, p->flags);
         p->device->ops->close(p->device);
     }
     if (p->cpu)
         p->cpu->ops->close(p->cpu);
-    mem_free(p->jobs);
+    mem_free(p->lists[0].jobs);
     mem_free(p);
 }
 

@@ -2,6 +2,7 @@
 #include <inttypes.h>
 #include <math.h>
 
+#include "src/base/log.h"
 #include "src/base/mem.h"
 #include "src/base/util.h"
 #include "src/engine/draft.h"
@@ -225,6 +226,20 @@ static void add_output_bias(const struct model *m, float *rows, int n_rows)
     }
 }
 
+/* If the device would like to: go through forward once more, so that later steps like this one can do
+ * without. */
+static void record_step(struct session *s, const struct step *step)
+{
+    const struct model *m = &s->engine->model;
+    struct device *d = s->workspace->device;
+    struct error why = { 0 };
+    if (!d->ops->record || !d->ops->record(d))
+        return;
+    bool ok = m->arch->forward(m, d, step, &s->workspace->work, NULL);
+    if (!d->ops->recorded(d, ok, &why))
+        log_detail("steps are queued one by one: %s", why.text);
+}
+
 /* Compute n tokens (at most n_batch) behind those in the cache, with the logits of the last n_rows of
  * them. On failure the cache holds what it did before, or less where it cannot go back. */
 static bool compute(struct session *s, const int32_t *tokens, int n, float *rows, int n_rows,
@@ -239,8 +254,10 @@ static bool compute(struct session *s, const int32_t *tokens, int n, float *rows
     };
 
     s->workspace->work.states = draft_room(&s->draft, s->n_cached, n);
+    step.repeats = !s->workspace->work.states.data; /* these have another place every time */
     d->ops->begin(d, &step);
-    bool ok = m->arch->forward(m, d, &step, &s->workspace->work, err);
+    bool ok = (d->ops->replay && d->ops->replay(d)) ||
+              m->arch->forward(m, d, &step, &s->workspace->work, err);
     ok = d->ops->end(d, err) && ok;
     /* forward may have queued everything before somebody asked to stop */
     ok = engine_check_files(s->engine, err) && ok && !is_cancelled(s, err);
@@ -252,6 +269,7 @@ static bool compute(struct session *s, const int32_t *tokens, int n, float *rows
         rewind_cache(s, s->n_cached + n, s->n_cached);
         return false;
     }
+    record_step(s, &step);
     s->n_cached += n;
     draft_took(&s->draft, n);
     return true;

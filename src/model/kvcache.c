@@ -1,5 +1,7 @@
 #include "src/model/kvcache.h"
 
+#include <stdatomic.h>
+
 #include "src/base/mem.h"
 #include "src/base/util.h"
 
@@ -111,7 +113,9 @@ static void place_parts(struct kvcache *c, const struct arch *arch, const struct
 bool kvcache_open(struct kvcache *c, const struct arch *arch, const struct params *p,
                   enum tensor_type type, int64_t n_ctx, struct device *d, struct error *err)
 {
+    static atomic_uint_fast64_t n_opened;
     *c = (struct kvcache){ .type = type, .n_layers = p->n_layers, .n_ctx = n_ctx };
+    c->id = atomic_fetch_add(&n_opened, 1) + 1;
     c->k_width = params_dim(p, arch->has_latent_cache ? DIM_KV_A : DIM_KV);
     c->v_width = arch->has_latent_cache ? 0 : params_dim(p, DIM_V);
     uint64_t bytes = kvcache_bytes(arch, p, type, n_ctx);
