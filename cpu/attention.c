@@ -8,10 +8,6 @@
 #include "cpu/blas.h"
 #include "src/base/util.h"
 
-#define SPLIT_ROWS 8    /* queries per unit of work when few tokens attend */
-#define MIN_SPLIT 256   /* positions per piece of the cache, at least */
-#define ABSORB_ROWS 128 /* rows of k_b per unit of work */
-
 void attention_tile_clear(struct tile *t, int64_t value_width)
 {
     for (int i = 0; i < t->n; i++) {
@@ -107,9 +103,8 @@ static struct block cache_block(const char *data, bool f16, int64_t stride, int6
     return (struct block){ first, f16, stride, width };
 }
 
-/* The tile attends to positions [first, last) of its set. */
-static void attend(const struct attention *a, int worker, struct tile *t, int set, int64_t first,
-                   int64_t last)
+void attention_attend(const struct attention *a, int worker, struct tile *t, int set, int64_t first,
+                      int64_t last)
 {
     const struct kernels *k = &a->d->kernels;
     const struct worker_scratch *s = &a->d->scratch[worker];
@@ -132,31 +127,22 @@ static void attend(const struct attention *a, int worker, struct tile *t, int se
     }
 }
 
-/* ---- few tokens ---- */
-
-/* What one piece of the cache contributed to one query: sum, maximum, value_width floats. */
-static float *partial(const struct attention *a, int split, int token, int head)
-{
-    int64_t query = ((int64_t)split * a->n_tokens + token) * a->n_heads + head;
-    return a->d->partial + query * (a->value_width + 2);
-}
+/* ---- queries ---- */
 
 const float *attention_query(const struct attention *a, int token, int head)
 {
     if (a->mla)
-        return a->d->absorbed + ((int64_t)token * a->n_heads + head) * a->key_width;
+        return a->absorbed + ((int64_t)token * a->n_heads + head) * a->key_width;
     return a->q.data + token * a->q.stride + head * a->key_width;
 }
 
-/* Queries of a set in tiles of `rows`. */
-static int n_tiles(const struct attention *a, int rows)
+int attention_tiles(const struct attention *a, int rows)
 {
     return (a->n_tokens * a->heads_per_set + rows - 1) / rows;
 }
 
-/* A tile of up to `rows` queries of a set, from its row0 on: scaled, with where each may look. */
-static struct tile load_tile(const struct attention *a, const struct worker_scratch *s, int set,
-                             int row0, int rows)
+struct tile attention_load_tile(const struct attention *a, const struct worker_scratch *s, int set,
+                                int row0, int rows)
 {
     struct tile t = { .n = min_of(a->n_tokens * a->heads_per_set - row0, rows),
                       .queries = s->queries, .max = s->states, .sum = s->states + rows,
@@ -170,162 +156,6 @@ static struct tile load_tile(const struct attention *a, const struct worker_scra
     }
     attention_tile_clear(&t, a->value_width);
     return t;
-}
-
-void attention_put_piece(const struct attention *a, int split, int token, int head, float sum,
-                         float max, const float *out)
-{
-    float *to = partial(a, split, token, head);
-    to[0] = sum;
-    to[1] = max;
-    memcpy(to + 2, out, (size_t)a->value_width * sizeof *to);
-}
-
-/* Queries per unit of a step of few tokens. */
-static int split_rows(const struct attention *a)
-{
-    return a->bf16 ? LANES : SPLIT_ROWS;
-}
-
-/* Unit: one piece of the cache, one set, up to split_rows of its queries (token by token). */
-static void split_unit(const struct attention *a, int worker, int64_t unit)
-{
-    const struct worker_scratch *s = &a->d->scratch[worker];
-    int tiles = n_tiles(a, split_rows(a));
-    int split = (int)(unit / (a->n_sets * tiles)), set = (int)(unit / tiles % a->n_sets);
-    int row0 = (int)(unit % tiles) * split_rows(a);
-    int64_t first = split * a->split, last = min_of(first + a->split, a->n_positions);
-    if (a->bf16) {
-        attention_bf16_piece(a, worker, set, row0, first, last);
-        return;
-    }
-    struct tile t = load_tile(a, s, set, row0, SPLIT_ROWS);
-    attend(a, worker, &t, set, first, last);
-    for (int i = 0; i < t.n; i++) {
-        int token = (row0 + i) / a->heads_per_set;
-        int head = set * a->heads_per_set + (row0 + i) % a->heads_per_set;
-        attention_put_piece(a, split, token, head, t.sum[i], t.max[i], t.out + i * t.out_stride);
-    }
-}
-
-/* The attention of one query from its pieces, in order. */
-static void merge(const struct attention *a, int token, int head, float *out)
-{
-    float max = -INFINITY, sum = 0;
-    for (int s = 0; s < a->n_splits; s++)
-        max = max_of(max, partial(a, s, token, head)[1]);
-    memset(out, 0, (size_t)a->value_width * sizeof *out);
-    for (int s = 0; s < a->n_splits; s++) {
-        const float *piece = partial(a, s, token, head);
-        if (piece[0] == 0)
-            continue; /* entirely in the query's future */
-        float factor = expf(piece[1] - max);
-        sum += factor * piece[0];
-        for (int64_t i = 0; i < a->value_width; i++)
-            out[i] += factor * piece[2 + i];
-    }
-    scale_row(out, a->value_width, 1 / sum);
-}
-
-static struct encoded encode_few(const struct dot_plan *p, const float *x, int64_t stride, int n,
-                                 float *buffer)
-{
-    if (!p->encode)
-        return (struct encoded){ (const uint8_t *)x, (size_t)stride * sizeof *x };
-    struct encoded e = { (const uint8_t *)buffer, encoded_bytes(p->cols) };
-    for (int i = 0; i < n; i++)
-        p->encode(x + i * stride, (uint8_t *)buffer + (size_t)i * e.stride, p->cols);
-    return e;
-}
-
-static int absorb_parts(const struct mla *m)
-{
-    return (m->rank + ABSORB_ROWS - 1) / ABSORB_ROWS;
-}
-
-/* Unit: some rows of k_b of one head: absorbed = k_b q_nope, with q_rope behind it. */
-static void absorb_unit(const struct attention *a, int worker, int64_t unit)
-{
-    const struct mla *m = a->mla;
-    const struct worker_scratch *s = &a->d->scratch[worker];
-    int parts = absorb_parts(m), head = (int)(unit / parts);
-    int first = (int)(unit % parts) * ABSORB_ROWS, last = min_of(first + ABSORB_ROWS, m->rank);
-    const float *q = a->q.data + head * (m->nope + m->rope);
-    float *to = a->d->absorbed + head * a->key_width;
-    int64_t to_stride = a->n_heads * a->key_width;
-
-    struct encoded act = encode_few(&a->absorb, q, a->q.stride, a->n_tokens, s->queries);
-    const uint8_t *matrix = (const uint8_t *)m->k_b.data + (size_t)head * m->k_b.matrix_bytes;
-    for (int r = first; r < last; r++) {
-        float out[SPLIT_TOKENS];
-        dot_row(&a->absorb, matrix + (size_t)r * m->k_b.row_bytes, act, a->n_tokens, s->row, out);
-        for (int t = 0; t < a->n_tokens; t++)
-            to[t * to_stride + r] = out[t];
-    }
-    for (int t = 0; first == 0 && t < a->n_tokens; t++)
-        memcpy(to + t * to_stride + m->rank, q + t * a->q.stride + m->nope,
-               (size_t)m->rope * sizeof *to);
-}
-
-/* Unit: one head. Merge its pieces; for MLA expand the latent result: dst = v_b z. */
-static void merge_unit(const struct attention *a, int worker, int64_t unit)
-{
-    const struct worker_scratch *s = &a->d->scratch[worker];
-    const struct mla *m = a->mla;
-    int head = (int)unit;
-    if (!m) {
-        for (int t = 0; t < a->n_tokens; t++)
-            merge(a, t, head, a->dst.data + t * a->dst.stride + head * a->value_width);
-        return;
-    }
-    for (int t = 0; t < a->n_tokens; t++)
-        merge(a, t, head, s->outputs + t * a->value_width);
-    struct encoded act = encode_few(&a->expand, s->outputs, a->value_width, a->n_tokens,
-                                    s->queries);
-    const uint8_t *matrix = (const uint8_t *)m->v_b.data + (size_t)head * m->v_b.matrix_bytes;
-    for (int r = 0; r < m->value; r++) {
-        float out[SPLIT_TOKENS];
-        dot_row(&a->expand, matrix + (size_t)r * m->v_b.row_bytes, act, a->n_tokens, s->row, out);
-        for (int t = 0; t < a->n_tokens; t++)
-            a->dst.data[t * a->dst.stride + (int64_t)head * m->value + r] = out[t];
-    }
-}
-
-static void run_absorb(void *ctx, int64_t begin, int64_t end, int worker)
-{
-    for (int64_t unit = begin; unit < end; unit++)
-        absorb_unit(ctx, worker, unit);
-}
-
-static void run_splits(void *ctx, int64_t begin, int64_t end, int worker)
-{
-    for (int64_t unit = begin; unit < end; unit++)
-        split_unit(ctx, worker, unit);
-}
-
-static void run_merge(void *ctx, int64_t begin, int64_t end, int worker)
-{
-    for (int64_t unit = begin; unit < end; unit++)
-        merge_unit(ctx, worker, unit);
-}
-
-/* Pieces of whole blocks, as many as the fill of the cache asks for. */
-static void run_few(struct attention *a)
-{
-    int64_t most = MAX_SPLITS / a->n_tokens, split = (a->n_positions + most - 1) / most;
-    a->split = (max_of(split, MIN_SPLIT) + KEY_BLOCK - 1) / KEY_BLOCK * KEY_BLOCK;
-    a->n_splits = (int)((a->n_positions + a->split - 1) / a->split);
-
-    const struct mla *m = a->mla;
-    struct pool *pool = a->d->pool;
-    int64_t merging = a->n_splits * a->value_width + (m ? (int64_t)m->value * m->rank : 0);
-    if (m)
-        pool_run(pool, run_absorb, a, (int64_t)a->n_heads * absorb_parts(m),
-                 grain_of((int64_t)ABSORB_ROWS * m->nope));
-    pool_run(pool, run_splits, a, (int64_t)a->n_splits * a->n_sets * n_tiles(a, split_rows(a)),
-             grain_of(min_of(a->split, a->n_positions) * (a->key_width + a->value_width) *
-                      min_of(SPLIT_ROWS, a->n_tokens * a->heads_per_set)));
-    pool_run(pool, run_merge, a, a->n_heads, grain_of(merging * a->n_tokens));
 }
 
 /* ---- many tokens ---- */
@@ -342,11 +172,11 @@ static void run_many_gqa(void *ctx, int64_t begin, int64_t end, int worker)
 {
     const struct attention *a = ctx;
     const struct worker_scratch *s = &a->d->scratch[worker];
-    int tiles = n_tiles(a, QUERY_TILE);
+    int tiles = attention_tiles(a, QUERY_TILE);
     for (int64_t unit = begin; unit < end; unit++) {
         int set = (int)(unit / tiles), row0 = (int)(unit % tiles) * QUERY_TILE;
-        struct tile t = load_tile(a, s, set, row0, QUERY_TILE);
-        attend(a, worker, &t, set, 0, t.end[t.n - 1]);
+        struct tile t = attention_load_tile(a, s, set, row0, QUERY_TILE);
+        attention_attend(a, worker, &t, set, 0, t.end[t.n - 1]);
         attention_tile_finish(&t, a->value_width);
         for (int i = 0; i < t.n; i++) {
             int token = (row0 + i) / a->heads_per_set;
@@ -392,7 +222,7 @@ static void run_many_absorbed(void *ctx, int64_t begin, int64_t end, int worker)
             copy_scaled(query + m->rank, q + i * a->q.stride + m->nope, m->rope, a->scale);
         }
         attention_tile_clear(&t, m->rank);
-        attend(a, worker, &t, 0, 0, t.end[t.n - 1]);
+        attention_attend(a, worker, &t, 0, 0, t.end[t.n - 1]);
         attention_tile_finish(&t, m->rank);
         blas_nt(t.n, m->value, m->rank, t.out, m->rank, v_b, m->rank,
                 a->dst.data + token0 * a->dst.stride + (int64_t)head * m->value, a->dst.stride);
@@ -503,14 +333,14 @@ void attention_run_gqa(struct device_cpu *d, struct rows dst, struct rows q,
     a.scale = scale;
     a.bf16 = a.bf16 && attention_bf16_fits(&a);
     if (a.n_tokens <= SPLIT_TOKENS) {
-        run_few(&a);
+        attention_run_few(&a);
         return;
     }
     if (a.bf16) {
         attention_bf16_gqa(&a);
         return;
     }
-    pool_run(d->pool, run_many_gqa, &a, (int64_t)n_kv_heads * n_tiles(&a, QUERY_TILE), 1);
+    pool_run(d->pool, run_many_gqa, &a, (int64_t)n_kv_heads * attention_tiles(&a, QUERY_TILE), 1);
 }
 
 void attention_run_mla(struct device_cpu *d, struct rows dst, struct rows q,
@@ -530,6 +360,11 @@ void attention_run_mla(struct device_cpu *d, struct rows dst, struct rows q,
     a.bf16 = a.bf16 && attention_bf16_fits(&a);
     a.absorb = dot_plan(d, &m->k_b);
     a.expand = dot_plan(d, &m->v_b);
+    if (m->n_selected > 0 && a.n_positions > m->n_selected) {
+        assert(d->selection.top_k == m->n_selected);
+        attention_run_selected(&a);
+        return;
+    }
     enum mla_form form = d->step.mla_form == MLA_AUTO
                              ? attention_mla_form(m, a.n_tokens, a.n_past)
                              : d->step.mla_form;
@@ -538,7 +373,7 @@ void attention_run_mla(struct device_cpu *d, struct rows dst, struct rows q,
     } else if (form == MLA_DECOMPRESSED) {
         pool_run(d->pool, run_many_decompressed, &a, m->n_heads, 1);
     } else if (a.n_tokens <= SPLIT_TOKENS) {
-        run_few(&a);
+        attention_run_few(&a);
     } else {
         int tiles = (a.n_tokens + QUERY_TILE - 1) / QUERY_TILE;
         pool_run(d->pool, run_many_absorbed, &a, (int64_t)m->n_heads * tiles, 1);

@@ -45,10 +45,31 @@ struct attention {
     int n_tokens;
     int64_t n_past, n_positions; /* before this step; with it */
     float scale;
+    /* Few tokens: queries of latent attention [n_tokens, n_heads, key_width], and what each piece
+     * contributed [n_splits, partial_tokens, n_heads, value_width + 2]. */
+    float *absorbed, *partial;
+    int partial_tokens;
     int n_splits;
     int64_t split; /* positions per piece */
     struct dot_plan absorb, expand;
 };
+
+/* A query as it meets the keys, not scaled: of latents, absorbed. */
+const float *attention_query(const struct attention *a, int token, int head);
+/* Queries of a set in tiles of `rows`, and such a tile from row0 on (token by token): scaled, with
+ * where each may look. */
+int attention_tiles(const struct attention *a, int rows);
+struct tile attention_load_tile(const struct attention *a, const struct worker_scratch *s, int set,
+                                int row0, int rows);
+/* The tile attends to positions [first, last) of its set. */
+void attention_attend(const struct attention *a, int worker, struct tile *t, int set, int64_t first,
+                      int64_t last);
+
+/* cpu/attention_few.c: steps of at most SPLIT_TOKENS tokens. */
+void attention_run_few(struct attention *a);
+/* Latent attention of any number of tokens, each over the positions that the indexer selected for it.
+ * Token by token: the rows are gathered (2 MB in V3.2) and then are a cache of that length. */
+void attention_run_selected(const struct attention *a);
 
 /* ---- many tokens on BF16 operands (cpu/attention_bf16.c), where the kernel table has them ---- */
 
@@ -65,8 +86,6 @@ struct lanes {
     int64_t key_width, value_width;
 };
 
-/* A query as it meets the keys, not scaled: of latents, absorbed. */
-const float *attention_query(const struct attention *a, int token, int head);
 /* What a piece of the cache contributed to a query: sum and maximum (base e), weighted values
  * [value_width], not divided. Pieces are merged in order. */
 void attention_put_piece(const struct attention *a, int split, int token, int head, float sum,

@@ -95,7 +95,7 @@ static bool cpu_end(struct device *d, struct error *err)
 struct rows_job {
     struct device_cpu *d;
     struct rows dst, a, b, c;
-    const struct weight *weight;
+    const struct weight *weight, *bias;
     int n_groups;
     float eps, low, high;
     const struct router *router;
@@ -159,6 +159,35 @@ static void cpu_rmsnorm(struct device *d, struct rows dst, struct rows src,
     struct rows_job job = { .d = cpu(d), .dst = dst, .a = src, .weight = weight,
                             .n_groups = n_groups, .eps = eps };
     run_rows(&job, rmsnorm_job, weight->cols * n_groups);
+}
+
+static void layernorm_job(void *ctx, int64_t begin, int64_t end, int worker)
+{
+    const struct rows_job *j = ctx;
+    const float *weight = j->weight->data, *bias = j->bias->data;
+    int64_t n = j->weight->cols;
+    (void)worker;
+    for (int64_t t = begin; t < end; t++) {
+        const float *x = j->a.data + t * j->a.stride;
+        float *y = j->dst.data + t * j->dst.stride;
+        double mean = 0, variance = 0;
+        for (int64_t i = 0; i < n; i++)
+            mean += (double)x[i] / (double)n;
+        for (int64_t i = 0; i < n; i++)
+            variance += ((double)x[i] - mean) * ((double)x[i] - mean) / (double)n;
+        double scale = 1 / sqrt(variance + (double)j->eps);
+        for (int64_t i = 0; i < n; i++)
+            y[i] = (float)(((double)x[i] - mean) * scale) * weight[i] + bias[i];
+    }
+}
+
+static void cpu_layernorm(struct device *d, struct rows dst, struct rows src,
+                          const struct weight *weight, const struct weight *bias, float eps)
+{
+    assert(weight->type == TYPE_F32 && bias->type == TYPE_F32);
+    struct rows_job job = { .d = cpu(d), .dst = dst, .a = src, .weight = weight, .bias = bias,
+                            .eps = eps };
+    run_rows(&job, layernorm_job, 4 * weight->cols);
 }
 
 static void router_job(void *ctx, int64_t begin, int64_t end, int worker)
@@ -409,6 +438,15 @@ static void cpu_cache_mla(struct device *d, struct kvcache *c, int layer, struct
     run_store(cpu(d), c, layer, latent_rope, (struct rows){ 0 });
 }
 
+static void cpu_cache_index(struct device *d, struct kvcache *c, int layer, struct rows keys)
+{
+    struct cache_job job = { .d = cpu(d), .k = keys, .k_cache = c->sparse[layer].index,
+                             .k_width = keys.width, .f16 = c->type == TYPE_F16 };
+    assert(cpu(d)->step.n_past + cpu(d)->step.n_tokens <= c->n_ctx);
+    pool_run(cpu(d)->pool, store_job, &job, cpu(d)->step.n_tokens,
+             max_of(SMALL_FLOATS / keys.width, 1));
+}
+
 /* ---- the large operations ---- */
 
 static void cpu_matmul(struct device *d, struct rows dst, const struct weight *w, struct rows src,
@@ -503,10 +541,12 @@ static const struct device_ops ops = {
     .end = cpu_end,
     .embed = cpu_embed,
     .rmsnorm = cpu_rmsnorm,
+    .layernorm = cpu_layernorm,
     .matmul = cpu_matmul,
     .rope = cpu_rope,
     .cache_gqa = cpu_cache_gqa,
     .cache_mla = cpu_cache_mla,
+    .cache_index = cpu_cache_index,
     .attention_gqa = cpu_attention_gqa,
     .attention_mla = cpu_attention_mla,
     .swiglu = cpu_swiglu,
@@ -588,6 +628,7 @@ static size_t cut_memory(struct device_cpu *d, uint8_t *base)
         d->selection.count = take(&c, tokens, sizeof *d->selection.count);
         d->selection.ids = take(&c, tokens * o->index_top_k, sizeof *d->selection.ids);
         d->index_scores = take(&c, INDEX_TILE * o->n_ctx, sizeof *d->index_scores);
+        d->selected_rows = take(&c, o->index_top_k * o->cache_width, sizeof *d->selected_rows);
     }
     d->absorbed = take(&c, SPLIT_TOKENS * (int64_t)o->n_heads * o->head_width, sizeof(float));
     d->partial = take(&c, MAX_SPLITS * (int64_t)o->n_heads * (o->head_width + 2), sizeof(float));

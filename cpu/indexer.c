@@ -4,7 +4,7 @@
  * tokens against a block of keys are one matrix product; its result is cut at zero and summed over
  * the heads, weighted. Tokens that see no more rows than they may select take all, unscored. */
 #include <assert.h>
-#include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "cpu/blas.h"
@@ -129,15 +129,66 @@ int select_best(const float *scores, int64_t n, int top_k, int32_t *ids)
     return count;
 }
 
+/* ---- ties of a partial sort ----
+ * A heap of the best so far, the worst on top: a later row takes the top's place only when it is
+ * strictly better. Which of the equal ones are lost depends on the heap's moves, so they are these: a
+ * hole sinks to a leaf, the better child losing its place to the worse, then the value rises. */
+
+struct best_heap {
+    const float *scores;
+    int32_t *ids;
+    int64_t n;
+};
+
+/* Put `id` where the hole at `top` ends up. */
+static void heap_place(struct best_heap *h, int64_t top, int32_t id)
+{
+    int64_t hole = top;
+    for (int64_t child; (child = 2 * hole + 2) <= h->n; hole = child) {
+        if (child == h->n || h->scores[h->ids[child]] > h->scores[h->ids[child - 1]])
+            child--;
+        h->ids[hole] = h->ids[child];
+    }
+    for (int64_t parent; hole > top; hole = parent) {
+        parent = (hole - 1) / 2;
+        if (!(h->scores[h->ids[parent]] > h->scores[id]))
+            break;
+        h->ids[hole] = h->ids[parent];
+    }
+    h->ids[hole] = id;
+}
+
+static int by_number(const void *a, const void *b)
+{
+    int32_t x = *(const int32_t *)a, y = *(const int32_t *)b;
+    return (x > y) - (x < y);
+}
+
+static int select_by_heap(const float *scores, int64_t n, int top_k, int32_t *ids)
+{
+    struct best_heap h = { scores, ids, min_of(n, (int64_t)top_k) };
+    for (int32_t i = 0; i < h.n; i++)
+        ids[i] = i;
+    for (int64_t i = h.n / 2; i-- > 0 && n > top_k;)
+        heap_place(&h, i, ids[i]);
+    for (int64_t i = h.n; i < n; i++)
+        if (scores[i] > scores[ids[0]])
+            heap_place(&h, 0, (int32_t)i);
+    qsort(ids, (size_t)h.n, sizeof *ids, by_number);
+    return (int)h.n;
+}
+
 /* Units: tokens of the tile. */
 static void run_select(void *ctx, int64_t begin, int64_t end, int worker)
 {
     const struct indexer_job *j = ctx;
     struct selection *s = &j->d->selection;
+    int (*select)(const float *, int64_t, int, int32_t *) =
+        j->x->heap_ties ? select_by_heap : select_best;
     (void)worker;
     for (int64_t t = j->first + begin; t < j->first + end; t++)
-        s->count[t] = select_best(scores_of(j, t), n_visible(j, t), j->x->top_k,
-                                  s->ids + t * s->top_k);
+        s->count[t] = select(scores_of(j, t), n_visible(j, t), j->x->top_k,
+                             s->ids + t * s->top_k);
 }
 
 void indexer_run(struct device_cpu *d, struct rows queries, struct rows weights,

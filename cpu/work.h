@@ -97,7 +97,8 @@ struct device_cpu {
     int next_angles;                /* to be given up when there is another one */
 
     struct selection selection;
-    float *index_scores; /* [INDEX_TILE, n_ctx] */
+    float *index_scores;  /* [INDEX_TILE, n_ctx] */
+    float *selected_rows; /* [index_top_k, cache_width] of one token, in the cache's type */
 
     /* Attention of few tokens: absorbed queries, and what each piece of the cache contributed. */
     float *absorbed; /* [SPLIT_TOKENS, n_heads, head_width] */

@@ -165,6 +165,8 @@ struct experts {
 struct mla {
     int n_heads, nope, rope, value, rank; /* dn, dr, dv per head; kv_lora_rank */
     float scale;                          /* of the scores, YaRN factor included */
+    int n_selected;     /* V3.2: attend to those positions only that the last indexer_topk, of as many
+                           at most, selected; 0: to all */
     struct weight k_b;  /* n_heads matrices [rank, nope]: absorbed query = k_b q_nope */
     struct weight v_b;  /* n_heads matrices [value, rank] */
 };
@@ -202,10 +204,13 @@ struct compressor {
  * weights w, row s (a position, or a block of `ratio` of them) scores
  *     I[s] = sum over h of w_h * max(0, q_h . key_s)
  * and the top_k best of those complete at the token's position are selected, fewer when there are
- * fewer; among equal scores the earlier. Constant factors of I do not matter. */
+ * fewer; among equal scores the earlier. Constant factors of I do not matter. (With few heads many
+ * rows score exactly 0.) */
 struct indexer {
     int n_heads, dim, top_k;
     int ratio; /* positions per key: 1 in V3.2 */
+    bool heap_ties; /* among equal scores those that a partial sort by a heap leaves in front, as
+                       llama.cpp does; the CPU alone can */
 };
 
 /* Attention of V4: one row per position (or block) is key and value of all heads. A query sees the
@@ -271,6 +276,10 @@ struct device_ops {
     void (*rmsnorm)(struct device *d, struct rows dst, struct rows src, const struct weight *weight,
                     int n_groups, float eps);
 
+    /* dst = (src - mean(src)) / sqrt(variance(src) + eps) * weight + bias. In place ok. */
+    void (*layernorm)(struct device *d, struct rows dst, struct rows src,
+                      const struct weight *weight, const struct weight *bias, float eps);
+
     /* dst[t, r] = sum_c w[r, c] src[t, c] (+ bias[r]); w has one matrix; bias may be NULL. */
     void (*matmul)(struct device *d, struct rows dst, const struct weight *w, struct rows src,
                    const struct weight *bias);
@@ -283,6 +292,8 @@ struct device_ops {
      * wide, normalised and rotated already. */
     void (*cache_gqa)(struct device *d, struct kvcache *c, int layer, struct rows k, struct rows v);
     void (*cache_mla)(struct device *d, struct kvcache *c, int layer, struct rows latent_rope);
+    /* The same of keys of the indexer, rotated already, into kv_sparse.index (V3.2). */
+    void (*cache_index)(struct device *d, struct kvcache *c, int layer, struct rows keys);
 
     /* Causal attention of this step's queries over the cache, this step included.
      *   gqa: q [n_heads * head_dim], dst likewise; head h reads kv head h / (n_heads / n_kv_heads)
@@ -361,6 +372,11 @@ static inline void rmsnorm(struct device *d, struct rows dst, struct rows src,
 {
     d->ops->rmsnorm(d, dst, src, weight, n_groups, eps);
 }
+static inline void layernorm(struct device *d, struct rows dst, struct rows src,
+                             const struct weight *weight, const struct weight *bias, float eps)
+{
+    d->ops->layernorm(d, dst, src, weight, bias, eps);
+}
 static inline void matmul(struct device *d, struct rows dst, const struct weight *w,
                           struct rows src, const struct weight *bias)
 {
@@ -380,6 +396,10 @@ static inline void cache_mla(struct device *d, struct kvcache *c, int layer,
                              struct rows latent_rope)
 {
     d->ops->cache_mla(d, c, layer, latent_rope);
+}
+static inline void cache_index(struct device *d, struct kvcache *c, int layer, struct rows keys)
+{
+    d->ops->cache_index(d, c, layer, keys);
 }
 static inline void attention_gqa(struct device *d, struct rows dst, struct rows q,
                                  const struct kvcache *c, int layer, int n_heads, int n_kv_heads,

@@ -566,7 +566,7 @@ static void test_mla(enum tensor_type type, enum tensor_type weights, enum mla_f
                act_f32 ? ", float activations" : "");
     struct material k_b = material(weights, NOPE, RANK, MLA_HEADS);
     struct material v_b = material(weights, RANK, VALUE, MLA_HEADS);
-    struct mla m = { MLA_HEADS, NOPE, ROPE, VALUE, RANK, 0.1f, k_b.w, v_b.w };
+    struct mla m = { MLA_HEADS, NOPE, ROPE, VALUE, RANK, 0.1f, 0, k_b.w, v_b.w };
     int64_t n = n_past + n_tokens, width = MLA_HEADS * (NOPE + ROPE), out = MLA_HEADS * VALUE;
     float *latents = floats(n * (RANK + ROPE), -1, 1), *q = floats(n_tokens * width, -1, 1);
     struct kvcache c = new_cache(type, RANK + ROPE, 0);

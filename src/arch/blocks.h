@@ -213,6 +213,13 @@ void gqa_attention(struct device *d, const struct params *p, const struct layer 
 void mla_attention(struct device *d, const struct params *p, const struct layer *l, int layer,
                    const struct step *s, struct activations *a);
 
+/* The two halves of mla_attention: q (and q_latent) from normed, latents into the cache; then the rest,
+ * as m says. */
+void mla_project(struct device *d, const struct params *p, const struct layer *l, int layer,
+                 const struct step *s, struct activations *a);
+void mla_attend(struct device *d, const struct layer *l, int layer, const struct mla *m,
+                const struct step *s, struct activations *a);
+
 /* hidden += FFN of normed. */
 void dense_ffn(struct device *d, const struct params *p, const struct layer *l,
                struct activations *a);

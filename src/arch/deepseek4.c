@@ -243,7 +243,8 @@ static void assemble_attention(struct model *m, struct layer *l, int ratio)
         .rope = &p->rope_blocks, .rms_eps = p->rms_eps,
     };
     l->indexer = (struct indexer){ .n_heads = p->index_heads, .dim = p->index_dim,
-                                   .top_k = p->index_top_k, .ratio = ratio };
+                                   .top_k = p->index_top_k, .ratio = ratio,
+                                   .heap_ties = p->numerics == NUMERICS_LLAMACPP };
 }
 
 static bool assemble(struct model *m, int layer, struct error *err)

@@ -201,8 +201,8 @@ bool mla_derive(struct model *m, int layer, bool act_f32, struct error *err)
 
 /* ---- forward ---- */
 
-void mla_attention(struct device *d, const struct params *p, const struct layer *l, int layer,
-                   const struct step *s, struct activations *a)
+void mla_project(struct device *d, const struct params *p, const struct layer *l, int layer,
+                 const struct step *s, struct activations *a)
 {
     if (l->q_a.data) {
         matmul(d, a->q_latent, &l->q_a, a->normed, NULL);
@@ -217,8 +217,19 @@ void mla_attention(struct device *d, const struct params *p, const struct layer 
     matmul(d, a->kv_a, &l->kv_a_mqa, a->normed, NULL);
     rmsnorm(d, latent, latent, &l->kv_a_norm, 1, p->rms_eps);
     rope(d, a->kv_a, &p->rope, 1, 0, p->kv_lora_rank); /* k_rope is not normalised */
-
     cache_mla(d, s->cache, layer, a->kv_a);
-    attention_mla(d, a->attn, a->q, s->cache, layer, &l->mla);
+}
+
+void mla_attend(struct device *d, const struct layer *l, int layer, const struct mla *m,
+                const struct step *s, struct activations *a)
+{
+    attention_mla(d, a->attn, a->q, s->cache, layer, m);
     matmul(d, a->out, &l->attn_output, a->attn, NULL);
+}
+
+void mla_attention(struct device *d, const struct params *p, const struct layer *l, int layer,
+                   const struct step *s, struct activations *a)
+{
+    mla_project(d, p, l, layer, s, a);
+    mla_attend(d, l, layer, &l->mla, s, a);
 }

@@ -123,7 +123,7 @@ bool hybrid_open(struct hybrid **out, struct model *m, const struct engine_optio
 {
     bool by_calls = o->handoff != HANDOFF_STOP && m->params.n_routed > 0;
     *out = NULL;
-    if (m->params.n_streams > 0)
+    if (m->params.n_streams > 0 || m->params.index_top_k > 0)
         return fail(err, ERR_DEVICE, "%s runs on the CPU only", m->arch->name);
     struct hybrid *h = mem_alloc(1, sizeof *h, "hybrid", err);
     if (!h)

@@ -96,6 +96,7 @@ struct activations {
     /* V4: hyper-connections; what compressors sum up, and its scores; the indexer's queries and the
        weights of its heads; attention's output on its way through the first of two projections */
     struct rows mix, values, value_scores, index_q, index_weights, out_lora;
+    struct rows index_k;         /* V3.2: the indexer's key of each token */
     struct rows states;          /* the caller's: where the states behind the final norm go, for
                                     drafting; data NULL: nobody wants them */
     void *block;                 /* device memory under all of them */

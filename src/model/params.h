@@ -73,6 +73,7 @@ struct params {
     uint8_t compress_ratio[MAX_LAYERS]; /* 0, 4 or 128 positions in one row, per layer */
     int out_groups, out_lora_rank;      /* output projection in two steps, by groups of heads */
     int n_streams;                      /* residual streams of hyper-connections */
+    struct rope rope_index;             /* V3.2: of the indexer, the same angles on other pairs */
     struct rope rope_back;              /* V4: the inverse of `rope` */
     struct rope rope_blocks, rope_blocks_back; /* of layers with blocks, and its inverse */
 

@@ -1,0 +1,253 @@
+/* Attention of few tokens: the cache in pieces, which workers attend to side by side. */
+#include <math.h>
+#include <string.h>
+
+#include "cpu/attention_parts.h"
+#include "src/base/util.h"
+
+#define SPLIT_ROWS 8    /* queries per unit of work */
+#define MIN_SPLIT 256   /* positions per piece of the cache, at least */
+#define ABSORB_ROWS 128 /* rows of k_b per unit of work */
+
+/* What one piece of the cache contributed to one query: sum, maximum, value_width floats. */
+static float *partial(const struct attention *a, int split, int token, int head)
+{
+    int64_t query = ((int64_t)split * a->partial_tokens + token) * a->n_heads + head;
+    return a->partial + query * (a->value_width + 2);
+}
+
+void attention_put_piece(const struct attention *a, int split, int token, int head, float sum,
+                         float max, const float *out)
+{
+    float *to = partial(a, split, token, head);
+    to[0] = sum;
+    to[1] = max;
+    memcpy(to + 2, out, (size_t)a->value_width * sizeof *to);
+}
+
+/* Queries per unit of a step of few tokens. */
+static int split_rows(const struct attention *a)
+{
+    return a->bf16 ? LANES : SPLIT_ROWS;
+}
+
+/* Unit: one piece of the cache, one set, up to split_rows of its queries (token by token). */
+static void split_unit(const struct attention *a, int worker, int64_t unit)
+{
+    const struct worker_scratch *s = &a->d->scratch[worker];
+    int tiles = attention_tiles(a, split_rows(a));
+    int split = (int)(unit / (a->n_sets * tiles)), set = (int)(unit / tiles % a->n_sets);
+    int row0 = (int)(unit % tiles) * split_rows(a);
+    int64_t first = split * a->split, last = min_of(first + a->split, a->n_positions);
+    if (a->bf16) {
+        attention_bf16_piece(a, worker, set, row0, first, last);
+        return;
+    }
+    struct tile t = attention_load_tile(a, s, set, row0, SPLIT_ROWS);
+    attention_attend(a, worker, &t, set, first, last);
+    for (int i = 0; i < t.n; i++) {
+        int token = (row0 + i) / a->heads_per_set;
+        int head = set * a->heads_per_set + (row0 + i) % a->heads_per_set;
+        attention_put_piece(a, split, token, head, t.sum[i], t.max[i], t.out + i * t.out_stride);
+    }
+}
+
+/* The attention of one query from its pieces, in order. */
+static void merge(const struct attention *a, int token, int head, float *out)
+{
+    float max = -INFINITY, sum = 0;
+    for (int s = 0; s < a->n_splits; s++)
+        max = max_of(max, partial(a, s, token, head)[1]);
+    memset(out, 0, (size_t)a->value_width * sizeof *out);
+    for (int s = 0; s < a->n_splits; s++) {
+        const float *piece = partial(a, s, token, head);
+        if (piece[0] == 0)
+            continue; /* entirely in the query's future */
+        float factor = expf(piece[1] - max);
+        sum += factor * piece[0];
+        for (int64_t i = 0; i < a->value_width; i++)
+            out[i] += factor * piece[2 + i];
+    }
+    float share = 1 / sum;
+    for (int64_t i = 0; i < a->value_width; i++)
+        out[i] *= share;
+}
+
+static struct encoded encode_few(const struct dot_plan *p, const float *x, int64_t stride, int n,
+                                 float *buffer)
+{
+    if (!p->encode)
+        return (struct encoded){ (const uint8_t *)x, (size_t)stride * sizeof *x };
+    struct encoded e = { (const uint8_t *)buffer, encoded_bytes(p->cols) };
+    for (int i = 0; i < n; i++)
+        p->encode(x + i * stride, (uint8_t *)buffer + (size_t)i * e.stride, p->cols);
+    return e;
+}
+
+static int absorb_parts(const struct mla *m)
+{
+    return (m->rank + ABSORB_ROWS - 1) / ABSORB_ROWS;
+}
+
+/* Unit: some rows of k_b of one head: absorbed = k_b q_nope, with q_rope behind it. */
+static void absorb_unit(const struct attention *a, int worker, int64_t unit)
+{
+    const struct mla *m = a->mla;
+    const struct worker_scratch *s = &a->d->scratch[worker];
+    int parts = absorb_parts(m), head = (int)(unit / parts);
+    int first = (int)(unit % parts) * ABSORB_ROWS, last = min_of(first + ABSORB_ROWS, m->rank);
+    const float *q = a->q.data + head * (m->nope + m->rope);
+    float *to = a->absorbed + head * a->key_width;
+    int64_t to_stride = a->n_heads * a->key_width;
+
+    struct encoded act = encode_few(&a->absorb, q, a->q.stride, a->n_tokens, s->queries);
+    const uint8_t *matrix = (const uint8_t *)m->k_b.data + (size_t)head * m->k_b.matrix_bytes;
+    for (int r = first; r < last; r++) {
+        float out[SPLIT_TOKENS];
+        dot_row(&a->absorb, matrix + (size_t)r * m->k_b.row_bytes, act, a->n_tokens, s->row, out);
+        for (int t = 0; t < a->n_tokens; t++)
+            to[t * to_stride + r] = out[t];
+    }
+    for (int t = 0; first == 0 && t < a->n_tokens; t++)
+        memcpy(to + t * to_stride + m->rank, q + t * a->q.stride + m->nope,
+               (size_t)m->rope * sizeof *to);
+}
+
+/* Unit: one head. Merge its pieces; for MLA expand the latent result: dst = v_b z. */
+static void merge_unit(const struct attention *a, int worker, int64_t unit)
+{
+    const struct worker_scratch *s = &a->d->scratch[worker];
+    const struct mla *m = a->mla;
+    int head = (int)unit;
+    if (!m) {
+        for (int t = 0; t < a->n_tokens; t++)
+            merge(a, t, head, a->dst.data + t * a->dst.stride + head * a->value_width);
+        return;
+    }
+    for (int t = 0; t < a->n_tokens; t++)
+        merge(a, t, head, s->outputs + t * a->value_width);
+    struct encoded act = encode_few(&a->expand, s->outputs, a->value_width, a->n_tokens,
+                                    s->queries);
+    const uint8_t *matrix = (const uint8_t *)m->v_b.data + (size_t)head * m->v_b.matrix_bytes;
+    for (int r = 0; r < m->value; r++) {
+        float out[SPLIT_TOKENS];
+        dot_row(&a->expand, matrix + (size_t)r * m->v_b.row_bytes, act, a->n_tokens, s->row, out);
+        for (int t = 0; t < a->n_tokens; t++)
+            a->dst.data[t * a->dst.stride + (int64_t)head * m->value + r] = out[t];
+    }
+}
+
+static void run_absorb(void *ctx, int64_t begin, int64_t end, int worker)
+{
+    for (int64_t unit = begin; unit < end; unit++)
+        absorb_unit(ctx, worker, unit);
+}
+
+static void run_splits(void *ctx, int64_t begin, int64_t end, int worker)
+{
+    for (int64_t unit = begin; unit < end; unit++)
+        split_unit(ctx, worker, unit);
+}
+
+static void run_merge(void *ctx, int64_t begin, int64_t end, int worker)
+{
+    for (int64_t unit = begin; unit < end; unit++)
+        merge_unit(ctx, worker, unit);
+}
+
+/* Pieces of whole blocks, as many as the fill of the cache asks for. */
+static void cut_pieces(struct attention *a)
+{
+    int64_t most = MAX_SPLITS / a->n_tokens, split = (a->n_positions + most - 1) / most;
+    a->split = (max_of(split, MIN_SPLIT) + KEY_BLOCK - 1) / KEY_BLOCK * KEY_BLOCK;
+    a->n_splits = (int)((a->n_positions + a->split - 1) / a->split);
+    a->absorbed = a->d->absorbed;
+    a->partial = a->d->partial;
+    a->partial_tokens = a->n_tokens;
+}
+
+static void absorb_all(struct attention *a)
+{
+    pool_run(a->d->pool, run_absorb, a, (int64_t)a->n_heads * absorb_parts(a->mla),
+             grain_of((int64_t)ABSORB_ROWS * a->mla->nope));
+}
+
+static void attend_all(struct attention *a)
+{
+    pool_run(a->d->pool, run_splits, a,
+             (int64_t)a->n_splits * a->n_sets * attention_tiles(a, split_rows(a)),
+             grain_of(min_of(a->split, a->n_positions) * (a->key_width + a->value_width) *
+                      min_of(SPLIT_ROWS, a->n_tokens * a->heads_per_set)));
+}
+
+static void merge_all(struct attention *a)
+{
+    const struct mla *m = a->mla;
+    int64_t merging = a->n_splits * a->value_width + (m ? (int64_t)m->value * m->rank : 0);
+    pool_run(a->d->pool, run_merge, a, a->n_heads, grain_of(merging * a->n_tokens));
+}
+
+void attention_run_few(struct attention *a)
+{
+    cut_pieces(a);
+    if (a->mla)
+        absorb_all(a);
+    attend_all(a);
+    merge_all(a);
+}
+
+/* ---- selected positions ---- */
+
+/* Rows of the cache that one token selected, copied side by side. */
+struct gather_job {
+    const struct attention *a;
+    const int32_t *ids;
+};
+
+static void run_gather(void *ctx, int64_t begin, int64_t end, int worker)
+{
+    const struct gather_job *j = ctx;
+    const struct attention *a = j->a;
+    size_t element = a->f16 ? 2 : 4, bytes = (size_t)a->key_width * element;
+    char *to = (char *)a->d->selected_rows;
+    (void)worker;
+    for (int64_t i = begin; i < end; i++)
+        memcpy(to + (size_t)i * bytes, a->keys + (size_t)(j->ids[i] * a->key_stride) * element,
+               bytes);
+}
+
+/* Token t of the tokens of `a`, whose first is token0 of the step. */
+static void attend_selected(const struct attention *a, int token0, int t)
+{
+    const struct selection *s = &a->d->selection;
+    int count = s->count[token0 + t];
+    struct gather_job job = { a, s->ids + (int64_t)(token0 + t) * s->top_k };
+    pool_run(a->d->pool, run_gather, &job, count, grain_of(a->key_width));
+    struct attention one = *a;
+    one.n_tokens = 1;
+    one.keys = one.values = (const char *)a->d->selected_rows;
+    one.key_stride = one.value_stride = a->key_width;
+    one.n_past = count - 1;
+    one.absorbed += (int64_t)t * a->n_heads * a->key_width;
+    one.partial += (int64_t)t * a->n_heads * (a->value_width + 2);
+    attend_all(&one);
+}
+
+void attention_run_selected(const struct attention *a)
+{
+    const int32_t *count = a->d->selection.count;
+    for (int token0 = 0; token0 < a->n_tokens; token0 += SPLIT_TOKENS) {
+        struct attention few = *a;
+        few.n_tokens = min_of(a->n_tokens - token0, SPLIT_TOKENS);
+        few.dst.data += token0 * a->dst.stride;
+        few.q.data += token0 * a->q.stride;
+        few.n_positions = 0;
+        for (int t = 0; t < few.n_tokens; t++)
+            few.n_positions = max_of(few.n_positions, (int64_t)count[token0 + t]);
+        cut_pieces(&few);
+        absorb_all(&few);
+        for (int t = 0; t < few.n_tokens && !step_cancelled(a->d); t++)
+            attend_selected(&few, token0, t);
+        merge_all(&few);
+    }
+}

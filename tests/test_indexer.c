@@ -1,0 +1,287 @@
+/* Sparse latent attention (V3.2): which positions the indexer selects, ties included, and attention
+ * over them, against the obvious computation in double precision. */
+#include <math.h>
+#include <stdlib.h>
+
+#include "cpu/features.h"
+#include "cpu/sparse.h"
+#include "src/base/pool.h"
+#include "src/base/util.h"
+#include "src/format/quant.h"
+#include "tests/check.h"
+
+#define N_HEADS 8
+#define NOPE 32
+#define ROPE 16
+#define VALUE 32
+#define RANK 64
+#define INDEX_HEADS 6
+#define INDEX_DIM 64
+#define N_CTX 1200
+#define MAX_TOKENS 40
+#define MAX_TOP_K 300
+
+static float *floats(int64_t n)
+{
+    float *x = malloc((size_t)n * sizeof *x);
+    for (int64_t i = 0; i < n; i++)
+        x[i] = check_random_float(-1, 1);
+    return x;
+}
+
+static float held(enum tensor_type type, float x)
+{
+    return type == TYPE_F16 ? f16_to_f32(f32_to_f16(x)) : x;
+}
+
+static struct rows rows_of(float *data, int64_t width)
+{
+    return (struct rows){ data, width, width };
+}
+
+/* ---- ties ---- */
+
+static void test_select(void)
+{
+    check_case("the best of many, ties to the earlier");
+    for (int round = 0; round < 200; round++) {
+        float scores[400];
+        int32_t ids[400];
+        int n = 1 + (int)(check_random() % 400), top_k = 1 + (int)(check_random() % 400);
+        for (int i = 0; i < n; i++) /* few different values */
+            scores[i] = (float)((int)(check_random() % 9) - 4) / 4;
+        if (round % 8 == 0)
+            scores[check_random() % (unsigned)n] = NAN;
+        int count = select_best(scores, n, top_k, ids);
+        CHECK_INT(count, min_of(n, top_k));
+        for (int i = 0, at = 0; i < n; i++) {
+            int before = 0; /* how many come before row i */
+            for (int k = 0; k < n; k++)
+                before += isnan(scores[i]) ? !isnan(scores[k]) || k < i
+                                           : scores[k] > scores[i] ||
+                                                 (scores[k] == scores[i] && k < i);
+            bool selected = at < count && ids[at] == i;
+            CHECK_MSG(selected == (before < top_k), "row %d of %d, %d before it", i, n, before);
+            at += selected;
+        }
+    }
+}
+
+/* ---- one model's layer ---- */
+
+struct layer_rig {
+    enum tensor_type type;
+    float *latents, *keys, *q, *index_q, *weights;
+    struct weight k_b, v_b;
+    struct kvcache cache;
+    struct kv_sparse sparse;
+    void *k_data[1];
+};
+
+static void *rounded(enum tensor_type type, const float *x, int64_t n)
+{
+    if (type == TYPE_F32)
+        return memcpy(malloc((size_t)n * sizeof *x), x, (size_t)n * sizeof *x);
+    uint16_t *h = malloc((size_t)n * sizeof *h);
+    for (int64_t i = 0; i < n; i++)
+        h[i] = f32_to_f16(x[i]);
+    return h;
+}
+
+static struct weight matrices(int64_t cols, int64_t rows)
+{
+    return (struct weight){ .data = floats(N_HEADS * cols * rows), .type = TYPE_F32, .cols = cols,
+                            .rows = rows, .n_matrices = N_HEADS,
+                            .row_bytes = (size_t)cols * sizeof(float),
+                            .matrix_bytes = (size_t)(cols * rows) * sizeof(float), .name = "test" };
+}
+
+static void rig_open(struct layer_rig *r, enum tensor_type type)
+{
+    *r = (struct layer_rig){ .type = type };
+    r->latents = floats(N_CTX * (RANK + ROPE));
+    r->keys = floats(N_CTX * INDEX_DIM);
+    r->q = floats(MAX_TOKENS * N_HEADS * (NOPE + ROPE));
+    r->index_q = floats(MAX_TOKENS * INDEX_HEADS * INDEX_DIM);
+    r->weights = floats(MAX_TOKENS * INDEX_HEADS);
+    r->k_b = matrices(NOPE, RANK);
+    r->v_b = matrices(RANK, VALUE);
+    r->k_data[0] = rounded(type, r->latents, N_CTX * (RANK + ROPE));
+    r->sparse.index = rounded(type, r->keys, N_CTX * INDEX_DIM);
+    r->cache = (struct kvcache){ .type = type, .n_layers = 1, .n_ctx = N_CTX, .k = r->k_data,
+                                 .k_width = RANK + ROPE, .sparse = &r->sparse };
+}
+
+static void rig_close(struct layer_rig *r)
+{
+    free(r->latents);
+    free(r->keys);
+    free(r->q);
+    free(r->index_q);
+    free(r->weights);
+    free((void *)(uintptr_t)r->k_b.data);
+    free((void *)(uintptr_t)r->v_b.data);
+    free(r->k_data[0]);
+    free(r->sparse.index);
+}
+
+/* What is selected scores at least what is not, within rounding; as many as there may be. */
+static void check_selection(const struct layer_rig *r, const int32_t *ids, int count, int t,
+                            int64_t n_visible, int top_k)
+{
+    double *scores = calloc((size_t)n_visible, sizeof *scores), lowest = INFINITY, highest = -INFINITY;
+    bool *in = calloc((size_t)n_visible, sizeof *in);
+    CHECK_INT(count, min_of(n_visible, (int64_t)top_k));
+    for (int i = 0; i < count; i++) {
+        CHECK(ids[i] >= 0 && ids[i] < n_visible && (i == 0 || ids[i] > ids[i - 1]));
+        in[ids[i]] = true;
+    }
+    for (int64_t p = 0; p < n_visible; p++) {
+        for (int h = 0; h < INDEX_HEADS; h++) {
+            double dot = 0;
+            for (int i = 0; i < INDEX_DIM; i++)
+                dot += (double)r->index_q[(t * INDEX_HEADS + h) * INDEX_DIM + i] *
+                       (double)held(r->type, r->keys[p * INDEX_DIM + i]);
+            scores[p] += (double)r->weights[t * INDEX_HEADS + h] * max_of(dot, 0.0);
+        }
+        lowest = in[p] ? min_of(lowest, scores[p]) : lowest;
+        highest = in[p] ? highest : max_of(highest, scores[p]);
+    }
+    CHECK_MSG(lowest >= highest - 1e-4, "selected %.6g, left out %.6g", lowest, highest);
+    free(scores);
+    free(in);
+}
+
+/* Attention of head h over the ids; wanted [VALUE]. */
+static void attend_naive(const struct layer_rig *r, int t, int h, const int32_t *ids, int count,
+                         float scale, double *wanted)
+{
+    const float *q = r->q + (t * N_HEADS + h) * (NOPE + ROPE);
+    const float *k_b = (const float *)r->k_b.data + h * RANK * NOPE;
+    const float *v_b = (const float *)r->v_b.data + h * VALUE * RANK;
+    double absorbed[RANK] = { 0 }, sum = 0, latent[RANK] = { 0 };
+    for (int i = 0; i < RANK; i++)
+        for (int k = 0; k < NOPE; k++)
+            absorbed[i] += (double)k_b[i * NOPE + k] * (double)q[k];
+    for (int n = 0; n < count; n++) {
+        const float *row = r->latents + (int64_t)ids[n] * (RANK + ROPE);
+        double score = 0;
+        for (int i = 0; i < RANK; i++)
+            score += absorbed[i] * (double)held(r->type, row[i]);
+        for (int i = 0; i < ROPE; i++)
+            score += (double)q[NOPE + i] * (double)held(r->type, row[RANK + i]);
+        double weight = exp(score * (double)scale);
+        sum += weight;
+        for (int i = 0; i < RANK; i++)
+            latent[i] += weight * (double)held(r->type, row[i]);
+    }
+    for (int v = 0; v < VALUE; v++) {
+        wanted[v] = 0;
+        for (int i = 0; i < RANK; i++)
+            wanted[v] += (double)v_b[v * RANK + i] * latent[i] / sum;
+    }
+}
+
+static void test_layer(struct pool *pool, enum tensor_type type, bool act_f32, int n_tokens,
+                       int64_t n_past, int top_k)
+{
+    check_case("%d tokens after %lld, %d of all, %s cache%s", n_tokens, (long long)n_past, top_k,
+               quant_traits(type)->name, act_f32 ? ", float activations" : "");
+    struct device_cpu_options o = {
+        .pool = pool, .isa = cpu_isa(), .act_f32 = act_f32, .max_tokens = MAX_TOKENS,
+        .max_cols = 512, .max_rows = 512, .n_ctx = N_CTX, .n_heads = N_HEADS, .head_width = 96,
+        .cache_width = RANK + ROPE, .index_top_k = MAX_TOP_K,
+    };
+    struct device *d = NULL;
+    struct error err = { 0 };
+    if (!CHECK_MSG(device_cpu_open(&d, &o, &err), "%s", err.text))
+        return;
+    struct layer_rig r;
+    rig_open(&r, type);
+    struct mla m = { .n_heads = N_HEADS, .nope = NOPE, .rope = ROPE, .value = VALUE, .rank = RANK,
+                     .scale = 0.3f, .n_selected = top_k, .k_b = r.k_b, .v_b = r.v_b };
+    struct indexer x = { .n_heads = INDEX_HEADS, .dim = INDEX_DIM, .top_k = top_k, .ratio = 1 };
+    struct step s = { .n_tokens = n_tokens, .n_past = n_past, .cache = &r.cache };
+    float *out = calloc(MAX_TOKENS * N_HEADS * VALUE, sizeof *out);
+    d->ops->begin(d, &s);
+    cache_mla(d, &r.cache, 0, rows_of(r.latents + n_past * (RANK + ROPE), RANK + ROPE));
+    cache_index(d, &r.cache, 0, rows_of(r.keys + n_past * INDEX_DIM, INDEX_DIM));
+    indexer_topk(d, rows_of(r.index_q, INDEX_HEADS * INDEX_DIM), rows_of(r.weights, INDEX_HEADS),
+                 &r.cache, 0, &x);
+    attention_mla(d, rows_of(out, N_HEADS * VALUE), rows_of(r.q, N_HEADS * (NOPE + ROPE)), &r.cache,
+                  0, &m);
+    CHECK(d->ops->end(d, NULL));
+    const struct selection *chosen = &((struct device_cpu *)d)->selection;
+    double worst = 0, allowed = act_f32 ? 1e-4 : 0.06;
+    for (int t = 0; t < n_tokens; t += n_tokens > 8 ? 7 : 1) {
+        const int32_t *ids = chosen->ids + t * chosen->top_k;
+        check_selection(&r, ids, chosen->count[t], t, n_past + t + 1, top_k);
+        for (int h = 0; h < N_HEADS; h += 3) {
+            double wanted[VALUE];
+            attend_naive(&r, t, h, ids, chosen->count[t], m.scale, wanted);
+            for (int i = 0; i < VALUE; i++)
+                worst = max_of(worst, fabs(wanted[i] - (double)out[(t * N_HEADS + h) * VALUE + i]));
+        }
+    }
+    CHECK_MSG(worst < allowed, "differs by %.3g, allowed %.3g", worst, allowed);
+    free(out);
+    rig_close(&r);
+    d->ops->close(d);
+}
+
+static void test_layernorm(struct pool *pool)
+{
+    check_case("layernorm");
+    struct device_cpu_options o = { .pool = pool, .isa = cpu_isa(), .max_tokens = 4,
+                                    .max_cols = 64, .max_rows = 64, .n_ctx = 8, .n_heads = 1,
+                                    .head_width = 64, .cache_width = 64 };
+    struct device *d = NULL;
+    if (!CHECK(device_cpu_open(&d, &o, NULL)))
+        return;
+    float *x = floats(3 * 64), *w = floats(64), *b = floats(64), y[3 * 64];
+    struct weight weight = { .data = w, .type = TYPE_F32, .cols = 64, .rows = 1 };
+    struct weight bias = { .data = b, .type = TYPE_F32, .cols = 64, .rows = 1 };
+    d->ops->begin(d, &(struct step){ .n_tokens = 3 });
+    for (int i = 0; i < 64; i++)
+        x[i] += 1000; /* far from 0: the mean must go first */
+    layernorm(d, rows_of(y, 64), rows_of(x, 64), &weight, &bias, 1e-6f);
+    for (int t = 0; t < 3; t++) {
+        double mean = 0, square = 0;
+        for (int i = 0; i < 64; i++)
+            mean += (double)x[t * 64 + i] / 64;
+        for (int i = 0; i < 64; i++)
+            square += pow((double)x[t * 64 + i] - mean, 2) / 64;
+        for (int i = 0; i < 64; i++) {
+            double wanted = ((double)x[t * 64 + i] - mean) / sqrt(square + 1e-6) * (double)w[i] +
+                            (double)b[i];
+            CHECK(fabs((double)y[t * 64 + i] - wanted) < 1e-5);
+        }
+    }
+    CHECK(d->ops->end(d, NULL));
+    free(x);
+    free(w);
+    free(b);
+    d->ops->close(d);
+}
+
+int main(void)
+{
+    struct error err = { 0 };
+    struct pool *pool = NULL;
+    if (!CHECK_MSG(pool_open(&pool, 2, &err), "%s", err.text))
+        return check_finish();
+    test_select();
+    test_layernorm(pool);
+    for (int fast = 0; fast < 2; fast++) {
+        enum tensor_type type = fast ? TYPE_F16 : TYPE_F32;
+        test_layer(pool, type, !fast, 1, 700, 300);  /* a piece and a bit */
+        test_layer(pool, type, !fast, 1, 299, 300);  /* everything, just so */
+        test_layer(pool, type, !fast, 3, 298, 300);  /* across the limit */
+        test_layer(pool, type, !fast, 4, 900, 7);
+        test_layer(pool, type, !fast, 40, 0, 8);     /* from the first position on */
+        test_layer(pool, type, !fast, 33, 1000, 128);
+        test_layer(pool, type, !fast, 40, 100, 300); /* fewer than may be selected */
+    }
+    pool_close(pool);
+    return check_finish();
+}
