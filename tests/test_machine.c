@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "cpu/features.h"
@@ -10,6 +11,7 @@
 #include "src/base/mem.h"
 #include "src/base/pages.h"
 #include "src/base/util.h"
+#include "src/engine/card.h"
 #include "src/engine/machine.h"
 #include "tests/check.h"
 
@@ -136,6 +138,45 @@ static void check_quick(struct machine *m)
     CHECK(m->vram_gb_s == 0);
 }
 
+static void put_link(const char *speed, const char *width)
+{
+    mkdir(path_of("sys"), 0700);
+    mkdir(path_of("sys/bus"), 0700);
+    mkdir(path_of("sys/bus/pci"), 0700);
+    mkdir(path_of("sys/bus/pci/devices"), 0700);
+    mkdir(path_of("sys/bus/pci/devices/0000:65:00.0"), 0700);
+    put("sys/bus/pci/devices/0000:65:00.0/max_link_speed", speed);
+    put("sys/bus/pci/devices/0000:65:00.0/max_link_width", width);
+}
+
+static void check_link(void)
+{
+    static const struct {
+        const char *speed, *width, *wanted;
+    } rows[] = {
+        { "16.0 GT/s PCIe\n", "16\n", "PCIe 4.0 x16" }, { "2.5 GT/s\n", "1\n", "PCIe 1.0 x1" },
+        { "32.0 GT/s PCIe\n", "8\n", "PCIe 5.0 x8" },   { "Unknown\n", "16\n", "" },
+        { "8.0 GT/s PCIe\n", "255\n", "" },             { "8.0 GT/s PCIe\n", "0\n", "" },
+    };
+    struct gpu_info info = { .pci = "0000:65:00.0" };
+    char text[24] = "x";
+    check_case("the link to a card");
+    card_link(&info, folder, text, sizeof text);
+    CHECK_STR(text, "");
+    for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+        put_link(rows[i].speed, rows[i].width);
+        card_link(&info, folder, text, sizeof text);
+        CHECK_STR(text, rows[i].wanted);
+    }
+    unlink(path_of("sys/bus/pci/devices/0000:65:00.0/max_link_speed"));
+    unlink(path_of("sys/bus/pci/devices/0000:65:00.0/max_link_width"));
+    rmdir(path_of("sys/bus/pci/devices/0000:65:00.0"));
+    rmdir(path_of("sys/bus/pci/devices"));
+    rmdir(path_of("sys/bus/pci"));
+    rmdir(path_of("sys/bus"));
+    rmdir(path_of("sys"));
+}
+
 static void check_file(const struct machine *m)
 {
     struct error err = { 0 };
@@ -196,6 +237,7 @@ int main(void)
         return 2;
     check_rig();
     check_pages();
+    check_link();
     check_quick(&m);
     check_file(&m);
     check_get(&m);

@@ -35,8 +35,10 @@ static struct json *machine(const struct rates *mc)
     js_set(j, "ram_bytes", bytes_or_null(mc->ram_bytes));
     js_set(j, "dram_read_gb_s", real_or_null(mc->dram_gb_s));
     js_set(j, "gpu", mc->vram_bytes ? text(mc->gpu) : js_null());
+    js_set(j, "no_gpu", *mc->no_gpu ? text(mc->no_gpu) : js_null());
     js_set(j, "vram_bytes", js_int((int64_t)mc->vram_bytes));
     js_set(j, "vram_gb_s", real_or_null(mc->vram_gb_s));
+    js_set(j, "pcie", *mc->link ? text(mc->link) : js_null());
     js_set(j, "pcie_gb_s", real_or_null(mc->pcie_gb_s));
     js_set(j, "handoff_us", real_or_null(mc->handoff_s * 1e6));
     js_set(j, "disk_gb_s", real_or_null(mc->disk_gb_s));

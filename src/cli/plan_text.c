@@ -148,7 +148,7 @@ static void add_heading(struct buf *out, const struct plan *p)
         if (mc->vram_gb_s > 0)
             buf_printf(out, ", %.4g GB/s", mc->vram_gb_s);
         if (mc->pcie_gb_s > 0)
-            buf_printf(out, ", PCIe %.3g GB/s", mc->pcie_gb_s);
+            buf_printf(out, ", %s %.3g GB/s", *mc->link ? mc->link : "PCIe", mc->pcie_gb_s);
     } else {
         buf_printf(out, " | %s", *mc->no_gpu ? mc->no_gpu : "no GPU");
     }

@@ -44,6 +44,7 @@ static void copy_measured(struct rates *r, const struct machine *m)
 static void copy_card(struct rates *r, const struct machine *m, const struct gpu_info *card)
 {
     snprintf(r->gpu, sizeof r->gpu, "%s", card->name);
+    card_link(card, "", r->link, sizeof r->link);
     r->vram_bytes = card->free_bytes;
     if (strcmp(m->gpu, card->name) != 0) /* rates of another one */
         return;
@@ -204,7 +205,7 @@ bool rates_what_if(struct rates *r, const char *text, struct error *err)
     if (w.cores > 0 || w.bw > 0)
         r->n_cores = w.cores > 0 ? (int)w.cores : max_of(2, (int)(w.bw / GB_S_PER_CORE));
     if (w.vram >= 0) /* another card: this one's rates say nothing about it */
-        r->vram_gb_s = r->pcie_gb_s = r->gpu_tops = r->handoff_s = 0;
+        r->vram_gb_s = r->pcie_gb_s = r->gpu_tops = r->handoff_s = r->link[0] = 0;
     else if (!r->gpu[0])
         memcpy(r->gpu, here.gpu, sizeof r->gpu);
     r->ram_bytes = w.ram >= 0 ? (uint64_t)w.ram : r->ram_bytes;

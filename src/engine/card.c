@@ -1,6 +1,7 @@
 #include "src/engine/card.h"
 
 #include <math.h>
+#include <stdio.h>
 
 #include "src/base/mem.h"
 #include "src/base/util.h"
@@ -25,6 +26,31 @@ bool card_find(const struct gpu_library **library, struct gpu_info *info, int in
     if (index < 0 || index >= n)
         return fail(err, ERR_DEVICE, "no GPU %d: there %s %d", index, n == 1 ? "is" : "are", n);
     return (*library)->info(index, info, err);
+}
+
+static double read_link(const char *root, const char *pci, const char *what)
+{
+    char path[256];
+    double value = 0;
+    snprintf(path, sizeof path, "%.150s/sys/bus/pci/devices/%.23s/%s", root, pci, what);
+    FILE *f = fopen(path, "re");
+    if (f && fscanf(f, "%lf", &value) != 1)
+        value = 0;
+    if (f)
+        fclose(f);
+    return value;
+}
+
+void card_link(const struct gpu_info *info, const char *root, char *text, size_t size)
+{
+    static const double gt_s[] = { 2.5, 5, 8, 16, 32, 64 }; /* of generations 1, 2 ... */
+    double speed = read_link(root, info->pci, "max_link_speed"); /* "16.0 GT/s PCIe" */
+    int lanes = (int)read_link(root, info->pci, "max_link_width"), generation = 0;
+    for (size_t i = 0; i < ARRAY_LEN(gt_s); i++)
+        generation = speed >= gt_s[i] ? (int)i + 1 : generation;
+    *text = 0;
+    if (generation > 0 && lanes > 0 && lanes <= 32)
+        snprintf(text, size, "PCIe %d.0 x%d", generation, lanes);
 }
 
 /* ---- the rig ---- */

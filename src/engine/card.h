@@ -16,6 +16,11 @@ bool card_find(const struct gpu_library **library, struct gpu_info *info, int in
 /* Is there GPU code to look for a card with? Without it nobody needs to be told of a missing card. */
 bool card_code_installed(void);
 
+/* "PCIe 4.0 x16": the widest and fastest link that card and slot can have together, as Linux knows it
+ * (what is in use right now is less while the card rests). `root` is put in front of /sys, for tests;
+ * else "". Empty text when nothing is known. */
+void card_link(const struct gpu_info *info, const char *root, char *text, size_t size);
+
 /* ---- measuring ---- */
 
 /* A card with a queue, and memory that lives until card_close: what measurements stand on. Zeroed is

@@ -11,6 +11,7 @@
 
 struct rates {
     char cpu[96], gpu[128]; /* names; gpu empty: none */
+    char link[24];         /* "PCIe 4.0 x16"; empty: not known */
     char no_gpu[160];      /* why there is none, where that is worth telling */
     int n_cores;           /* workers that the rates belong to */
     uint64_t ram_bytes;    /* that this process may take; UINT64_MAX: nobody knows */
