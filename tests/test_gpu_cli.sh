@@ -94,6 +94,7 @@ if [ $emulated = 1 ]; then
     begin "an old driver, no card, a busy one, a full one"
     export TANDEM_GPU_EMULATE
     TANDEM_GPU_EMULATE=old; refuse 5 "driver is too old"; run 0 plan "$model"; prints "driver is too old"
+    run 5 plan "$model" -ngl all; says "driver is too old"; says "no GPU is there"; lines "$err" 1
     TANDEM_GPU_EMULATE=none; refuse 5 "no GPU found"; run 0 plan "$model"; prints "| no GPU found"
     TANDEM_GPU_EMULATE=busy; refuse 5 "is busy"; run 0 plan "$model"; prints "is busy"
     TANDEM_GPU_EMULATE=full; refuse 4 "is full" 8; run 0 plan "$model"; prints "is full"

@@ -437,6 +437,24 @@ static void test_forecast(void)
     CHECK(g.watts == 250 && g.joules > 0.99 * 250 / g.decode_tok_s.mid);
     placement_free(&p);
 
+    check_case("the CPU alone where only it keeps to the joules");
+    struct goals thrifty = { .max_joules = 24 };
+    bool kept;
+    card.busy_w = 50;
+    card.busy_gpu_w = 5000;
+    w.n_ctx = 1024;
+    CHECK(forecast_choose(&p, &f, &m, &card, &w, &thrifty, &kept, &err) && kept);
+    CHECK(p.gpu_layers == 0 && f.joules > 0 && f.joules <= thrifty.max_joules);
+    placement_free(&p);
+    card.busy_gpu_w = 50;
+    CHECK(forecast_choose(&p, &f, &m, &card, &w, &thrifty, &kept, &err) && kept && p.gpu_layers > 0);
+    placement_free(&p);
+    w.gpu_layers = PLACE_ALL;
+    card.busy_gpu_w = 5000;
+    CHECK(forecast_choose(&p, &f, &m, &card, &w, &thrifty, &kept, &err) && !kept && p.gpu_layers > 0);
+    placement_free(&p);
+    w = placement_wishes_default();
+
     check_case("goals shorten the context until it is fast enough when full");
     struct goals goals = { .min_tok_s = 0 };
     bool met;

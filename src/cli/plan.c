@@ -71,6 +71,14 @@ static bool print(struct plan *p, struct error *err)
     return ok;
 }
 
+/* A wish for a GPU where one is that will not do: why. */
+static bool name_gpu(const struct plan *p, struct error *err)
+{
+    if (err->code == ERR_DEVICE && *p->rates.no_gpu)
+        error_prefix(err, "%s", p->rates.no_gpu);
+    return false;
+}
+
 static bool check_goals(const struct plan *p, struct error *err)
 {
     if (p->met)
@@ -89,7 +97,7 @@ bool cmd_plan(struct options *o, struct error *err)
     struct plan p = { .o = o, .path = path };
     bool ok = (!o->json || js_available(err)) && resolve_model(o, false, path, sizeof path, err) &&
               model_open(&p.model, path, (enum numerics)o->numerics, err) && find_rates(&p, err) &&
-              place(&p, err) && print(&p, err) && placement_check(&p.placement, err) &&
+              (place(&p, err) || name_gpu(&p, err)) && print(&p, err) && placement_check(&p.placement, err) &&
               check_goals(&p, err);
     placement_free(&p.placement);
     placing_close(&p.placing);

@@ -205,11 +205,20 @@ static bool add_card(struct machine *m, const struct options *o, struct error *e
 }
 
 /* Figures of the whole machine are kept for plan and for bench --limits kept; a file that cannot be written is only a note. */
-static void keep(const struct machine *m)
+static void keep(const struct machine *measured)
 {
     char path[PATH_SIZE];
+    struct machine m = *measured, before;
     struct error why = { 0 };
-    if (path_machine(path, sizeof path) && !machine_save(m, path, &why))
+    if (!path_machine(path, sizeof path))
+        return;
+    if (machine_load(&before, path, &why)) { /* what only a bench of a model can know */
+        m.idle_w = before.idle_w;
+        m.busy_w = before.busy_w;
+        m.busy_gpu_w = before.busy_gpu_w;
+    }
+    error_clear(&why);
+    if (!machine_save(&m, path, &why))
         note("the figures are not kept: %s", why.text);
 }
 

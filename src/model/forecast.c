@@ -419,9 +419,10 @@ static bool meets(const struct forecast *f, const struct goals *g)
            (g->max_joules <= 0 || (f->joules > 0 && f->joules <= g->max_joules));
 }
 
-bool forecast_choose(struct placement *p, struct forecast *f, const struct model *m,
-                     const struct rates *mc, const struct placement_wishes *w,
-                     const struct goals *goals, bool *met, struct error *err)
+/* Halve the context until the goals are met, where the wishes leave it open. */
+static bool choose_context(struct placement *p, struct forecast *f, const struct model *m,
+                           const struct rates *mc, const struct placement_wishes *w,
+                           const struct goals *goals, bool *met, struct error *err)
 {
     bool asked = goals->min_tok_s > 0 || goals->max_joules > 0;
     struct placement_wishes wishes = *w;
@@ -435,4 +436,32 @@ bool forecast_choose(struct placement *p, struct forecast *f, const struct model
         wishes.n_ctx = p->n_ctx / 2;
         placement_free(p);
     }
+}
+
+bool forecast_choose(struct placement *p, struct forecast *f, const struct model *m,
+                     const struct rates *mc, const struct placement_wishes *w,
+                     const struct goals *goals, bool *met, struct error *err)
+{
+    struct placement_wishes cpu = *w;
+    struct placement q;
+    struct forecast g;
+    bool cpu_meets;
+    if (!choose_context(p, f, m, mc, w, goals, met, err))
+        return false;
+    if (*met || goals->max_joules <= 0 || w->gpu_layers != PLACE_AUTO || p->gpu_layers == 0)
+        return true;
+    cpu.gpu_layers = 0; /* slower, and it may be thriftier */
+    if (!choose_context(&q, &g, m, mc, &cpu, goals, &cpu_meets, err)) {
+        placement_free(p);
+        return false;
+    }
+    if (cpu_meets) {
+        placement_free(p);
+        *p = q;
+        *f = g;
+        *met = true;
+    } else {
+        placement_free(&q);
+    }
+    return true;
 }

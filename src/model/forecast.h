@@ -55,7 +55,8 @@ struct goals {
 };
 
 /* Among the contexts that wishes leave open, the largest whose forecast with that context full
- * meets the goals; where none does, the best one. ERR_* as placement_make. *met tells. */
+ * meets the goals; for the sake of max_joules also without the GPU, where it was not asked for. Where
+ * none does, the best one. ERR_* as placement_make. *met tells. */
 bool forecast_choose(struct placement *p, struct forecast *f, const struct model *m,
                      const struct rates *here, const struct placement_wishes *w,
                      const struct goals *goals, bool *met, struct error *err);
