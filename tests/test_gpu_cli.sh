@@ -63,7 +63,7 @@ for word in "memory read" "to the card, pinned" "gemv Q4_K" "gemv IQ2_XXS" "gemm
 done
 n=$(grep -c '^| gemv' "$out"); [ "$n" -gt 25 ] || bad "$n rows of gemv"
 run 0 bench --probe-gpu -o csv; prints "kernel,shape,us,gb_s,tflop_s,of_bound,bound"
-awk -F, 'NR > 9 && $0 !~ /^"[^"]*","[^"]*",[0-9.e+]+,[0-9.e+]*,[0-9.e+-]*,[0-9.e+]*,[A-Z]*$/ { exit 1 }' "$out" ||
+awk -F, 'NR > 9 && $0 !~ /^"[^"]*","[^"]*",-?[0-9.e+-]+,-?[0-9.e+-]*,-?[0-9.e+-]*,-?[0-9.e+-]*,[A-Z]*$/ { exit 1 }' "$out" ||
     bad "a row without figures"
 [ $json = 0 ] || { run 0 bench --probe-gpu -o json; prints '"kernels":'; prints '"vram_gb_s":'; }
 run 5 bench --probe-gpu --device 7; says "no GPU 7"
