@@ -16,6 +16,7 @@
 #include "src/base/mem.h"
 #include "src/cli/term.h"
 #include "src/format/quant.h"
+#include "tools/canary.h"
 #include "tools/convert.h"
 #include "tools/convert_plan.h"
 #include "tools/estimate.h"
@@ -232,6 +233,18 @@ static bool describe(const struct plan *p, const struct options *o, struct buf *
     return buf_ok(text, err);
 }
 
+/* Room for a canary, where the model can be run. */
+static bool announce_canary(const struct plan *p, const struct options *o, struct gguf_writer *w,
+                            bool *canary, struct error *err)
+{
+    struct error why = { 0 };
+    int64_t n_vocab = p->config->params.n_vocab;
+    *canary = !o->no_canary && canary_runs(p->config->arch, n_vocab, &why);
+    if (why.code)
+        note("no canary: %s", why.text);
+    return !*canary || canary_reserve(w, n_vocab, err);
+}
+
 static bool write_file(const struct plan *p, struct gguf_writer *w, const struct options *o,
                        int n_threads, const struct output_pace *pace, struct error *err)
 {
@@ -243,7 +256,8 @@ static bool write_file(const struct plan *p, struct gguf_writer *w, const struct
         .unchanged = unchanged, .ctx = p->checkpoint,
         .pace = pace ? *pace : (struct output_pace){ 0 },
     };
-    bool ok = output_check(&out, err) && describe(p, o, &plan, err) &&
+    bool ok = output_check(&out, err) && announce_canary(p, o, w, &out.canary, err) &&
+              describe(p, o, &plan, err) &&
               output_run(&out, buf_str(&plan).data, err);
     buf_release(&plan);
     return ok;

@@ -10,6 +10,7 @@
 #include "src/cli/paths.h"
 #include "src/cli/signals.h"
 #include "src/cli/term.h"
+#include "tools/canary.h"
 
 typedef unsigned long long ull;
 
@@ -139,6 +140,19 @@ static bool fill(const struct output_job *job, struct pool *pool, struct journal
     return ok;
 }
 
+/* The canary, from the finished data. A model that cannot be run is a file all the same. */
+static bool sing(const struct output_job *job, struct error *err)
+{
+    struct error why = { 0 };
+    if (!job->canary ||
+        canary_fill(job->writer, job->threads, signals_cancel_flag(), &why))
+        return true;
+    if (why.code == ERR_INTERRUPTED || why.code == ERR_RUN)
+        return error_set(err, why.code, why.file, why.line, "%s", why.text);
+    note("no canary: %s", why.text);
+    return true;
+}
+
 static void report(const struct output_job *job, const struct transcode *t, double seconds)
 {
     char size[32], rate[32], peak[32];
@@ -176,7 +190,10 @@ bool output_run(const struct output_job *job, const char *plan, struct error *er
     bool ok = pool_open(&pool, job->threads, &why) &&
               begin(job->writer, &j, job->path, plan, job->options->resume, &why);
     if (ok) {
-        ok = fill(job, pool, &j, &t, &why) && gguf_writer_finish(job->writer, &why);
+        ok = fill(job, pool, &j, &t, &why);
+        pool_close(pool);
+        pool = NULL;
+        ok = ok && sing(job, &why) && gguf_writer_finish(job->writer, &why);
         if (!ok && worth_keeping(&why)) {
             gguf_writer_keep(job->writer);
             journal_close(&j);

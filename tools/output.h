@@ -27,6 +27,7 @@ struct output_job {
     uint64_t bytes_before, bytes_after; /* of the tensors */
     double weights;                /* elements of all tensors */
     struct output_pace pace;
+    bool canary;                   /* canary_reserve was called: fill it */
     bool reworks;                  /* the output is to be replaced: that is what was asked for */
 
     /* The inputs: is this file one of them, and are they still those that were opened? */

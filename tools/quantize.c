@@ -8,6 +8,7 @@
 #include "src/cli/command.h"
 #include "src/cli/term.h"
 #include "tools/calibrate.h"
+#include "tools/canary.h"
 #include "tools/estimate.h"
 #include "tools/output.h"
 #include "tools/quantize_plan.h"
@@ -62,6 +63,21 @@ static bool unchanged(const void *ctx, struct error *err)
     return quantize_plan_unchanged(ctx, err);
 }
 
+/* Room for a canary, where the model can be run; the older one speaks of another file. */
+static bool announce_canary(struct gguf_writer *w, const char *in, const struct options *o,
+                            bool *canary, struct error *err)
+{
+    struct error why = { 0 };
+    int64_t n_vocab = 0;
+    *canary = !o->no_canary && canary_possible(in, &n_vocab, &why);
+    if (*canary)
+        return canary_reserve(w, n_vocab, err);
+    if (why.code)
+        note("no canary: %s", why.text);
+    canary_remove(w);
+    return true;
+}
+
 static bool quantize(const struct job *job, const struct options *o, struct quantize_plan *p,
                      struct error *err)
 {
@@ -75,6 +91,7 @@ static bool quantize(const struct job *job, const struct options *o, struct quan
         .reworks = p->older.n_shards > 0,
     };
     bool ok = output_check(&out, err) && quantize_plan_announce(p, &w, err) &&
+              announce_canary(&w, job->in, o, &out.canary, err) &&
               quantize_plan_describe(p, o, &plan, err) &&
               output_run(&out, buf_str(&plan).data, err);
     gguf_writer_release(&w);

@@ -6,7 +6,9 @@
 #include "src/base/mem.h"
 #include "src/cli/inspect.h"
 #include "src/cli/inspect_scan.h"
+#include "src/cli/signals.h"
 #include "src/format/quant.h"
+#include "tools/canary.h"
 
 #define STEP (1u << 20) /* bytes of a tensor that are hashed at a time */
 #define LANES 16
@@ -23,6 +25,8 @@ struct verification {
     const struct gguf *gguf;
     struct finding *of; /* [n_tensors] */
     bool values;        /* decode them as well */
+    bool has_canary;    /* one was compared */
+    double canary_off;  /* see canary_check */
 };
 
 /* Value by value, past those that are not finite. */
@@ -140,6 +144,23 @@ static struct json *finding_json(const struct tensor *t, const struct finding *f
     return j;
 }
 
+/* Does the model still answer as when the file was written? */
+static bool listen(struct verification *v, const struct options *o, const char *path,
+                   struct error *err)
+{
+    struct canary c;
+    struct error why = { 0 };
+    int64_t n_vocab;
+    if (!canary_read(v->gguf, &c, &v->has_canary, err))
+        return false;
+    if (v->has_canary && !canary_possible(path, &n_vocab, &why)) {
+        note("the canary is not checked: %s", why.text);
+        v->has_canary = false;
+    }
+    return !v->has_canary ||
+           canary_check(path, &c, (int)o->threads, signals_cancel_flag(), &v->canary_off, err);
+}
+
 static bool print_json(const struct verification *v, uint64_t n_bad, struct error *err)
 {
     struct json *j = js_object(), *list = js_array();
@@ -150,6 +171,8 @@ static bool print_json(const struct verification *v, uint64_t n_bad, struct erro
     js_set(j, "tensors", list);
     if (v->values)
         js_set(j, "n_bad", js_int((int64_t)n_bad));
+    if (v->has_canary)
+        js_set(j, "canary_difference", js_real(v->canary_off));
     js_set(j, "crc32c", js_text(str_of(crc)));
     return js_print(j, 1, err);
 }
@@ -200,7 +223,10 @@ static bool print_text(const struct options *o, const struct verification *v, ui
         buf_printf(&out, "%llu tensors, %s: every value is finite; checksum of all %08x\n", n,
                    human_bytes((double)v->gguf->data_bytes, size, sizeof size),
                    (unsigned)crc_of_all(v));
-    else if (!v->values)
+    if (v->has_canary)
+        buf_printf(&out, "the canary answers as when the file was written (largest difference %.2g)\n",
+                   v->canary_off);
+    if (!v->values)
         buf_printf(&out, "%08x  (all)\n", (unsigned)crc_of_all(v));
     bool ok = buf_ok(&out, err) && out_write(buf_str(&out).data, out.len, err);
     buf_release(&out);
@@ -228,6 +254,7 @@ bool inspect_verify(const struct options *o, const struct gguf *g, const char *p
     ok = ok && gguf_unchanged(g, err);
     for (uint64_t i = 0; ok && i < g->n_tensors; i++)
         n_bad += v.of[i].bad >= 0;
+    ok = ok && (!o->verify || n_bad || listen(&v, o, path, err));
     ok = ok && (o->json ? print_json(&v, n_bad, err) : print_text(o, &v, n_bad, err));
     if (ok && n_bad)
         ok = fail(err, ERR_CHECK, "%s: %llu of %llu tensors are damaged", path,

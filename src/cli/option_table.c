@@ -379,7 +379,8 @@ const struct option option_rows[] = {
     { "metadata", NULL, NULL, "[KEY]", CMD_INSPECT, GROUP_TASK, MAYBE(metadata, metadata_key),
       .common = true, .help = "list the metadata, or one value in full" },
     { "verify", NULL, "--check", NULL, CMD_INSPECT, GROUP_TASK, FLAG(verify), .common = true,
-      .help = "read all of it: code 6 when a scale or value is not finite; -v: every tensor" },
+      .help = "read all of it: code 6 when a scale or value is not finite, or the model answers "
+              "otherwise than when the file was written; -v: every tensor" },
     { "hash", NULL, NULL, NULL, CMD_INSPECT, GROUP_TASK, FLAG(hash), .common = true,
       .help = "CRC-32C of each tensor, and one of all" },
     { "diff", NULL, NULL, "FILE", CMD_INSPECT, GROUP_TASK, TEXT(diff), .common = true,
@@ -474,6 +475,9 @@ const struct option option_rows[] = {
     { "split-max-size", NULL, NULL, "SIZE", WRITES, GROUP_TASK, SIZE(split_max_bytes, 1),
       .common = true, .help = "write parts OUT-00001-of-N of at most this size, such as 48G",
       .fallback = "one file" },
+    { "no-canary", NULL, NULL, NULL, WRITES, GROUP_TASK, FLAG(no_canary),
+      .help = "do not run the new model on a few tokens and keep its answer in the file, for inspect "
+              "--verify" },
     { "pure", NULL, NULL, NULL, WRITES, GROUP_TASK, FLAG(pure),
       .help = "the same type everywhere, as far as protection and shapes allow" },
     { "strict-mixture", NULL, NULL, NULL, WRITES, GROUP_TASK, FLAG(strict_mixture),

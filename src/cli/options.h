@@ -154,7 +154,7 @@ struct options {
     /* quantize, convert */
     struct text_list tensor_types; /* RE=TYPE */
     const char *recipe, *imatrix, *only;
-    bool collect_imatrix;
+    bool collect_imatrix, no_canary;
     bool pure, strict_mixture, allow_requantize, replace_nonfinite;
     bool force, resume, dry_run, keep_kv_b;
     bool verify; /* also of inspect */

@@ -128,6 +128,7 @@ static bool load_weights(struct engine *e, struct passes *p, struct error *err)
     p->woven = o->load == LOAD_MMAP ? 0 : model_weave_bytes(&e->model, e->wishes.weave);
     struct load_options lo = {
         .mode = o->load, .act_f32 = o->act_f32, .n_parts = o->n_nodes, .lock = o->lock,
+        .lazy = o->lazy,
         .progress = reading, .ctx = p,
     };
     return model_load(&e->model, &lo, err);
@@ -157,7 +158,8 @@ bool engine_open(struct engine **out, const char *path, const struct engine_opti
     /* The pool comes late: it pins this thread, and threads of the loader would inherit that. What
      * goes to a GPU goes there as it is; the rest is woven. */
     struct passes passes = { .o = &e->options };
-    bool ok = model_open(&e->model, path, o->numerics, err) && check_runnable(&e->model, err) &&
+    bool ok = (o->unfinished ? model_open_unfinished : model_open)(&e->model, path, o->numerics, err) &&
+              check_runnable(&e->model, err) &&
               place(e, err) && load_weights(e, &passes, err) &&
               pool_open(&e->pool, o->n_threads, err) &&
               open_gpu(e, err) && weave_weights(e, &passes, err);
@@ -225,6 +227,11 @@ int engine_nodes(const struct engine *e)
 unsigned engine_isa(const struct engine *e)
 {
     return e->isa;
+}
+
+unsigned engine_common_isa(void)
+{
+    return ISA_AVX2 | ISA_NEON;
 }
 
 const struct gpu_info *engine_gpu(const struct engine *e)

@@ -33,6 +33,8 @@ struct engine_options {
     enum load_mode load;
     int n_nodes;            /* parts for NUMA nodes that routed experts are copied to; 0: as the
                              * machine has; more than it has: for tests */
+    bool lazy;              /* of LOAD_MMAP: nothing is read before it is used */
+    bool unfinished;        /* the path is a name to be: gguf_open_unfinished */
     bool lock;              /* keep the weights from being paged out, where the system allows it */
     enum gpu_use gpu;
     int gpu_index;          /* which card */
@@ -67,6 +69,9 @@ int engine_threads(const struct engine *e);
 int engine_batch(const struct engine *e); /* most tokens per step */
 int engine_nodes(const struct engine *e); /* memory nodes that share the routed experts; at least 1 */
 unsigned engine_isa(const struct engine *e);
+/* Instruction sets that nearly every machine has, for numbers that another one shall reproduce to the
+ * bit where it can. */
+unsigned engine_common_isa(void);
 /* The card that computes the trunk; NULL: the CPU does. With GPU_AUTO a card that fails is given up:
  * one warning, and sessions go on on the CPU, whose cache they fill from their tokens first. */
 const struct gpu_info *engine_gpu(const struct engine *e);

@@ -212,12 +212,28 @@ static bool is_unfinished(const char *path)
     return name[0] == '.' && len > 5 && strcmp(name + len - 5, ".part") == 0;
 }
 
-static bool open_set(struct gguf *g, const char *path, struct error *err)
+/* "dir/x.gguf" becomes "dir/.x.gguf.part". */
+static bool hide_names(struct gguf *g, struct error *err)
+{
+    for (int i = 0; i < g->n_shards; i++) {
+        const char *path = g->shards[i].path, *slash = strrchr(path, '/');
+        int dir = slash ? (int)(slash - path) + 1 : 0;
+        size_t size = strlen(path) + 8;
+        char *hidden = arena_alloc(&g->arena, size, 1, err);
+        if (!hidden)
+            return false;
+        snprintf(hidden, size, "%.*s.%s.part", dir, path, path + dir);
+        g->shards[i].path = hidden;
+    }
+    return true;
+}
+
+static bool open_set(struct gguf *g, const char *path, bool unfinished, struct error *err)
 {
     if (is_unfinished(path))
         return fail(err, ERR_FILE, "%s: an unfinished file; the run that was writing it did not "
                     "end (G-04)", path);
-    if (!make_shards(g, path, shard_name(path), err))
+    if (!make_shards(g, path, shard_name(path), err) || (unfinished && !hide_names(g, err)))
         return false;
     struct gguf_part *parts = arena_alloc(&g->arena, (size_t)g->n_shards, sizeof *parts, err);
     if (!parts)
@@ -228,13 +244,9 @@ static bool open_set(struct gguf *g, const char *path, struct error *err)
     return join_parts(g, parts, err);
 }
 
-bool gguf_open(struct gguf *g, const char *path, struct error *err)
+static bool open_files(struct gguf *g, const char *path, bool unfinished, struct error *err)
 {
-    *g = (struct gguf){ 0 };
-    struct stat st;
-    if (stat(path, &st) == 0 && S_ISDIR(st.st_mode))
-        path = model_in_directory(&g->arena, path, err);
-    bool ok = path && open_set(g, path, err);
+    bool ok = path && open_set(g, path, unfinished, err);
     int shard;
     uint64_t offset;
     if (gguf_lost(g, &shard, &offset)) {
@@ -245,6 +257,21 @@ bool gguf_open(struct gguf *g, const char *path, struct error *err)
     if (!ok)
         gguf_close(g);
     return ok;
+}
+
+bool gguf_open(struct gguf *g, const char *path, struct error *err)
+{
+    *g = (struct gguf){ 0 };
+    struct stat st;
+    if (stat(path, &st) == 0 && S_ISDIR(st.st_mode))
+        path = model_in_directory(&g->arena, path, err);
+    return open_files(g, path, false, err);
+}
+
+bool gguf_open_unfinished(struct gguf *g, const char *path, struct error *err)
+{
+    *g = (struct gguf){ 0 };
+    return open_files(g, path, true, err);
 }
 
 bool gguf_open_memory(struct gguf *g, const void *bytes, uint64_t size, struct error *err)

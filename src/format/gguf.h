@@ -61,7 +61,13 @@ struct gguf {
  * ERR_FILE when the file is missing, damaged or unsupported, ERR_FIT without memory.
  * gguf_close releases everything. */
 bool gguf_open(struct gguf *g, const char *path, struct error *err);
+/* The same of files that a writer of ours has not given their names yet: `path` is the name to be, of
+ * the first when there will be several. For looking at them before they are let out. */
+bool gguf_open_unfinished(struct gguf *g, const char *path, struct error *err);
 void gguf_close(struct gguf *g);
+/* Let go of the pages of the mapped files that this process has touched; they come back from the
+ * system's cache, or the disk, when they are touched again. */
+void gguf_forget(const struct gguf *g);
 
 /* Parse one file's worth of bytes that are already in memory (tests, fuzzing). Borrows `bytes`
  * until gguf_close. Split sets are refused here. */

@@ -239,6 +239,13 @@ static int64_t changed_ns(const struct stat *st)
     return (int64_t)st->st_mtim.tv_sec * 1000000000 + st->st_mtim.tv_nsec;
 }
 
+void gguf_forget(const struct gguf *g)
+{
+    for (int i = 0; i < g->n_shards; i++)
+        if (g->shards[i].fd >= 0 && g->shards[i].map)
+            madvise((void *)g->shards[i].map, g->shards[i].size, MADV_DONTNEED);
+}
+
 bool gguf_unchanged(const struct gguf *g, struct error *err)
 {
     for (int i = 0; i < g->n_shards; i++) {

@@ -302,6 +302,27 @@ bool gguf_writer_copy_all_kv(struct gguf_writer *w, const struct gguf *g, struct
     return true;
 }
 
+void gguf_writer_later(struct gguf_writer *w, const char *key)
+{
+    struct gguf_writer_kv *kv = find_kv(w, str_of(key));
+    if (kv)
+        kv->later = true;
+}
+
+bool gguf_writer_fill(struct gguf_writer *w, const char *key, enum gguf_type elem,
+                      const void *values, size_t count, struct error *err)
+{
+    struct gguf_writer_kv *kv = find_kv(w, str_of(key));
+    if (!w->shards || !kv || !kv->later)
+        return fail(err, ERR_INTERNAL, "gguf_writer_fill: %s was not announced", key);
+    uint32_t announced;
+    memcpy(&announced, kv->value.data + 4, 4);
+    if (announced != (uint32_t)elem || kv->value.len != 16 + count * gguf_type_bytes(elem))
+        return fail(err, ERR_INTERNAL, "gguf_writer_fill: %s was announced with another shape", key);
+    return gguf_writer_add_array(w, key, elem, values, count, err) &&
+           gguf_writer_put_value(w, find_kv(w, str_of(key)), err);
+}
+
 void gguf_writer_remove(struct gguf_writer *w, const char *key)
 {
     struct gguf_writer_kv *kv = find_kv(w, str_of(key));
@@ -513,6 +534,7 @@ static size_t put_tables(uint8_t *p, const struct gguf_writer *w, int shard)
     }
     for (size_t i = 0; shard == 0 && i < w->n_kv; i++) {
         n += put_key(p ? p + n : NULL, w->kv[i].key);
+        w->kv[i].at = n;
         if (p)
             memcpy(p + n, w->kv[i].value.data, w->kv[i].value.len);
         n += w->kv[i].value.len;

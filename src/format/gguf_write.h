@@ -68,6 +68,13 @@ bool gguf_writer_copy_kv(struct gguf_writer *w, const struct gguf_kv *kv, struct
 bool gguf_writer_copy_all_kv(struct gguf_writer *w, const struct gguf *g, struct error *err);
 void gguf_writer_remove(struct gguf_writer *w, const char *key);
 
+/* The value of this key, an array of numbers, is a guess: gguf_writer_fill brings the right one when
+ * the data is there. gguf_writer_resume does not compare it. */
+void gguf_writer_later(struct gguf_writer *w, const char *key);
+/* As many numbers of the same type as were added; after gguf_writer_begin. */
+bool gguf_writer_fill(struct gguf_writer *w, const char *key, enum gguf_type elem,
+                      const void *values, size_t count, struct error *err);
+
 /* Announce a tensor: name of 1 to 63 bytes, 1 to 4 dimensions, rows of whole blocks. */
 bool gguf_writer_add_tensor(struct gguf_writer *w, const char *name, enum tensor_type type,
                             int n_dims, const uint64_t *ne, struct error *err);

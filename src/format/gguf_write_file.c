@@ -111,19 +111,29 @@ static bool read_all(int fd, const char *path, uint8_t *bytes, size_t n, uint64_
     return true;
 }
 
-/* Does the hidden file hold this header and room for the data? */
-static bool same_layout(const struct gguf_writer_shard *s, const uint8_t *header)
+bool gguf_writer_put_value(struct gguf_writer *w, const struct gguf_writer_kv *kv,
+                           struct error *err)
 {
+    const struct gguf_writer_shard *s = &w->shards[0];
+    return write_all(s->fd, s->part_path, (const uint8_t *)kv->value.data, kv->value.len, kv->at, err);
+}
+
+/* Does the hidden file hold this header and room for the data? Values that come later may be there
+ * already, or half of them. */
+static bool same_layout(const struct gguf_writer *w, int shard, const uint8_t *header)
+{
+    const struct gguf_writer_shard *s = &w->shards[shard];
     struct stat st;
     if (fstat(s->fd, &st) != 0 || (uint64_t)st.st_size != s->size)
         return false;
-    uint8_t chunk[4096];
-    for (uint64_t at = 0; at < s->data_start; at += sizeof chunk) {
-        size_t n = (size_t)min_of((uint64_t)sizeof chunk, s->data_start - at);
-        if (!read_all(s->fd, s->part_path, chunk, n, at, NULL) || memcmp(chunk, header + at, n))
-            return false;
-    }
-    return true;
+    uint8_t *found = mem_alloc(s->data_start, 1, "header of an unfinished file", NULL);
+    bool same = found && read_all(s->fd, s->part_path, found, s->data_start, 0, NULL);
+    for (size_t i = 0; same && shard == 0 && i < w->n_kv; i++)
+        if (w->kv[i].later)
+            memcpy(found + w->kv[i].at, header + w->kv[i].at, w->kv[i].value.len);
+    same = same && memcmp(found, header, s->data_start) == 0;
+    mem_free(found);
+    return same;
 }
 
 /* One hidden file with its header. With *resume it may be there already, and *resume stays true. */
@@ -134,7 +144,7 @@ static bool prepare(struct gguf_writer *w, int i, bool *resume, struct error *er
     if (!header)
         return false;
     bool ok = s->fd >= 0 || open_part(s, err);
-    if (ok && *resume && same_layout(s, header)) {
+    if (ok && *resume && same_layout(w, i, header)) {
         mem_free(header);
         return true;
     }

@@ -9,6 +9,8 @@
 struct gguf_writer_kv {
     struct str key;
     struct str value; /* as it will stand in the file, from the value type on */
+    bool later;       /* see gguf_writer_later */
+    uint64_t at;      /* of the value in the first shard, once there is a header */
 };
 
 struct gguf_writer_tensor {
@@ -28,6 +30,10 @@ struct gguf_writer_shard {
     uint64_t data_start, size;
     bool renamed;
 };
+
+/* Write the value of an entry to its place in the first shard. */
+bool gguf_writer_put_value(struct gguf_writer *w, const struct gguf_writer_kv *kv,
+                           struct error *err);
 
 /* Divide the tensors into shards and compute every offset. */
 bool gguf_writer_layout(struct gguf_writer *w, struct error *err);

@@ -269,7 +269,7 @@ bool model_load(struct model *m, const struct load_options *o, struct error *err
     if (ok && (o->mode == LOAD_COPY || o->mode == LOAD_DIRECT))
         ok = copy_all(&l, o->mode == LOAD_DIRECT, err);
     else
-        ok = ok && map_all(&l, err);
+        ok = ok && (o->lazy || map_all(&l, err));
     ok = ok && decode_small(m, err) && assemble_all(&l, err);
     if (ok && o->lock)
         lock_weights(&l);

@@ -347,10 +347,12 @@ static void note_unused(const struct model *m)
 
 /* ---- open, close, describe ---- */
 
-bool model_open(struct model *m, const char *path, enum numerics numerics, struct error *err)
+static bool open_model(struct model *m, const char *path, bool unfinished, enum numerics numerics,
+                       struct error *err)
 {
     *m = (struct model){ 0 };
-    bool ok = gguf_open(&m->gguf, path, err) && find_arch(m, err) &&
+    bool ok = (unfinished ? gguf_open_unfinished(&m->gguf, path, err)
+                          : gguf_open(&m->gguf, path, err)) && find_arch(m, err) &&
               keys_read(&m->keys, &m->gguf, m->arch->name, err) &&
               solve_skeleton(m, numerics, err) && m->arch->solve(m, err) && bind_tensors(m, err);
     if (!ok) {
@@ -361,6 +363,17 @@ bool model_open(struct model *m, const char *path, enum numerics numerics, struc
     count(m);
     note_unused(m);
     return true;
+}
+
+bool model_open(struct model *m, const char *path, enum numerics numerics, struct error *err)
+{
+    return open_model(m, path, false, numerics, err);
+}
+
+bool model_open_unfinished(struct model *m, const char *path, enum numerics numerics,
+                           struct error *err)
+{
+    return open_model(m, path, true, numerics, err);
 }
 
 void model_close(struct model *m)

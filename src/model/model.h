@@ -85,6 +85,10 @@ struct model {
  * found and what was expected; an unknown architecture lists the known ones. */
 bool model_open(struct model *m, const char *path, enum numerics numerics, struct error *err);
 
+/* The same of unfinished files (gguf_open_unfinished). */
+bool model_open_unfinished(struct model *m, const char *path, enum numerics numerics,
+                           struct error *err);
+
 /* Called at least every 100 ms while loading: bytes so far and in all. Return false to cancel
  * (ERR_INTERRUPTED). */
 typedef bool load_progress(void *ctx, uint64_t done_bytes, uint64_t total_bytes);
@@ -94,6 +98,7 @@ struct load_options {
     bool act_f32;  /* derived matrices are kept in F32, else F16 */
     int n_parts;   /* split routed experts into so many parts: 0: one per memory node, 1: none;
                     * mapped weights stay whole */
+    bool lazy;     /* mapped weights are read when they are used, none before */
     bool lock;     /* keep the weights from being paged out; a note where the system refuses */
     load_progress *progress; /* may be NULL */
     void *ctx;
