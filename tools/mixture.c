@@ -87,6 +87,14 @@ const struct mixture *mixture_find(const char *name)
     return NULL;
 }
 
+uint32_t mixture_label(enum tensor_type type)
+{
+    for (size_t i = 0; i < ARRAY_LEN(mixtures); i++)
+        if (mixtures[i].base == type && !mixtures[i].copy)
+            return (uint32_t)mixtures[i].file_type;
+    return FILE_Q8_0;
+}
+
 const char *mixture_names(void)
 {
     static char text[ARRAY_LEN(mixtures) * 12];

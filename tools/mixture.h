@@ -33,6 +33,8 @@ struct mixture {
 
 const struct mixture *mixture_find(const char *name); /* NULL: none of this name */
 const char *mixture_names(void);
+/* The number of general.file_type for files mostly of this type. */
+uint32_t mixture_label(enum tensor_type type);
 
 /* What the rules keep count of while they walk through a model. */
 struct mixture_walk {

@@ -10,6 +10,7 @@
 #include "tools/calibrate.h"
 #include "tools/canary.h"
 #include "tools/estimate.h"
+#include "tools/fit.h"
 #include "tools/output.h"
 #include "tools/quantize_plan.h"
 
@@ -38,7 +39,7 @@ static bool read_arguments(struct job *job, const struct options *o, struct erro
     }
     if (n > 3)
         return fail(err, ERR_USAGE, "unexpected argument \"%s\"", o->positional[3]);
-    if (n < 2 || (n == 2 && !o->recipe))
+    if (n < 2 || (n == 2 && !o->recipe && !fit_wanted(o)))
         return fail(err, ERR_USAGE, "wants tandem quantize IN OUT TYPE; types: %s", recipe_names());
     const char *configured = options_configured_model(o, o->positional[0]);
     job->in = configured ? configured : o->positional[0];
@@ -99,12 +100,13 @@ static bool quantize(const struct job *job, const struct options *o, struct quan
     return ok;
 }
 
-static bool print_plan(const struct options *o, const struct type_plan *p, int n_threads,
+static bool print_plan(const struct options *o, struct quantize_plan *p, int n_threads,
                        struct error *err)
 {
     struct buf out = { 0 };
-    type_plan_table(p, o->verbose > 0, &out);
-    bool ok = estimate_describe(p, n_threads ? n_threads : cpu_usable_cores(), &out, err) &&
+    buf_puts(&out, buf_str(&p->explanation).data);
+    type_plan_table(&p->types, o->verbose > 0, &out);
+    bool ok = estimate_describe(&p->types, n_threads ? n_threads : cpu_usable_cores(), &out, err) &&
               out_write(out.data, out.len, err);
     buf_release(&out);
     return ok;
@@ -119,7 +121,7 @@ bool cmd_quantize(struct options *o, struct error *err)
     bool ok = read_arguments(&job, o, err) &&
               quantize_plan_open(&p, o, job.in, job.out, job.type, err);
     if (ok)
-        ok = o->dry_run ? print_plan(o, &p.types, job.threads, err) : quantize(&job, o, &p, err);
+        ok = o->dry_run ? print_plan(o, &p, job.threads, err) : quantize(&job, o, &p, err);
     quantize_plan_close(&p);
     return ok;
 }

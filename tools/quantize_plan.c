@@ -9,6 +9,7 @@
 #include "src/base/log.h"
 #include "src/base/mem.h"
 #include "src/format/quant.h"
+#include "tools/fit.h"
 #include "tools/mixture.h"
 
 typedef unsigned long long ull;
@@ -194,14 +195,54 @@ static void describe_tensors(struct quantize_plan *p)
     }
 }
 
+/* ---- budgets ---- */
+
+struct settling {
+    struct quantize_plan *p;
+    const struct options *o;
+    const char *in;
+};
+
+/* Read with pread, one row: few are wanted. */
+static bool sample_row(const void *ctx, size_t i, int64_t row, float *out)
+{
+    const struct quantize_plan *p = ctx;
+    const struct quantize_item *item = &p->items[i];
+    struct gguf_source slot;
+    struct transcode_source source = transcode_gguf_source(&slot, item->gguf, item->from);
+    if (item->how != MADE_WHOLE || !quant_traits(item->from->type)->dequantize)
+        return false;
+    void *scratch = mem_alloc(item->from->ne[0], source.scratch_per_element, "a row", NULL);
+    bool ok = scratch && source.rows(source.ctx, row, 1, out, scratch, NULL);
+    mem_free(scratch);
+    return ok;
+}
+
+static bool settle(struct type_plan *types, void *ctx, struct error *err)
+{
+    struct settling *s = ctx;
+    struct fit_source source = { sample_row, s->p };
+    return fit_choose(types, s->o, s->in, &source, &s->p->explanation, err);
+}
+
 bool quantize_plan_open(struct quantize_plan *p, const struct options *o, const char *in,
                         const char *out, const char *type, struct error *err)
 {
+    struct settling settling = { p, o, in };
+    bool by_budget = fit_wanted(o);
     *p = (struct quantize_plan){ .n_split = 0 };
-    if (!type_plan_begin(&p->types, o, type, err) || !gguf_open(&p->gguf, in, err) ||
+    if (by_budget && type)
+        return fail(err, ERR_USAGE, "a type and a budget: leave out %s, or --fit-ram, --fit-vram and "
+                    "--min-tps", type);
+    if (!type_plan_begin(&p->types, o, by_budget ? "q8_0" : type, err) || !gguf_open(&p->gguf, in, err) ||
         !recipe_model_read(&p->types.model, &p->gguf, err) ||
         (o->only && !open_older(p, out, err)))
         return false;
+    if (by_budget) {
+        p->types.settle = settle;
+        p->types.settle_ctx = &settling;
+        p->types.settled = true;
+    }
     if (!p->gguf.n_tensors)
         return fail(err, ERR_FILE, "%s: has no tensors", in);
     if (!list_items(p, o, err) || !leave_others(p, o, err) || !type_plan_choose(&p->types, o, err))
@@ -215,6 +256,7 @@ void quantize_plan_close(struct quantize_plan *p)
     gguf_close(&p->gguf);
     gguf_close(&p->older);
     type_plan_close(&p->types);
+    buf_release(&p->explanation);
     mem_free(p->items);
     mem_free(p->tensors);
     *p = (struct quantize_plan){ .n_split = 0 };

@@ -3,6 +3,7 @@
 #ifndef TANDEM_TOOLS_QUANTIZE_PLAN_H
 #define TANDEM_TOOLS_QUANTIZE_PLAN_H
 
+#include "src/cli/buf.h"
 #include "tools/kv_b.h"
 #include "tools/type_plan.h"
 
@@ -31,10 +32,11 @@ struct quantize_plan {
     struct type_plan types;
     struct quantize_item *items;
     struct transcode_tensor *tensors;
+    struct buf explanation; /* of a choice by budget */
     int n_split; /* tensors attn_kv_b that become two */
 };
 
-/* type: NULL when the recipe file names it. With --only RE, tensors whose name does not match are
+/* type: NULL when the recipe file names it, or a budget decides (tools/fit.h). With --only RE, tensors whose name does not match are
  * copied from `out` when it exists, which must hold the same tensors, else from `in`; those that do
  * get the types they would have without it. */
 bool quantize_plan_open(struct quantize_plan *p, const struct options *o, const char *in,

@@ -276,6 +276,18 @@ static void fall_back(struct recipe_tensor *t)
         t->type = TYPE_F16;
 }
 
+enum tensor_type recipe_settle(const struct recipe *r, const struct recipe_model *m,
+                               const struct recipe_tensor *t, enum tensor_type wish)
+{
+    struct recipe_tensor x = *t;
+    enum tensor_type least;
+    x.type = wish;
+    if (!r->strict && floor_of(m, x.name, &least))
+        raise_to(&x, least);
+    fall_back(&x);
+    return type_bits(x.type) >= type_bits(x.source) ? x.source : x.type;
+}
+
 /* ---- applying a recipe ---- */
 
 /* Global tensors first, then by layer, then by name: the order in which the mixtures count. */

@@ -72,6 +72,7 @@ enum recipe_reason {
     RECIPE_OVERRIDE,
     RECIPE_PROTECTED, /* raised to its floor */
     RECIPE_FALLBACK,  /* rows are no multiple of the block */
+    RECIPE_BUDGET,    /* chosen to fit into a budget */
     RECIPE_SPARED,    /* of multi-token prediction, without importance */
 };
 
@@ -92,6 +93,11 @@ struct recipe_tensor {
 bool recipe_apply(const struct recipe *r, const struct recipe_model *m,
                   struct recipe_tensor *tensors,
                   size_t n, struct error *err);
+
+/* What a tensor gets when `wish` is asked for it: at least the floor of the protection list (unless
+ * strict), a type with smaller blocks where its rows do not divide, never more bits than it has. */
+enum tensor_type recipe_settle(const struct recipe *r, const struct recipe_model *m,
+                               const struct recipe_tensor *t, enum tensor_type wish);
 
 /* Can this type only be made well with an importance matrix? */
 bool recipe_wants_imatrix(const struct recipe *r, const struct recipe_tensor *t);

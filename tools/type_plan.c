@@ -233,7 +233,10 @@ static bool check_importance(const struct type_plan *p, struct error *err)
 
 bool type_plan_choose(struct type_plan *p, const struct options *o, struct error *err)
 {
-    if (!recipe_apply(&p->recipe, &p->model, p->tensors, p->n, err))
+    if (p->has_imatrix && !imatrix_open(&p->imatrix, o->imatrix, err))
+        return false;
+    if (!recipe_apply(&p->recipe, &p->model, p->tensors, p->n, err) ||
+        (p->settle && !p->settle(p, p->settle_ctx, err)))
         return false;
     for (size_t i = 0; i < p->n; i++) {
         const struct recipe_tensor *t = &p->tensors[i];
@@ -243,8 +246,7 @@ bool type_plan_choose(struct type_plan *p, const struct options *o, struct error
     }
     if (!check_requantize(p, o, err))
         return false;
-    if (p->has_imatrix &&
-        (!imatrix_open(&p->imatrix, o->imatrix, err) || !find_all_importance(p, err)))
+    if (p->has_imatrix && !find_all_importance(p, err))
         return false;
     if (p->has_imatrix && p->model.n_mtp > 0)
         spare_mtp(p);
@@ -272,13 +274,27 @@ int64_t type_plan_matrix_rows(const struct type_plan *p, size_t i)
     return (int64_t)(e && e->n_matrices > 1 ? rows_of(t) / e->n_matrices : t->ne[1]);
 }
 
+/* general.file_type: the recipe's, or that of the mixture for the type of most weights. */
+static uint32_t label_of(const struct type_plan *p)
+{
+    double sums[N_TENSOR_TYPES] = { 0 };
+    int most = 0;
+    if (!p->settled)
+        return recipe_file_type(&p->recipe);
+    for (size_t i = 0; i < p->n; i++)
+        sums[p->tensors[i].type] += (double)p->tensors[i].ne[0] * (double)rows_of(&p->tensors[i]);
+    for (int t = 0; t < N_TENSOR_TYPES; t++)
+        most = sums[t] > sums[most] ? t : most;
+    return mixture_label((enum tensor_type)most);
+}
+
 bool type_plan_write(const struct type_plan *p, struct gguf_writer *w, struct error *err)
 {
     bool quantized = false, ok = true;
     for (size_t i = 0; i < p->n; i++)
         quantized = quantized || type_is_quantized(p->tensors[i].type);
     if (!recipe_copies(&p->recipe) && !p->partial) {
-        ok = gguf_writer_add_u32(w, "general.file_type", recipe_file_type(&p->recipe), err);
+        ok = gguf_writer_add_u32(w, "general.file_type", label_of(p), err);
         if (p->has_imatrix)
             ok = ok && gguf_writer_add_u32(w, "quantize.imatrix.entries_count",
                                            (uint32_t)p->imatrix.n_entries, err) &&
@@ -301,7 +317,7 @@ void type_plan_describe(const struct type_plan *p, const struct options *o, stru
     buf_printf(text, "values that are not finite are %s\n",
                o->replace_nonfinite ? "replaced" : "refused");
     buf_printf(text, "parts of %lld bytes\nmixture %s\n", (long long)o->split_max_bytes,
-               recipe_name(&p->recipe));
+               p->settled ? "by budget" : recipe_name(&p->recipe));
     for (size_t i = 0; i < p->n; i++)
         buf_printf(text, "%s as %s\n", p->tensors[i].name, type_name(p->tensors[i].type));
 }
@@ -350,7 +366,7 @@ static void add_size_row(struct buf *out, const char *name, uint64_t n, uint64_t
 static void add_tensor_rows(const struct type_plan *p, struct buf *out)
 {
     static const char *const reasons[] = { "", "kept", "as asked", "protected", "rows do not fit",
-                                            "not calibrated" };
+                                            "by budget", "not calibrated" };
     for (size_t i = 0; i < p->n; i++) {
         const struct recipe_tensor *t = &p->tensors[i];
         buf_printf(out, "%-40s %-8s %-8s %s\n", t->name, type_name(t->source), type_name(t->type),

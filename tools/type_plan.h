@@ -15,6 +15,10 @@ struct type_plan {
     struct recipe_model model;
     struct imatrix imatrix;
     bool has_imatrix;
+    /* Change types after the recipe was applied; NULL: no wish. */
+    bool (*settle)(struct type_plan *p, void *ctx, struct error *err);
+    void *settle_ctx;
+    bool settled; /* types are those of a budget: the recipe's label says nothing */
     bool partial; /* most tensors come from a file that has its own description: add none */
     struct recipe_tensor *tensors;
     struct imatrix_entry *importance; /* n_values 0: none */

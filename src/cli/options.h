@@ -155,6 +155,7 @@ struct options {
     struct text_list tensor_types; /* RE=TYPE */
     const char *recipe, *imatrix, *only;
     bool collect_imatrix, no_canary;
+    int64_t fit_ram, fit_vram; /* bytes; 0: not said */
     bool pure, strict_mixture, allow_requantize, replace_nonfinite;
     bool force, resume, dry_run, keep_kv_b;
     bool verify; /* also of inspect */

@@ -3,6 +3,7 @@
 
 #include "src/base/mem.h"
 #include "src/cli/plan.h"
+#include "src/cli/retype.h"
 #include "src/format/quant.h"
 #include "tools/recipe.h"
 
@@ -11,56 +12,27 @@ static const char *const mixtures[] = {
 };
 static const int64_t contexts[] = { 4096, 16384, 65536, 131072 };
 
-/* The model with other types in its table. Everything else is borrowed from the original. */
-struct retyped {
-    struct model model;
-    struct tensor *tensors;
-    struct recipe_tensor *wanted;
-};
-
-static void retyped_release(struct retyped *r)
-{
-    mem_free(r->tensors);
-    mem_free(r->wanted);
-    mem_free(r->model.tensors);
-}
-
-static void use_type(struct retyped *r, int i)
-{
-    struct tensor *t = &r->tensors[i];
-    struct model *m = &r->model;
-    t->type = r->wanted[i].type;
-    t->bytes = quant_row_bytes(t->type, (int64_t)t->ne[0]) * tensor_rows(t);
-    m->tensors[i].tensor = t;
-    m->weight_bytes += m->tensors[i].role == ROLE_MTP ? 0 : t->bytes;
-}
-
+/* What the mixture would make of the model, had it come from BF16. */
 static bool retype(struct retyped *r, const struct model *m, const char *mixture, struct error *err)
 {
     struct recipe recipe = { .has_imatrix = true };
     struct recipe_model about;
     size_t n = (size_t)m->n_tensors;
-    *r = (struct retyped){ .model = *m };
-    r->model.weight_bytes = 0;
-    r->tensors = mem_alloc(n, sizeof *r->tensors, "tensors to compare", err);
-    r->wanted = mem_alloc(n, sizeof *r->wanted, "types to compare", err);
-    r->model.tensors = mem_alloc(n, sizeof *r->model.tensors, "table to compare", err);
-    if (!r->tensors || !r->wanted || !r->model.tensors)
-        return false;
-    for (size_t i = 0; i < n; i++) {
+    struct recipe_tensor *wanted = mem_alloc(n, sizeof *wanted, "types to compare", err);
+    bool ok = retyped_open(r, m, err) && wanted;
+    for (size_t i = 0; ok && i < n; i++) {
         const struct tensor *t = m->tensors[i].tensor;
-        r->tensors[i] = *t;
-        r->model.tensors[i] = m->tensors[i];
-        r->wanted[i] = (struct recipe_tensor){ .name = t->name, .n_dims = t->n_dims,
-                                               .source = m->tensors[i].spec->is_f32 ? t->type
-                                                                                    : TYPE_BF16 };
-        memcpy(r->wanted[i].ne, t->ne, sizeof t->ne);
+        wanted[i] = (struct recipe_tensor){ .name = t->name, .n_dims = t->n_dims,
+                                            .source = m->tensors[i].spec->is_f32 ? t->type
+                                                                                 : TYPE_BF16 };
+        memcpy(wanted[i].ne, t->ne, sizeof t->ne);
     }
-    bool ok = recipe_set(&recipe, mixture, err) && recipe_model_read(&about, &m->gguf, err) &&
-              recipe_apply(&recipe, &about, r->wanted, n, err);
+    ok = ok && recipe_set(&recipe, mixture, err) && recipe_model_read(&about, &m->gguf, err) &&
+         recipe_apply(&recipe, &about, wanted, n, err);
     for (size_t i = 0; ok && i < n; i++)
-        use_type(r, (int)i);
+        retyped_set(r, (int)i, wanted[i].type);
     recipe_release(&recipe);
+    mem_free(wanted);
     return ok;
 }
 
@@ -112,7 +84,7 @@ bool plan_compare(struct buf *out, const struct plan *p, struct error *err)
         double other = 8.0 * (double)r.model.weight_bytes / (double)max_of(m->n_elements, 1u);
         if (ok && other < 0.97 * bits)
             ok = add_cells(out, p, &r.model, mixtures[i], err);
-        retyped_release(&r);
+        retyped_close(&r);
     }
     buf_printf(out, "\nA smaller type: tandem quantize %s OUT.gguf TYPE\n", p->path);
     return ok;
