@@ -356,10 +356,10 @@ const struct option option_rows[] = {
     { "min-tps", NULL, NULL, "F", CMD_QUANTIZE, GROUP_TASK, REAL(min_tok_s, 0, 1e6),
       .help = "in place of TYPE: the best types that decode F tokens per second here" },
     { "fit-ram", NULL, NULL, "SIZE", CMD_QUANTIZE, GROUP_TASK, SIZE(fit_ram, 1), .common = true,
-      .help = "in place of TYPE: the best types with which the model, its cache for -c tokens and all "
-              "else fit into so much main memory, such as 370G", .fallback = "what is free" },
+      .help = "in place of TYPE: the best types that fit into so much main memory (370G), with the "
+              "cache for -c tokens and all else", .fallback = "what is free" },
     { "fit-vram", NULL, NULL, "SIZE", CMD_QUANTIZE, GROUP_TASK, SIZE(fit_vram, 1), .common = true,
-      .help = "likewise into so much VRAM, which takes all but the routed experts",
+      .help = "likewise into so much VRAM: all but the routed experts",
       .fallback = "none" },
     { "min-tps", NULL, NULL, "F", CMD_PLAN, GROUP_PLACEMENT, REAL(min_tok_s, 0, 1e6),
       .help = "the largest context that still decodes F tokens per second when it is full" },
@@ -387,8 +387,7 @@ const struct option option_rows[] = {
     { "metadata", NULL, NULL, "[KEY]", CMD_INSPECT, GROUP_TASK, MAYBE(metadata, metadata_key),
       .common = true, .help = "list the metadata, or one value in full" },
     { "verify", NULL, "--check", NULL, CMD_INSPECT, GROUP_TASK, FLAG(verify), .common = true,
-      .help = "read all of it: code 6 when a scale or value is not finite, or the model answers "
-              "otherwise than when the file was written; -v: every tensor" },
+      .help = "read all of it: code 6 when a value is not finite or the canary differs; -v: all" },
     { "hash", NULL, NULL, NULL, CMD_INSPECT, GROUP_TASK, FLAG(hash), .common = true,
       .help = "CRC-32C of each tensor, and one of all" },
     { "diff", NULL, NULL, "FILE", CMD_INSPECT, GROUP_TASK, TEXT(diff), .common = true,
@@ -450,8 +449,8 @@ const struct option option_rows[] = {
       .help = "importance of the columns, from a calibration run" },
     { "collect-imatrix", NULL, NULL, NULL, CMD_QUANTIZE, GROUP_TASK, FLAG(collect_imatrix),
       .common = true,
-      .help = "make such a file: run the texts of -f through the model of -m, write it to -o; with "
-              "--imatrix FILE add to what that one holds" },
+      .help = "make such a file, -o, by running the texts of -f through the model -m; --imatrix "
+              "FILE: add to that one" },
     { "model", "-m", NULL, "FILE", CMD_QUANTIZE, GROUP_TASK, TEXT(model),
       .help = "with --collect-imatrix: the model", .fallback = "the demo model" },
     { "file", "-f", NULL, "FILE", CMD_QUANTIZE, GROUP_TASK, LIST(files),
@@ -468,8 +467,8 @@ const struct option option_rows[] = {
     { "recipe", NULL, NULL, "FILE", WRITES, GROUP_TASK, TEXT(recipe), .common = true,
       .help = "such rules, one per line; a line without = is the type of the rest" },
     { "only", NULL, NULL, "RE", CMD_QUANTIZE, GROUP_TASK, TEXT(only), .common = true,
-      .help = "make only the tensors whose name matches; the others are taken from OUT when it "
-              "exists, which is then replaced, else from IN, as they are" },
+      .help = "make only the tensors whose name matches; take the others from OUT as it is, or "
+              "without one from IN" },
     { "dry-run", NULL, NULL, NULL, WRITES, GROUP_TASK, FLAG(dry_run), .common = true,
       .help = "show types and sizes, write nothing; -v: every tensor" },
     { "resume", NULL, NULL, NULL, WRITES, GROUP_TASK, FLAG(resume), .common = true,
