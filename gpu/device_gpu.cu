@@ -4,6 +4,7 @@
  *
  *     step | tokens [max_tokens]                    written by begin, in one copy
  *     ids, weights [max_tokens, top_k]              the router's choice
+ *     selected [max_tokens, index_top_k], n_selected [max_tokens]  the indexer's
  *     frequency [pairs] | cosine, sine [max_tokens, pairs]     of each rope
  *     logits [logits_rows, n_vocab]                 a piece of the head's output on its way out
  *
@@ -18,7 +19,7 @@
 #include "gpu/common.cuh"
 
 #define ALIGNMENT ((size_t)256)
-#define N_ROPES 2 /* with angles at hand */
+#define N_ROPES 4 /* with angles at hand: V4 has two, and their inverses */
 #define LOGITS_BYTES ((size_t)16 << 20)
 #define MIN_KV_BOUND 256
 #define RECORD_NODES 40                /* launches per layer, at most about so many ... */
@@ -62,6 +63,8 @@ struct gpu_device {
     struct gpu_step *state;
     int32_t *ids;
     float *weights;
+    int32_t *selected, *n_selected;
+    int index_top_k; /* of the indexer that selected them */
     struct angles angles[N_ROPES];
     double *host_frequency; /* pinned [N_ROPES, pairs] */
     float *logits;
@@ -407,6 +410,11 @@ static void device_swiglu(struct device *d, struct rows dst, struct rows gate, s
     gpu_swiglu(gpu(d)->s, dst, gate, up, n_tokens(d));
 }
 
+static void device_clamp(struct device *d, struct rows x, float low, float high)
+{
+    gpu_clamp(gpu(d)->s, x, low, high, n_tokens(d));
+}
+
 static void device_add(struct device *d, struct rows dst, struct rows a, struct rows b)
 {
     gpu_add(gpu(d)->s, dst, a, b, n_tokens(d));
@@ -423,13 +431,55 @@ static void device_copy(struct device *d, struct rows dst, struct rows src)
     gpu_copy(gpu(d)->s, dst, src, n_tokens(d));
 }
 
+/* ---- hyper-connections, blocks, the indexer ---- */
+
+static void device_hyper_mix(struct device *d, struct rows dst, struct rows mix,
+                             struct rows hidden, const struct hyper *h)
+{
+    gpu_hyper_mix(gpu(d)->s, dst, mix, hidden, h, n_tokens(d));
+}
+
+static void device_hyper_join(struct device *d, struct rows hidden, struct rows mix,
+                              struct rows out)
+{
+    gpu_hyper_join(gpu(d)->s, hidden, mix, out, n_tokens(d));
+}
+
+static void device_compress(struct device *dev, struct kvcache *c, int layer, struct rows values,
+                            struct rows scores, const struct compressor *k)
+{
+    struct gpu_device *d = gpu(dev);
+    const struct kv_sparse *s = &c->sparse[layer];
+    gpu_compress(d->s, k->of_index ? s->index : s->blocks, c->type,
+                 k->of_index ? s->index_state : s->state, s->n_state, values, scores, k,
+                 place_of(d, k->rope)->frequency, d->state, n_tokens(dev));
+}
+
+static void device_indexer_topk(struct device *dev, struct rows queries, struct rows weights,
+                                const struct kvcache *c, int layer, const struct indexer *x)
+{
+    struct gpu_device *d = gpu(dev);
+    d->index_top_k = x->top_k;
+    gpu_indexer(d->s, d->selected, d->n_selected, queries, weights, c->sparse[layer].index,
+                c->type, x, d->state, d->kv_bound, n_tokens(dev));
+}
+
+static void device_attention_window(struct device *dev, struct rows dst, struct rows q,
+                                    struct rows row, struct kvcache *c, int layer,
+                                    const struct window_attention *a)
+{
+    struct gpu_device *d = gpu(dev);
+    gpu_attention_window(d->s, dst, q, row, &c->sparse[layer], c->type, a, d->selected,
+                         d->n_selected, d->index_top_k, d->state, d->kv_bound, n_tokens(dev));
+}
+
 /* ---- experts ---- */
 
 static void device_router_topk(struct device *dev, const struct router *r, struct rows scores)
 {
     struct gpu_device *d = gpu(dev);
     assert(r->top_k == d->options.limits.top_k && r->n_routed == d->options.limits.n_routed);
-    gpu_router_topk(d->s, r, scores, d->ids, d->weights, n_tokens(dev));
+    gpu_router_topk(d->s, r, scores, tokens_behind(d->state), d->ids, d->weights, n_tokens(dev));
 }
 
 static void device_experts_begin(struct device *dev, const struct experts *e, struct rows src)
@@ -515,6 +565,8 @@ static size_t cut_memory(struct gpu_device *d, void *base)
     d->state = (struct gpu_step *)take(&c, 1, step_bytes(l->max_tokens));
     d->ids = (int32_t *)take(&c, tokens * l->top_k, sizeof *d->ids);
     d->weights = (float *)take(&c, tokens * l->top_k, sizeof *d->weights);
+    d->selected = (int32_t *)take(&c, tokens * l->index_top_k, sizeof *d->selected);
+    d->n_selected = (int32_t *)take(&c, l->index_top_k ? tokens : 0, sizeof *d->n_selected);
     for (struct angles &a : d->angles) {
         a.frequency = (double *)take(&c, pairs, sizeof *a.frequency);
         a.cosine = (float *)take(&c, tokens * pairs, sizeof *a.cosine);
@@ -563,12 +615,12 @@ static const struct device_ops device_ops_gpu = {
     .attention_gqa = device_attention_gqa,
     .attention_mla = device_attention_mla,
     .swiglu = device_swiglu,
-    .clamp = NULL, /* of V4, which runs on the CPU only: src/engine/hybrid.c */
-    .hyper_mix = NULL,
-    .hyper_join = NULL,
-    .compress = NULL,
-    .indexer_topk = NULL,
-    .attention_window = NULL,
+    .clamp = device_clamp,
+    .hyper_mix = device_hyper_mix,
+    .hyper_join = device_hyper_join,
+    .compress = device_compress,
+    .indexer_topk = device_indexer_topk,
+    .attention_window = device_attention_window,
     .router_topk = device_router_topk,
     .experts_begin = device_experts_begin,
     .experts_end = device_experts_end,

@@ -1,4 +1,4 @@
-/* Sums, copies and SwiGLU: one thread per element, rows on the grid's second dimension.
+/* Sums, copies, limits and SwiGLU: one thread per element, rows on the grid's second dimension.
  *
  * Three floats move per addition, so these run at VRAM bandwidth or, for one token, at the cost of a
  * launch (7168 floats of V3 are 84 KB: 0.1 us of bandwidth against 2 us of launch); what matters is
@@ -39,6 +39,16 @@ KERNEL void swiglu_rows(float *dst, int64_t stride, int64_t width, const float *
     dst[t * stride + i] = g / (1 + expf(-g)) * up[t * up_stride + i];
 }
 
+KERNEL void clamp_rows(float *x, int64_t stride, int64_t width, float low, float high)
+{
+    int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x, t = blockIdx.y;
+    if (i < width) {
+        float v = x[t * stride + i];
+        v = v < low ? low : v;
+        x[t * stride + i] = v > high ? high : v;
+    }
+}
+
 static dim3 grid_of(const struct gpu_stream *s, int64_t width, int n_tokens)
 {
     assert(n_tokens <= MAX_GRID_Y);
@@ -69,4 +79,10 @@ void gpu_swiglu(struct gpu_stream *s, struct rows dst, struct rows gate, struct 
 {
     LAUNCH(s, swiglu_rows, grid_of(s, dst.width, n_tokens), gpu_threads(s, dst.width), 0, dst.data,
            dst.stride, dst.width, gate.data, gate.stride, up.data, up.stride);
+}
+
+void gpu_clamp(struct gpu_stream *s, struct rows x, float low, float high, int n_tokens)
+{
+    LAUNCH(s, clamp_rows, grid_of(s, x.width, n_tokens), gpu_threads(s, x.width), 0, x.data,
+           x.stride, x.width, low, high);
 }

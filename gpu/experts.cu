@@ -28,6 +28,7 @@ struct pairs {
 struct matrices {
     const struct weight *gate, *up, *down;
     const uint8_t *gate_data, *up_data;
+    float limit; /* of SwiGLU, 0: none */
 };
 
 static struct matrices matrices_of(const struct experts *e)
@@ -35,13 +36,26 @@ static struct matrices matrices_of(const struct experts *e)
     bool fused = e->gate_up.data;
     const struct weight *gate = fused ? &e->gate_up : &e->gate, *up = fused ? gate : &e->up;
     size_t behind = fused ? (size_t)e->expert_size * gate->row_bytes : 0;
-    return { gate, up, &e->down, (const uint8_t *)gate->data, (const uint8_t *)up->data + behind };
+    return { gate, up, &e->down, (const uint8_t *)gate->data, (const uint8_t *)up->data + behind,
+             e->limit };
 }
 
 static bool alike(const struct matrices &m)
 {
     return m.gate->type == m.up->type && m.gate->matrix_bytes == m.up->matrix_bytes &&
            m.gate->row_bytes == m.up->row_bytes;
+}
+
+/* gate = SwiGLU of gate and up, rows of n elements. */
+static void limited_swiglu(struct gpu_stream *s, float *gate, float *up, int64_t n, float limit,
+                           int n_rows)
+{
+    struct rows g = { gate, n, n }, u = { up, n, n };
+    if (limit > 0) {
+        gpu_clamp(s, g, -INFINITY, limit, n_rows);
+        gpu_clamp(s, u, -limit, limit, n_rows);
+    }
+    gpu_swiglu(s, g, g, u, n_rows);
 }
 
 /* ---- few tokens, floats ---- */
@@ -207,6 +221,7 @@ static void hidden_of_pairs(struct gpu_stream *s, float *h, float *spare, struct
     if (run_serves(s, m.gate->type) && alike(m)) {
         struct product p = product_of(m.gate, m.gate_data, size, q8_of(s, src, n_tokens), pairs);
         p.second = m.up_data;
+        p.limit = m.limit;
         p.dst = h;
         p.dst_stride = size;
         run_product(s, m.gate->type, p, pairs.n);
@@ -214,8 +229,7 @@ static void hidden_of_pairs(struct gpu_stream *s, float *h, float *spare, struct
     }
     float_rows(s, h, size, m.gate, m.gate_data, src, pairs);
     float_rows(s, spare, size, m.up, m.up_data, src, pairs);
-    struct rows g = { h, size, size }, u = { spare, size, size };
-    gpu_swiglu(s, g, g, u, pairs.n);
+    limited_swiglu(s, h, spare, size, m.limit, pairs.n);
 }
 
 static void few(struct gpu_stream *s, struct rows dst, struct rows src, const struct experts *e,
@@ -328,6 +342,7 @@ static void hidden_of_tiles(struct gpu_stream *s, float *h, float *spare, struct
     g.dst_stride = size;
     if (alike(m)) {
         g.second = m.up_data;
+        g.limit = m.limit;
         gemm_run(s, m.gate->type, g);
         return;
     }
@@ -335,8 +350,7 @@ static void hidden_of_tiles(struct gpu_stream *s, float *h, float *spare, struct
     u.dst = spare;
     gemm_run(s, m.gate->type, g);
     gemm_run(s, m.up->type, u);
-    struct rows gate = { h, size, size }, up = { spare, size, size };
-    gpu_swiglu(s, gate, gate, up, pairs.n);
+    limited_swiglu(s, h, spare, size, m.limit, pairs.n);
 }
 
 static void many(struct gpu_stream *s, struct rows dst, struct rows src, const struct experts *e,

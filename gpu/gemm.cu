@@ -109,7 +109,7 @@ template <int TYPE> KERNEL void gemm_plain(struct gemm g)
         int64_t to = t < PLAIN_TOKENS ? dst_row(tokens, t) : -1;
         if (to < 0 || row >= g.n_rows)
             continue;
-        g.dst[to * g.dst_stride + row] = g.second ? silu(sum[i]) * sum2[i]
+        g.dst[to * g.dst_stride + row] = g.second ? swiglu_of(sum[i], sum2[i], g.limit)
                                          : g.bias ? sum[i] + g.bias[row] : sum[i];
     }
 }
@@ -198,7 +198,7 @@ template <int TYPE> KERNEL void gemm_tensor(struct gemm g)
             int64_t to = dst_row(tokens, 8 * n + 2 * (lane_id() % 4) + i % 2);
             if (to < 0 || row >= g.n_rows)
                 continue;
-            g.dst[to * g.dst_stride + row] = g.second ? silu(sum[n][i]) * sum2[n][i]
+            g.dst[to * g.dst_stride + row] = g.second ? swiglu_of(sum[n][i], sum2[n][i], g.limit)
                                              : g.bias ? sum[n][i] + g.bias[row] : sum[n][i];
         }
     }

@@ -23,6 +23,7 @@ struct gemm {
     float *dst;
     int64_t dst_stride;
     const float *bias; /* NULL: none */
+    float limit;       /* of gate and up, 0: none */
     int n_tokens;
     /* Experts: tile y of the grid is tiles[y]; its row i is pair p = pairs[first + i], which reads row
      * p / top_k of src and writes row p of dst. NULL: rows in order. */
@@ -36,6 +37,14 @@ struct gemm {
 /* Queue it, on tensor cores in the fast profile. */
 void gemm_run(struct gpu_stream *s, enum tensor_type type, struct gemm g);
 
-DEVICE float silu(float x) { return x / (1 + expf(-x)); }
+/* silu(gate) * up, gate at most `limit` and up within it on both sides; 0: no limit. */
+DEVICE float swiglu_of(float gate, float up, float limit)
+{
+    if (limit > 0) {
+        gate = gate > limit ? limit : gate;
+        up = up > limit ? limit : up < -limit ? -limit : up;
+    }
+    return gate / (1 + expf(-gate)) * up;
+}
 
 #endif

@@ -57,7 +57,7 @@ DEVICE void write_sums(const struct product &p, float *dst, int group,
             continue;
         if (p.second) {
             if (group < p.n_rows)
-                to[group] = silu(sum[0][t]) * sum[1][t];
+                to[group] = swiglu_of(sum[0][t], sum[1][t], p.limit);
             continue;
         }
         UNROLL

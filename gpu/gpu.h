@@ -47,6 +47,8 @@ struct gpu_limits {
     int64_t mla_rank;         /* kv_lora_rank; 0: no latent attention */
     int n_routed, top_k;      /* 0: no experts */
     int64_t expert_size;
+    int index_top_k;          /* rows that an indexer selects; 0: there is none */
+    int window;               /* of attention over a window and blocks; 0: there is none */
     double patience_s;        /* longest wait for the card, 0: two minutes; see gpu_finish */
 };
 
@@ -157,10 +159,13 @@ void gpu_swiglu(struct gpu_stream *s, struct rows dst, struct rows gate, struct 
  * measure the memory. bytes: a multiple of 16. */
 void gpu_probe_read(struct gpu_stream *s, int32_t *sum, const void *block, size_t bytes);
 
+/* x = min(max(x, low), high) */
+void gpu_clamp(struct gpu_stream *s, struct rows x, float low, float high, int n_tokens);
+
 /* ---- gpu/norm.cu ---- */
 
 /* Each row is n_groups pieces of n elements, normalised one by one:
- * dst = src / sqrt(mean(src^2) + eps) * weight[n]. In place ok. Sums in F32 or better. */
+ * dst = src / sqrt(mean(src^2) + eps) * weight[n]; weight NULL: without it. In place ok. Sums in F32 or better. */
 void gpu_rmsnorm(struct gpu_stream *s, struct rows dst, struct rows src, const float *weight,
                  int64_t n, int n_groups, float eps, int n_tokens);
 
@@ -255,14 +260,48 @@ void gpu_mla_decompressed(struct gpu_stream *s, struct rows dst, struct rows q, 
                           enum tensor_type cache_type, const struct mla *m,
                           const struct gpu_step *step, int64_t kv_bound, int n_tokens);
 
+/* ---- hyper-connections: gpu/hyper.cu ----
+ * hyper_mix and hyper_join of src/device.h, for four streams; h is host memory, its weights are
+ * device memory. */
+void gpu_hyper_mix(struct gpu_stream *s, struct rows dst, struct rows mix, struct rows hidden,
+                   const struct hyper *h, int n_tokens);
+void gpu_hyper_join(struct gpu_stream *s, struct rows hidden, struct rows mix, struct rows out,
+                    int n_tokens);
+
+/* ---- sparse attention: gpu/compress.cu, gpu/indexer.cu, gpu/attention_window.cu ----
+ * As src/device.h has them; the structs are host memory, what they point to device memory. type: of
+ * the cache, F16 or F32. */
+
+/* compress: rows [n_ctx / ratio, dim] of `type`, state [n_state, 2, width].
+ *   frequency [n_rot / 2] f64 of k->rope */
+void gpu_compress(struct gpu_stream *s, void *rows, enum tensor_type type, float *state,
+                  int64_t n_state, struct rows values, struct rows scores,
+                  const struct compressor *k, const double *frequency, const struct gpu_step *step,
+                  int n_tokens);
+
+/* indexer_topk: ids [n_tokens, top_k] ascending, n_ids [n_tokens] how many; keys of `type`. */
+void gpu_indexer(struct gpu_stream *s, int32_t *ids, int32_t *n_ids, struct rows queries,
+                 struct rows weights, const void *keys, enum tensor_type type,
+                 const struct indexer *x, const struct gpu_step *step, int64_t kv_bound,
+                 int n_tokens);
+
+/* attention_window for heads of up to 512; ids and n_ids of gpu_indexer, which had this top_k, where
+ * w->selected. dst may be q. Results depend on kv_bound by rounding only. */
+void gpu_attention_window(struct gpu_stream *s, struct rows dst, struct rows q, struct rows row,
+                          const struct kv_sparse *c, enum tensor_type type,
+                          const struct window_attention *w, const int32_t *ids,
+                          const int32_t *n_ids, int top_k, const struct gpu_step *step,
+                          int64_t kv_bound, int n_tokens);
+
 /* ---- the router: gpu/router.cu ---- */
 
 /* As router_topk of src/device.h and router_choose of cpu/router.h: scores [n_tokens, n_routed] raw,
  * may be overwritten; ids, weights [n_tokens, top_k], best first, equal scores favour the lower id.
- * r is host memory, r->bias.data device memory. At most GPU_ROUTER_EXPERTS experts. */
+ * r is host memory, r->bias.data and
+ * r->table.data device memory; tokens [n_tokens] ids on the device, for the table only. At most GPU_ROUTER_EXPERTS experts. */
 #define GPU_ROUTER_EXPERTS 1024
-void gpu_router_topk(struct gpu_stream *s, const struct router *r, struct rows scores, int32_t *ids,
-                     float *weights, int n_tokens);
+void gpu_router_topk(struct gpu_stream *s, const struct router *r, struct rows scores,
+                     const int32_t *tokens, int32_t *ids, float *weights, int n_tokens);
 
 /* ---- scratch: bytes each of these needs for the limits; a stream allocates the largest ---- */
 
@@ -272,6 +311,8 @@ size_t gpu_experts_scratch(const struct gpu_limits *l);
 size_t gpu_attention_scratch(const struct gpu_limits *l);
 size_t gpu_mla_absorbed_scratch(const struct gpu_limits *l);
 size_t gpu_mla_decompressed_scratch(const struct gpu_limits *l);
+size_t gpu_indexer_scratch(const struct gpu_limits *l);
+size_t gpu_attention_window_scratch(const struct gpu_limits *l);
 
 /* ---- the device: gpu/device_gpu.cu ---- */
 
@@ -295,7 +336,8 @@ void gpu_stream_close(struct gpu_stream *s);
     X(alloc) X(release) X(write) X(read) X(fill) X(mark) X(wait) X(call)                          \
     X(is_idle) X(finish) X(deadline) X(give_up)                                                   \
     X(record) X(recorded) X(replay) X(forget) X(publish) X(collect)                               \
-    X(add) X(add3) X(copy) X(swiglu) X(rmsnorm)                                                   \
+    X(add) X(add3) X(copy) X(swiglu) X(clamp) X(rmsnorm)                                          \
+    X(hyper_mix) X(hyper_join) X(compress) X(indexer) X(attention_window)                         \
     X(rope_angles) X(rope) X(cache_store) X(router_topk)                                          \
     X(dequantize) X(embed) X(gemv) X(gemv_swiglu) X(gemm) X(matmul) X(experts)                    \
     X(attention_gqa) X(mla_absorbed) X(mla_decompressed) X(probe_read)

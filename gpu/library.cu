@@ -169,6 +169,7 @@ size_t gpu_scratch_bytes(const struct gpu_limits *l)
     const size_t needs[] = {
         gpu_gemv_scratch(l), gpu_gemm_scratch(l), gpu_experts_scratch(l),
         gpu_attention_scratch(l), gpu_mla_absorbed_scratch(l), gpu_mla_decompressed_scratch(l),
+        gpu_indexer_scratch(l), gpu_attention_window_scratch(l),
     };
     size_t most = 0;
     for (size_t need : needs)

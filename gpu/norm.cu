@@ -16,7 +16,7 @@ KERNEL void rmsnorm_rows(float *dst, int64_t dst_stride, const float *src, int64
         sum += x[i] * x[i];
     float scale = 1 / sqrtf(block_sum(sum, scratch) / (float)n + eps);
     for (int64_t i = threadIdx.x; i < n; i += blockDim.x)
-        y[i] = x[i] * scale * weight[i];
+        y[i] = weight ? x[i] * scale * weight[i] : x[i] * scale;
 }
 
 void gpu_rmsnorm(struct gpu_stream *s, struct rows dst, struct rows src, const float *weight,

@@ -71,6 +71,12 @@ DEVICE void score_sigmoid(float *p, int n)
         p[i] = 1 / (1 + expf(-p[i]));
 }
 
+DEVICE void score_sqrt_softplus(float *p, int n)
+{
+    for (int i = lane_id(); i < n; i += LANES)
+        p[i] = sqrtf(p[i] > 20 ? p[i] : log1pf(expf(p[i])));
+}
+
 /* What a group competes with: its best merit, or the sum of its two best. */
 DEVICE float group_merit(const float *merit, int size, bool top2)
 {
@@ -118,8 +124,8 @@ DEVICE void write_weights(const struct router *r, const float *p, const int32_t 
         weights[k] = p[ids[k]] / divisor * r->scale;
 }
 
-KERNEL void choose_experts(struct router r, const float *scores, int64_t stride, int32_t *ids,
-                           float *weights)
+KERNEL void choose_experts(struct router r, const float *scores, int64_t stride,
+                           const int32_t *tokens, int32_t *ids, float *weights)
 {
     SHARED(float, p); /* [n_routed], then the arrays below */
     int n = r.n_routed;
@@ -132,6 +138,8 @@ KERNEL void choose_experts(struct router r, const float *scores, int64_t stride,
         p[i] = scores[blockIdx.x * stride + i];
     if (r.scoring == router::ROUTER_SOFTMAX)
         score_softmax(p, n);
+    else if (r.scoring == router::ROUTER_SQRT_SOFTPLUS)
+        score_sqrt_softplus(p, n);
     else
         score_sigmoid(p, n);
     for (int i = lane_id(); i < n; i += LANES) {
@@ -143,8 +151,10 @@ KERNEL void choose_experts(struct router r, const float *scores, int64_t stride,
     if (r.n_groups > 1)
         mask_groups(&r, merit, groups, chosen);
 
+    const int32_t *table = (const int32_t *)r.table.data;
     for (int k = 0; k < r.top_k; k++) {
-        int pick = take_best(merit, taken, n);
+        int pick = table ? table[(int64_t)tokens[blockIdx.x] * r.top_k + k]
+                         : take_best(merit, taken, n);
         if (lane_id() == 0)
             picked[k] = pick;
     }
@@ -154,8 +164,8 @@ KERNEL void choose_experts(struct router r, const float *scores, int64_t stride,
     write_weights(&r, p, picked, weights + (int64_t)blockIdx.x * r.top_k);
 }
 
-void gpu_router_topk(struct gpu_stream *s, const struct router *r, struct rows scores, int32_t *ids,
-                     float *weights, int n_tokens)
+void gpu_router_topk(struct gpu_stream *s, const struct router *r, struct rows scores,
+                     const int32_t *tokens, int32_t *ids, float *weights, int n_tokens)
 {
     assert(r->n_routed <= GPU_ROUTER_EXPERTS && r->top_k <= r->n_routed &&
            r->n_groups <= r->n_routed);
@@ -165,5 +175,5 @@ void gpu_router_topk(struct gpu_stream *s, const struct router *r, struct rows s
     size_t n = (size_t)r->n_routed, groups = (size_t)with_groups.n_groups;
     size_t shared = (2 * n + groups + (size_t)r->top_k) * 4 + n + groups;
     LAUNCH(s, choose_experts, dim3((unsigned)n_tokens), LANES, shared, with_groups, scores.data,
-           scores.stride, ids, weights);
+           scores.stride, tokens, ids, weights);
 }

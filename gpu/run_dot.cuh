@@ -164,6 +164,7 @@ struct product {
     float *dst;
     int64_t dst_stride;
     const float *bias; /* NULL: none */
+    float limit;       /* of gate and up, 0: none */
     /* Experts: blockIdx.y is a pair of token and pick, the matrix that of its expert. */
     const int32_t *slots, *ids; /* ids NULL: one matrix */
     int64_t matrix_bytes;

@@ -164,7 +164,7 @@ static void test_router(struct router r, int n_tokens, int what)
         on_device.bias.data = what & BIAS ? gpu_test_rows(&t, bias, 1).data : NULL;
         int32_t *device_ids = gpu_test_block(&t, n * sizeof *ids, NULL);
         float *device_weights = gpu_test_block(&t, n * sizeof *weights, NULL);
-        t.gpu->router_topk(t.s, &on_device, gpu_test_rows(&t, scores, n_tokens), device_ids,
+        t.gpu->router_topk(t.s, &on_device, gpu_test_rows(&t, scores, n_tokens), NULL, device_ids,
                            device_weights, n_tokens);
         gpu_test_read(&t, ids, device_ids, n * sizeof *ids);
         gpu_test_read(&t, weights, device_weights, n * sizeof *weights);

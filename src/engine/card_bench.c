@@ -369,7 +369,7 @@ static void run_router(struct card *c, void *ctx, int i)
     struct call *k = ctx;
     (void)i; /* ids of its own: those of the experts stay as they are */
     c->gpu->router_topk(c->s, &k->router, rows_of(k->b->dst, k->router.n_routed),
-                        (int32_t *)(void *)(k->b->pool + k->b->z->pool / 2),
+                        NULL, (int32_t *)(void *)(k->b->pool + k->b->z->pool / 2),
                         (float *)(void *)(k->b->pool + k->b->z->pool / 4), k->n_tokens);
 }
 

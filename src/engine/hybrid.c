@@ -123,7 +123,7 @@ bool hybrid_open(struct hybrid **out, struct model *m, const struct engine_optio
 {
     bool by_calls = o->handoff != HANDOFF_STOP && m->params.n_routed > 0;
     *out = NULL;
-    if (m->params.n_streams > 0 || m->params.index_top_k > 0)
+    if (m->params.index_top_k > 0 && m->params.n_streams == 0)
         return fail(err, ERR_DEVICE, "%s runs on the CPU only", m->arch->name);
     struct hybrid *h = mem_alloc(1, sizeof *h, "hybrid", err);
     if (!h)
@@ -320,6 +320,7 @@ static struct gpu_device_options gpu_options(const struct hybrid *h, struct hybr
             .head_width = o->head_width,
             .mla_rank = h->model->arch->has_latent_cache ? params->kv_lora_rank : 0,
             .n_routed = o->n_routed, .top_k = o->top_k, .expert_size = o->expert_size,
+            .index_top_k = o->index_top_k, .window = params->n_streams ? params->window : 0,
             .patience_s = h->patience_s,
         },
         .n_vocab = params->n_vocab, .n_layers = params->n_layers,
@@ -343,6 +344,7 @@ static bool open_cpu(struct hybrid_pair *p, const struct device_cpu_options *o, 
     c.max_cols = p->hidden_size;
     c.n_heads = 1;
     c.head_width = 2;
+    c.index_top_k = 0;
     return device_cpu_open(&p->cpu, &c, err);
 }
 
