@@ -8,9 +8,14 @@
 #define HIDDEN 50
 #define STREAMS 4
 #define WIDE 520      /* widest rows */
+#define EXPERTS 8
+#define TOP 3
+#define EXPERT 64     /* size of an expert, and what it reads */
+#define EXPERT_IN 256
 
 static const struct gpu_library *library;
 static struct device *devices[2]; /* CPU, GPU */
+static struct device *fast;       /* the GPU in its fast profile */
 static struct pool *pool;
 
 static bool open_devices(void)
@@ -18,19 +23,21 @@ static bool open_devices(void)
     struct error err = { 0 };
     struct device_cpu_options co = {
         .act_f32 = true, .max_tokens = MOST, .max_cols = WIDE, .max_rows = WIDE, .n_ctx = N_CTX,
-        .n_heads = 8, .head_width = 512, .index_top_k = 64, .n_routed = 8, .top_k = 3,
-        .expert_size = 16,
+        .n_heads = 8, .head_width = 512, .index_top_k = 64, .n_routed = EXPERTS, .top_k = TOP,
+        .expert_size = EXPERT,
     };
     struct gpu_device_options go = {
         .limits = { .act_f32 = true, .max_tokens = MOST, .max_cols = WIDE, .max_rows = WIDE,
                     .n_ctx = N_CTX, .n_heads = 8, .head_width = 512, .index_top_k = 64,
-                    .window = 400, .n_routed = 8, .top_k = 3, .expert_size = 16 },
+                    .window = 400, .n_routed = EXPERTS, .top_k = TOP, .expert_size = EXPERT },
         .n_vocab = 8,
     };
     bool ok = pool_open(&pool, 2, &err);
     co.pool = pool;
     ok = ok && device_cpu_open(&devices[0], &co, &err) &&
          library->device_open(&devices[1], &go, &err);
+    go.limits.act_f32 = false;
+    ok = ok && library->device_open(&fast, &go, &err);
     return CHECK_MSG(ok, "%s", err.text);
 }
 
@@ -263,7 +270,7 @@ static void test_layers(void)
 static void test_ties(void)
 {
     check_case("among equal scores the earlier rows are selected");
-    enum { N = 90, DIM = 32, TOP = 7, ROWS = 1 };
+    enum { N = 90, DIM = 32, BEST = 7 };
     struct layer_shape s = { .dim = 32, .window = 1, .ratio = 1, .index_dim = DIM, .type = TYPE_F32 };
     struct twins keys = twins(DIM, N, 1), q = twins(DIM, N, 1), w = twins(1, N, 1);
     struct twins heads = twins(32, N, 1), row = twins(32, N, 1), sinks = twins(1, 1, 1);
@@ -284,7 +291,7 @@ static void test_ties(void)
     }
     begin(N, 0);
     for (int i = 0; i < 2; i++) {
-        struct indexer x = { .n_heads = 1, .dim = DIM, .top_k = TOP, .ratio = 1 };
+        struct indexer x = { .n_heads = 1, .dim = DIM, .top_k = BEST, .ratio = 1 };
         struct window_attention a = { .n_heads = 1, .head_dim = 32, .window = 1, .ratio = 1,
                                       .selected = true, .scale = 1,
                                       .sinks = weight_of(sinks.of[i], 1) };
@@ -301,7 +308,7 @@ static void test_ties(void)
 
 static void test_router(bool table, int n)
 {
-    enum { EXPERTS = 8, TOP = 3, VOCAB = 20 };
+    enum { VOCAB = 20 };
     check_case("square root of softplus, %s, %d tokens", table ? "by token" : "by score", n);
     struct twins scores = twins(EXPERTS, n, 30);
     int32_t ids[VOCAB * TOP], found[2][MOST * TOP];
@@ -327,6 +334,63 @@ static void test_router(bool table, int n)
     for (int i = 0; i < 2; i++)
         devices[i]->ops->release(devices[i], tables[i]);
     drop(&scores);
+}
+
+/* Random matrices of Q8_0. */
+static struct weight matrices(int64_t cols, int64_t rows)
+{
+    const struct quant_traits *q8 = quant_traits(TYPE_Q8_0);
+    size_t row_bytes = quant_row_bytes(TYPE_Q8_0, cols), n = (size_t)(rows * EXPERTS);
+    char *data = malloc(n * row_bytes);
+    float row[EXPERT_IN];
+    for (size_t r = 0; r < n; r++) {
+        for (int64_t i = 0; i < cols; i++)
+            row[i] = check_random_float(-0.2f, 0.2f);
+        q8->quantize(row, data + r * row_bytes, cols, NULL);
+    }
+    return (struct weight){ .data = data, .type = TYPE_Q8_0, .cols = cols, .rows = rows,
+                            .n_matrices = EXPERTS, .row_bytes = row_bytes,
+                            .matrix_bytes = row_bytes * (size_t)rows };
+}
+
+/* The same weight in the memory of a device. */
+static struct weight on_device(struct device *d, struct weight w)
+{
+    w.data = upload(d, w.data, w.matrix_bytes * EXPERTS);
+    return w;
+}
+
+/* gate and up are cut on both sides: half of all values lie beyond the limit. */
+static void test_experts(int n, bool in_fast)
+{
+    check_case("experts with a limit, %d tokens, %s", n, in_fast ? "fast" : "F32");
+    struct device *kept = devices[1];
+    devices[1] = in_fast ? fast : kept;
+    struct twins src = twins(EXPERT_IN, n, 3), dst = twins(EXPERT_IN, n, 1);
+    struct twins scores = twins(EXPERTS, n, 3);
+    struct weight gate = matrices(EXPERT_IN, EXPERT), up = matrices(EXPERT_IN, EXPERT);
+    struct weight down = matrices(EXPERT, EXPERT_IN);
+    struct experts e[2];
+    begin(n, 0);
+    for (int i = 0; i < 2; i++) {
+        struct router r = { .scoring = ROUTER_SQRT_SOFTPLUS, .n_routed = EXPERTS, .top_k = TOP,
+                            .normalize = true, .scale = 1 };
+        e[i] = (struct experts){ .gate = on_device(devices[i], gate), .up = on_device(devices[i], up),
+                                 .down = on_device(devices[i], down), .n_routed = EXPERTS,
+                                 .top_k = TOP, .expert_size = EXPERT, .limit = 1 };
+        router_topk(devices[i], &r, scores.of[i]);
+        experts_begin(devices[i], &e[i], src.of[i]);
+        experts_end(devices[i], dst.of[i]);
+    }
+    compare(&dst, "sum of experts", in_fast ? 2e-2 : 1e-4);
+    for (int i = 0; i < 2; i++) {
+        devices[i]->ops->release(devices[i], (void *)e[i].gate.data);
+        devices[i]->ops->release(devices[i], (void *)e[i].up.data);
+        devices[i]->ops->release(devices[i], (void *)e[i].down.data);
+    }
+    free((void *)gate.data), free((void *)up.data), free((void *)down.data);
+    drop(&src), drop(&dst), drop(&scores);
+    devices[1] = kept;
 }
 
 static void test_small(int n)
@@ -366,11 +430,16 @@ int main(void)
             test_router(true, n);
             test_small(n);
         }
+        for (int n = 2; n <= 20; n += 18) {
+            test_experts(n, false);
+            test_experts(n, true);
+        }
         test_layers();
         test_ties();
     }
     for (int i = 0; i < 2; i++)
         devices[i]->ops->close(devices[i]);
+    fast->ops->close(fast);
     pool_close(pool);
     return check_finish();
 }
