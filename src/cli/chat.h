@@ -30,8 +30,6 @@ struct chat {
     bool warned;            /* that the context fills up */
     bool leave;
     struct keep *keep;      /* the session on disk: chat_keep.h */
-    /* Names of saved sessions for Tab, ended by NULL; NULL: there are none. */
-    const char *const *(*session_names)(struct chat *c);
 };
 
 /* Ask and answer; the exchange stays in the conversation unless nothing was answered. False only

@@ -5,6 +5,7 @@
 #include "cpu/features.h"
 #include "gpu/gpu.h"
 #include "src/cli/chat.h"
+#include "src/cli/chat_sessions.h"
 #include "src/cli/options.h"
 #include "src/cli/term.h"
 #include "src/cli/repair.h"
@@ -59,16 +60,6 @@ static bool do_clear(struct chat *c, const char *argument, struct error *err)
     return true;
 }
 
-static bool do_undo(struct chat *c, const char *argument, struct error *err)
-{
-    (void)argument, (void)err;
-    if (chat_drop_last(c))
-        note("removed the last exchange; %d left", c->n_exchanges);
-    else
-        note("nothing to undo");
-    return true;
-}
-
 static bool do_trim(struct chat *c, const char *argument, struct error *err)
 {
     (void)err;
@@ -76,21 +67,6 @@ static bool do_trim(struct chat *c, const char *argument, struct error *err)
     int gone = chat_drop_first(c, n > 0 && n < 1000000 ? (int)n : 0);
     note("removed the first %d; %d left", gone, c->n_exchanges);
     return true;
-}
-
-static bool do_retry(struct chat *c, const char *argument, struct error *err)
-{
-    (void)argument;
-    if (c->n_exchanges == 0) {
-        note("nothing to retry");
-        return true;
-    }
-    struct buf question = c->exchanges[c->n_exchanges - 1].question;
-    c->exchanges[c->n_exchanges - 1].question = (struct buf){ 0 };
-    chat_drop_last(c);
-    bool ok = loaded_reseed(&c->m, err) && chat_ask(c, buf_str(&question), err);
-    buf_release(&question);
-    return ok;
 }
 
 static bool do_ctx(struct chat *c, const char *argument, struct error *err)
@@ -143,7 +119,7 @@ static bool do_quit(struct chat *c, const char *argument, struct error *err)
 }
 
 /* What Tab offers behind a command's name. */
-enum argument { NO_ARGUMENT, FREE_TEXT, FILE_NAME, SESSION_NAME, ON_OFF };
+enum argument { NO_ARGUMENT, FREE_TEXT, FILE_NAME, SESSION_NAME, BRANCH_NAME, ON_OFF };
 
 static const struct {
     const char *name, *argument, *help; /* help NULL: another name for a row above */
@@ -153,10 +129,20 @@ static const struct {
     { "/help", "", "this list", do_help, NO_ARGUMENT },
     { "/system", "[TEXT]", "show or set the system prompt; - removes it", do_system, FREE_TEXT },
     { "/think", "[on|off|N]", "thinking before the answer, at most N tokens", do_think, ON_OFF },
-    { "/retry", "", "answer the last question again", do_retry, NO_ARGUMENT },
-    { "/undo", "", "forget the last exchange", do_undo, NO_ARGUMENT },
+    { "/retry", "[N]", "answer the last question again; N times, each a branch", chat_do_retry,
+      FREE_TEXT },
+    { "/undo", "", "forget the last exchange", chat_do_undo, NO_ARGUMENT },
+    { "/edit", "", "the last question in an editor, then ask it", chat_do_edit, NO_ARGUMENT },
     { "/trim", "[N]", "forget the first exchange, or the first N", do_trim, FREE_TEXT },
     { "/clear", "", "forget the whole conversation", do_clear, NO_ARGUMENT },
+    { "/branch", "[NAME]", "go on in a new branch, or in one that exists", chat_do_branch,
+      BRANCH_NAME },
+    { "/branches", "", "list the branches", chat_do_branches, NO_ARGUMENT },
+    { "/save", "[NAME]", "name the session", chat_do_save, FREE_TEXT },
+    { "/load", "NAME", "go on with another session", chat_do_load, SESSION_NAME },
+    { "/sessions", "", "list the sessions", chat_do_sessions, NO_ARGUMENT },
+    { "/export", "FILE", "write the conversation as Markdown, FILE.json as JSON", chat_do_export,
+      FILE_NAME },
     { "/ctx", "", "how full the context is", do_ctx, NO_ARGUMENT },
     { "/stats", "", "model, memory, sampling, speed of the last answer", do_stats, NO_ARGUMENT },
     { "/quit", "", "leave, as Ctrl-D does", do_quit, NO_ARGUMENT },
@@ -203,8 +189,10 @@ void chat_offers(void *ctx, const char *line, int from, struct line_offer *offer
     offer->files = table[row].kind == FILE_NAME;
     if (table[row].kind == ON_OFF)
         offer->words = on_off;
-    if (table[row].kind == SESSION_NAME && c->session_names)
-        offer->words = c->session_names(c);
+    if (table[row].kind == SESSION_NAME)
+        offer->words = chat_session_names(c);
+    if (table[row].kind == BRANCH_NAME)
+        offer->words = chat_branch_names(c);
 }
 
 static bool do_help(struct chat *c, const char *argument, struct error *err)

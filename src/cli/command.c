@@ -38,6 +38,11 @@ static const struct command commands[] = {
       "  tandem convert DeepSeek-V3/ -o v3.gguf --type q8_0 --split-max-size 48G\n"
       "  tandem convert DeepSeek-V3/ --dry-run\n",
       cmd_convert },
+    { "sessions", CMD_SESSIONS, "conversations that chats have kept",
+      "tandem sessions [list | show NAME | export NAME | rm NAME...] [options]",
+      "  tandem sessions list\n"
+      "  tandem sessions export parser -o parser.md\n",
+      cmd_sessions },
 };
 
 const struct command *command_at(int index)

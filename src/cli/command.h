@@ -28,6 +28,7 @@ void help_command(struct buf *out, const struct command *c, bool all);
 
 bool cmd_chat(struct options *o, struct error *err);
 bool cmd_run(struct options *o, struct error *err);
+bool cmd_sessions(struct options *o, struct error *err);
 bool cmd_plan(struct options *o, struct error *err);
 bool cmd_inspect(struct options *o, struct error *err);
 bool cmd_eval(struct options *o, struct error *err);

@@ -309,7 +309,7 @@ static const struct option *find_row(unsigned commands, const char *word, size_t
 static const char *command_of(unsigned commands)
 {
     static const char *const names[] = { "chat", "run", "inspect", "eval", "bench", "quantize",
-                                         "convert", "plan" };
+                                         "convert", "plan", "sessions" };
     for (size_t i = 0; i < ARRAY_LEN(names); i++)
         if (commands & (1u << i))
             return names[i];

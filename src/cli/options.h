@@ -25,6 +25,7 @@ enum command_bit {
     CMD_QUANTIZE = 1 << 5,
     CMD_CONVERT = 1 << 6,
     CMD_PLAN = 1 << 7,
+    CMD_SESSIONS = 1 << 8,
 };
 
 #define UNSET INT64_MIN

@@ -473,6 +473,15 @@ bool store_open(struct store *s, const char *name, struct error *err)
     return false;
 }
 
+bool store_claim(struct store *s, const char *name, struct error *err)
+{
+    *s = (struct store){ 0 };
+    if (find(s, name, err) && lock(s, err))
+        return true;
+    store_close(s);
+    return false;
+}
+
 void store_close(struct store *s)
 {
     store_log_close(&s->log);

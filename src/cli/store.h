@@ -74,6 +74,8 @@ bool store_open(struct store *s, const char *name, struct error *err);
 /* The same to look at, without a lock; nothing is written. */
 bool store_look(struct store *s, const char *name, struct error *err);
 void store_close(struct store *s);
+/* Lock one that cannot be read, to remove it. ERR_USAGE, ERR_FILE. */
+bool store_claim(struct store *s, const char *name, struct error *err);
 bool store_exists(const char *name);
 /* A new name for the session; it stays open. ERR_USAGE, ERR_RUN. */
 bool store_rename(struct store *s, const char *name, struct error *err);
