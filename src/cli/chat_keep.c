@@ -59,7 +59,7 @@ static void open_cache(struct chat *c)
         drop_file(c, why.text);
         return;
     }
-    if (c->n_exchanges)
+    if (store_path(&k->store, store_current(&k->store), NULL) > 0)
         note("what was computed for this session is of another model, or damaged: the conversation "
              "is read again");
     error_clear(&why);
@@ -159,6 +159,11 @@ bool keep_show_branch(struct chat *c, int64_t *n_cached, struct error *err)
     return ok;
 }
 
+static const char *const think_names[] = {
+    [THINK_DEFAULT] = "", [THINK_OFF] = "off", [THINK_ON] = "on", [THINK_HIGH] = "high",
+    [THINK_MAX] = "max",
+};
+
 static void take_settings(struct chat *c)
 {
     const struct options *o = c->o;
@@ -172,9 +177,14 @@ static void take_settings(struct chat *c)
     if (!*think || o->think != THINK_DEFAULT || o->think_budget != UNSET ||
         !chat_format_thinks(c->m.format))
         return;
-    c->m.thinks = strcmp(think, "off") != 0;
-    c->m.think = c->m.thinks ? THINK_ON : THINK_OFF;
     long long budget = strtoll(think, NULL, 10);
+    enum think_mode mode = budget > 0 ? THINK_ON : THINK_DEFAULT;
+    for (int i = THINK_OFF; i <= THINK_MAX; i++)
+        mode = strcmp(think, think_names[i]) == 0 ? (enum think_mode)i : mode;
+    if (mode == THINK_DEFAULT)
+        return;
+    c->m.think = mode;
+    c->m.thinks = mode != THINK_OFF;
     c->think_budget = budget > 0 ? budget : -1;
 }
 
@@ -216,11 +226,10 @@ static bool begin_folder(struct chat *c, const char *name, struct error *err)
 static bool note_settings(struct chat *c, struct error *err)
 {
     struct store *s = &c->keep->store;
-    char think[32] = "";
+    char think[32];
+    snprintf(think, sizeof think, "%s", think_names[c->m.think]);
     if (c->m.think == THINK_ON && c->think_budget > 0)
         snprintf(think, sizeof think, "%lld", (long long)c->think_budget);
-    else if (c->m.think != THINK_DEFAULT)
-        snprintf(think, sizeof think, "%s", c->m.thinks ? "on" : "off");
     return store_set(s, SET_MODEL, str_of(c->keep->path), err) &&
            store_set(s, SET_DESCRIPTION, str_of(c->m.description), err) &&
            store_set(s, SET_SYSTEM, buf_str(&c->system), err) &&

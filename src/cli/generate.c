@@ -89,16 +89,24 @@ static bool take(struct stream *s, int32_t id, struct error *err)
 }
 
 
+struct reading {
+    const struct generate_options *o;
+    struct progress progress;
+};
+
 static bool on_prefill(void *ctx, int64_t done, int64_t total)
 {
-    progress_update(ctx, (double)done, (double)total);
+    struct reading *r = ctx;
+    progress_update(&r->progress, (double)done, (double)total);
+    if (r->o->after)
+        r->o->after(r->o->keep_ctx);
     return !signals_cancelled();
 }
 
 static bool prefill(struct loaded *m, const struct tokens *prompt,
                     const struct generate_options *o, struct generation *g, struct error *err)
 {
-    struct progress progress;
+    struct reading reading = { .o = o };
     int64_t n = (int64_t)prompt->n, n_ctx = session_n_ctx(m->session);
     if (n >= n_ctx)
         return fail(err, ERR_USAGE,
@@ -116,12 +124,10 @@ static bool prefill(struct loaded *m, const struct tokens *prompt,
     for (int64_t i = max_of(0, n - m->sampling.penalty_window); i < n; i++)
         sampler_accept(m->sampler, prompt->ids[i]);
     double start = now_s();
-    progress_begin(&progress, "reading", "tok");
-    bool ok = session_prefill(m->session, prompt->ids, n, on_prefill, &progress, err);
-    progress_end(&progress);
+    progress_begin(&reading.progress, "reading", "tok");
+    bool ok = session_prefill(m->session, prompt->ids, n, on_prefill, &reading, err);
+    progress_end(&reading.progress);
     g->prefill_s = now_s() - start;
-    if (ok && o->after)
-        o->after(o->keep_ctx);
     return ok;
 }
 

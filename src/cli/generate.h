@@ -24,8 +24,8 @@ struct generate_options {
     const char *shown_mark; /* a control token whose text is shown all the same; NULL: none is */
     const char *const *stop;
     int n_stop;
-    /* Before the prompt is read, to bring what is kept of it, and when it has been read. NULL:
-     * nothing. ERR_INTERRUPTED, or an error that ends the answer. */
+    /* Before the prompt is read, to bring what is kept of it (an error ends the answer), and after
+     * each batch of it, to keep that. NULL: nothing. */
     bool (*before)(void *keep_ctx, const struct tokens *prompt, struct error *err);
     void (*after)(void *keep_ctx);
     void *keep_ctx;

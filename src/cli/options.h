@@ -124,7 +124,7 @@ struct options {
     struct logit_bias bias[MAX_LIST];
     int n_bias;
     bool no_history;
-    const char *session;
+    const char *session, *prefix_cache;
     bool go_on, no_save; /* --continue */
     int markdown; /* enum markdown_use */
     bool live;

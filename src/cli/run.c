@@ -10,6 +10,7 @@
 #include "src/cli/generate.h"
 #include "src/cli/json.h"
 #include "src/cli/paths.h"
+#include "src/cli/prefix_cache.h"
 #include "src/cli/signals.h"
 #include "src/cli/term.h"
 
@@ -200,6 +201,7 @@ static bool print_json(const struct loaded *m, const struct generation *g,
         js_set(j, "tool_calls", dialogue_calls_json(reply));
     js_set(j, "thinking", js_text(buf_str(&g->thinking)));
     js_set(j, "prompt_tokens", js_int(g->n_prompt));
+    js_set(j, "cached_tokens", js_int(g->n_reused));
     js_set(j, "completion_tokens", js_int(g->n_generated));
     js_set(j, "thinking_tokens", js_int(g->n_thinking));
     js_set(j, "prefill_tok_s", js_real(generation_prefill_rate(g)));
@@ -218,6 +220,9 @@ static void print_stats(const struct loaded *m, const struct generation *g)
          (long long)(g->n_prompt - g->n_reused), generation_prefill_rate(g),
          (long long)g->n_generated, generation_decode_rate(g),
          (unsigned long long)m->sampling.seed);
+    if (g->n_reused > 0)
+        note("%lld of %lld tokens of the prompt came from the prefix cache",
+             (long long)g->n_reused, (long long)g->n_prompt);
     struct draft_report d;
     session_draft_report(m->session, &d);
     if (d.n_guesses > 0)
@@ -277,7 +282,8 @@ static bool finish_text(struct output *out, const struct chat_reply *reply, stru
     return ok;
 }
 
-static bool answer(struct loaded *m, const struct options *o, struct str prompt, struct error *err)
+static bool answer(struct loaded *m, const struct options *o, struct str prompt,
+                   struct prefix_cache *cache, struct error *err)
 {
     struct tokens ids = { 0 };
     struct generation g = { 0 };
@@ -291,6 +297,9 @@ static bool answer(struct loaded *m, const struct options *o, struct str prompt,
         .n_stop = o->stop.n,
         .sink = on_piece,
         .sink_ctx = &out,
+        .before = prefix_cache_before,
+        .after = prefix_cache_after,
+        .keep_ctx = cache,
     };
     if (out.thinking == THINKING_AUTO)
         out.thinking = term_stdout() && term_stderr() && !o->json ? THINKING_FULL : THINKING_HIDDEN;
@@ -321,6 +330,7 @@ bool cmd_run(struct options *o, struct error *err)
     char path[PATH_SIZE];
     struct buf prompt = { 0 };
     struct loaded m = { 0 };
+    struct prefix_cache cache = { 0 };
     bool wants_json = o->json || o->tools || o->messages;
     if (o->raw && (o->tools || o->messages)) {
         return fail(err, ERR_USAGE, "--raw feeds the prompt as written: it goes with neither --tools "
@@ -329,7 +339,9 @@ bool cmd_run(struct options *o, struct error *err)
     bool ok = (!wants_json || js_available(err)) && resolve_model(o, true, path, sizeof path, err) &&
               gather_prompt(o, &prompt, err) &&
               loaded_open(&m, o, path, WANT_TEXT, UNSET, err) &&
-              answer(&m, o, buf_str(&prompt), err);
+              (!o->prefix_cache || prefix_cache_open(&cache, o->prefix_cache, &m, err)) &&
+              answer(&m, o, buf_str(&prompt), &cache, err);
+    prefix_cache_close(&cache);
     loaded_close(&m);
     buf_release(&prompt);
     return ok;

@@ -27,7 +27,7 @@ enum store_setting {
     SET_MODEL,       /* path of its file */
     SET_DESCRIPTION, /* of the model, for people */
     SET_SYSTEM,      /* system prompt */
-    SET_THINK,       /* "on", "off", or a number of tokens */
+    SET_THINK,       /* "off", "on", "high", "max", or a number of tokens */
     SET_AUTOMATIC,   /* "yes": the program chose the name */
     N_STORE_SETTINGS
 };
@@ -106,7 +106,8 @@ int64_t store_depth(const struct store *s, int64_t id); /* nodes up to and with 
 struct store_summary {
     char name[STORE_NAME], title[96]; /* title: the first question, on one line */
     char model[128];
-    int64_t changed_s, n_exchanges;
+    int64_t changed_s, changed_ns; /* and nanoseconds behind them */
+    int64_t n_exchanges;
     int n_branches;
     uint64_t talk_bytes, cache_bytes;
 };

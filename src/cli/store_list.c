@@ -31,15 +31,16 @@ static void first_line(char *line, size_t size, struct str text)
     snprintf(line, size, "%.*s%s", (int)n, text.data, cut ? "…" : "");
 }
 
-static uint64_t file_bytes(const char *root, const char *name, const char *file, int64_t *changed_s)
+static uint64_t file_bytes(const char *root, const char *name, const char *file,
+                           struct timespec *changed)
 {
     char path[PATH_SIZE];
     struct stat st;
     int n = snprintf(path, sizeof path, "%s/%s/%s", root, name, file);
     if (n < 0 || (size_t)n >= sizeof path || lstat(path, &st) != 0 || !S_ISREG(st.st_mode))
         return 0;
-    if (changed_s)
-        *changed_s = (int64_t)st.st_mtime;
+    if (changed)
+        *changed = st.st_mtim;
     return (uint64_t)st.st_size;
 }
 
@@ -56,7 +57,10 @@ static bool summarize(struct store_summary *u, const char *root, const char *nam
         first_line(u->title, sizeof u->title, buf_str(&first->question));
     u->n_exchanges = store_path(&s, store_current(&s), NULL);
     u->n_branches = s.n_branches;
-    u->talk_bytes = file_bytes(root, name, "talk", &u->changed_s);
+    struct timespec changed = { 0 };
+    u->talk_bytes = file_bytes(root, name, "talk", &changed);
+    u->changed_s = (int64_t)changed.tv_sec;
+    u->changed_ns = (int64_t)changed.tv_nsec;
     u->cache_bytes = file_bytes(root, name, "cache", NULL);
     store_close(&s);
     return true;
@@ -67,6 +71,8 @@ static int by_time(const void *a, const void *b)
     const struct store_summary *x = a, *y = b;
     if (x->changed_s != y->changed_s)
         return x->changed_s < y->changed_s ? 1 : -1;
+    if (x->changed_ns != y->changed_ns)
+        return x->changed_ns < y->changed_ns ? 1 : -1;
     return strcmp(y->name, x->name);
 }
 

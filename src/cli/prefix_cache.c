@@ -1,0 +1,74 @@
+#include "src/cli/prefix_cache.h"
+
+#include <stdio.h>
+#include <sys/stat.h>
+
+#include "src/cli/paths.h"
+#include "src/cli/signals.h"
+#include "src/cli/term.h"
+#include "src/engine/prefix_file.h"
+
+bool prefix_cache_open(struct prefix_cache *p, const char *path, const struct loaded *m,
+                       struct error *err)
+{
+    char inside[PATH_SIZE];
+    struct stat st;
+    if (stat(path, &st) == 0 && S_ISDIR(st.st_mode)) {
+        int n = snprintf(inside, sizeof inside, "%s/%016llx.cache", path,
+                         (unsigned long long)engine_fingerprint(m->engine));
+        if (n < 0 || (size_t)n >= sizeof inside)
+            return fail(err, ERR_USAGE, "option --prefix-cache: the path is too long");
+        path = inside;
+    }
+    *p = (struct prefix_cache){ .session = m->session };
+    if (prefix_file_open(&p->file, path, m->session, err))
+        return true;
+    return error_prefix(err, "option --prefix-cache");
+}
+
+void prefix_cache_close(struct prefix_cache *p)
+{
+    prefix_file_close(p->file);
+    *p = (struct prefix_cache){ 0 };
+}
+
+static void give_up(struct prefix_cache *p, const struct error *why)
+{
+    note("the prefix cache is not used: %s", why->text);
+    prefix_cache_close(p);
+}
+
+static bool on_read(void *ctx, uint64_t done_bytes, uint64_t total_bytes)
+{
+    progress_update(ctx, (double)done_bytes, (double)total_bytes);
+    return !signals_cancelled();
+}
+
+bool prefix_cache_before(void *ctx, const struct tokens *prompt, struct error *err)
+{
+    struct prefix_cache *p = ctx;
+    struct progress progress;
+    struct error why = { 0 };
+    int64_t n_read;
+    if (!p->file)
+        return true;
+    progress_begin(&progress, "restoring", NULL);
+    bool ok = prefix_file_restore(p->file, p->session, prompt->ids, (int64_t)prompt->n, &n_read,
+                                  on_read, &progress, &why);
+    progress_end(&progress);
+    if (!ok && why.code == ERR_INTERRUPTED)
+        return error_set(err, why.code, why.file, why.line, "%s", why.text);
+    if (!ok)
+        give_up(p, &why);
+    else if (prefix_file_damaged(p->file))
+        note("part of the prefix cache is damaged: that is read again");
+    return true;
+}
+
+void prefix_cache_after(void *ctx)
+{
+    struct prefix_cache *p = ctx;
+    struct error why = { 0 };
+    if (p->file && !prefix_file_save(p->file, p->session, 0, &why))
+        give_up(p, &why);
+}
