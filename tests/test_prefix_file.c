@@ -1,7 +1,9 @@
 /* Caches in files: what comes back computes the same bits, on every architecture and on the GPU;
  * branches share their beginning; whatever happens to a file, a session holds the right prefix. */
 #include <fcntl.h>
+#include <signal.h>
 #include <sys/file.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 
 #include "src/base/util.h"
@@ -405,6 +407,54 @@ static void test_damage(struct engine *e)
     session_close(s);
 }
 
+/* A disk with room for so many bytes of a file. */
+static void limit_files(uint64_t bytes)
+{
+    struct rlimit limit;
+    getrlimit(RLIMIT_FSIZE, &limit);
+    limit.rlim_cur = bytes ? bytes : limit.rlim_max;
+    CHECK(setrlimit(RLIMIT_FSIZE, &limit) == 0);
+}
+
+static void test_full_disk(struct engine *e)
+{
+    struct session *s = session_of(e, 64, DRAFT_OFF), *t = session_of(e, 64, DRAFT_OFF);
+    struct error err = { 0 };
+    unlink(store);
+    check_case("a full disk leaves the file as it was, wherever it stops");
+    signal(SIGXFSZ, SIG_IGN);
+    struct prefix_file *f = s ? file_of(s) : NULL;
+    if (f && t && go_on(s, text, 0, 20) && save(f, s) && go_on(s, text, 0, 30)) {
+        uint64_t before = file_size(), after;
+        struct prefix_file *whole;
+        for (uint64_t room = 0; room < 4000; room += 97) {
+            limit_files(before + room);
+            bool ok = prefix_file_save(f, s, 0, &err);
+            limit_files(0);
+            if (ok)
+                break;
+            CHECK_INT(err.code, ERR_RUN);
+            error_clear(&err);
+            CHECK_INT(file_size(), before);
+        }
+        limit_files(before); /* nor can it begin anew */
+        CHECK(go_on(s, text, 0, 40) && !prefix_file_save(f, s, 1, &err));
+        limit_files(0);
+        error_clear(&err);
+        CHECK(save(f, s));
+        after = file_size();
+        CHECK(after > before);
+        prefix_file_close(f);
+        f = NULL;
+        whole = file_of(t);
+        CHECK_INT(restored(whole, t, text, 60), 40);
+        prefix_file_close(whole);
+    }
+    prefix_file_close(f);
+    session_close(t);
+    session_close(s);
+}
+
 static void check_refused(struct session *s, const char *reason)
 {
     struct prefix_file *f = NULL;
@@ -601,6 +651,7 @@ int main(void)
         if (e) {
             test_branches(e);
             test_damage(e);
+            test_full_disk(e);
             test_foreign(e);
         }
         engine_close(e);

@@ -107,6 +107,7 @@ void signals_init(void)
             sigaction(table[i].number, &action, NULL);
     }
     signal(SIGPIPE, SIG_IGN);
+    signal(SIGXFSZ, SIG_IGN); /* a write beyond ulimit -f fails, and is told, like one on a full disk */
 }
 
 const atomic_int *signals_cancel_flag(void)
