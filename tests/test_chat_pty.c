@@ -299,7 +299,7 @@ static void test_commands(void)
         { "hi", "tok/s" },
         { "/retry", "tok/s" },
         { "/ctx", "1 exchange\r\n" },
-        { "/undo", "0 left" },
+        { "/undo", "0 tokens kept" },
         { "/ctx", "context: 0 of" },
         { "hi", "tok/s" },
         { "//hi", "tok/s" },

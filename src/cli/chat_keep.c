@@ -6,7 +6,7 @@
 #include <unistd.h>
 
 #include "src/base/mem.h"
-#include "src/cli/signals.h"
+#include "src/cli/prefix_cache.h"
 #include "src/cli/term.h"
 #include "src/engine/prefix_file.h"
 
@@ -35,11 +35,6 @@ static void drop_file(struct chat *c, const char *reason)
 
 /* ---- the cache ---- */
 
-static bool on_read(void *ctx, uint64_t done_bytes, uint64_t total_bytes)
-{
-    progress_update(ctx, (double)done_bytes, (double)total_bytes);
-    return !signals_cancelled();
-}
 
 static void cache_path(const struct chat *c, char path[PATH_SIZE])
 {
@@ -71,16 +66,15 @@ static void open_cache(struct chat *c)
 static bool restore(struct chat *c, const struct tokens *ids, int64_t *n_read, struct error *err)
 {
     struct keep *k = c->keep;
-    struct progress progress;
+    struct restore_progress progress = { .label = "resuming" };
     struct error why = { 0 };
     bool was_damaged = k->file && prefix_file_damaged(k->file);
     *n_read = 0;
     if (!k->file)
         return true;
-    progress_begin(&progress, "resuming", NULL);
-    bool ok = prefix_file_restore(k->file, c->m.session, ids->ids, (int64_t)ids->n, n_read, on_read,
-                                  &progress, &why);
-    progress_end(&progress);
+    bool ok = prefix_file_restore(k->file, c->m.session, ids->ids, (int64_t)ids->n, n_read,
+                                  restore_progress, &progress, &why);
+    restore_progress_end(&progress);
     if (!ok && why.code == ERR_INTERRUPTED)
         return error_set(err, why.code, why.file, why.line, "%s", why.text);
     if (!ok)

@@ -38,24 +38,33 @@ static void give_up(struct prefix_cache *p, const struct error *why)
     prefix_cache_close(p);
 }
 
-static bool on_read(void *ctx, uint64_t done_bytes, uint64_t total_bytes)
+bool restore_progress(void *ctx, uint64_t done_bytes, uint64_t total_bytes)
 {
-    progress_update(ctx, (double)done_bytes, (double)total_bytes);
+    struct restore_progress *r = ctx;
+    if (!r->begun)
+        progress_begin(&r->progress, r->label, NULL);
+    r->begun = true;
+    progress_update(&r->progress, (double)done_bytes, (double)total_bytes);
     return !signals_cancelled();
+}
+
+void restore_progress_end(struct restore_progress *r)
+{
+    if (r->begun)
+        progress_end(&r->progress);
 }
 
 bool prefix_cache_before(void *ctx, const struct tokens *prompt, struct error *err)
 {
     struct prefix_cache *p = ctx;
-    struct progress progress;
+    struct restore_progress progress = { .label = "restoring" };
     struct error why = { 0 };
     int64_t n_read;
     if (!p->file)
         return true;
-    progress_begin(&progress, "restoring", NULL);
     bool ok = prefix_file_restore(p->file, p->session, prompt->ids, (int64_t)prompt->n, &n_read,
-                                  on_read, &progress, &why);
-    progress_end(&progress);
+                                  restore_progress, &progress, &why);
+    restore_progress_end(&progress);
     if (!ok && why.code == ERR_INTERRUPTED)
         return error_set(err, why.code, why.file, why.line, "%s", why.text);
     if (!ok)

@@ -4,8 +4,18 @@
 #define TANDEM_CLI_PREFIX_CACHE_H
 
 #include "src/cli/generate.h"
+#include "src/cli/term.h"
 
 struct prefix_file;
+
+/* For prefix_file_restore: a line that is drawn when there is something to read. Ctrl-C stops. */
+struct restore_progress {
+    const char *label;
+    struct progress progress;
+    bool begun;
+};
+bool restore_progress(void *ctx, uint64_t done_bytes, uint64_t total_bytes);
+void restore_progress_end(struct restore_progress *r);
 
 /* Zeroed is closed. */
 struct prefix_cache {
