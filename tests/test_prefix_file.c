@@ -123,6 +123,17 @@ static void check_model(const char *path, const int32_t *tokens, bool act_f32, e
     engine_close(e);
 }
 
+/* Not every architecture does. */
+static bool runs_on_gpu(const char *path)
+{
+    struct engine *e = NULL;
+    struct error err = { 0 };
+    struct engine_options o = { .n_threads = 1, .gpu = GPU_MUST };
+    bool ok = engine_open(&e, path, &o, &err);
+    engine_close(e);
+    return ok || !strstr(err.text, "runs on the CPU only");
+}
+
 static void test_fixtures(void)
 {
     static int32_t tokens[N_CTX];
@@ -144,7 +155,8 @@ static void test_fixtures(void)
             check_case("%s: restored as it was, %s", fixture_models[i], f32 ? "F32" : "F16");
             check_model(check_fixture(path), tokens, f32, GPU_NEVER, DRAFT_OFF);
         }
-        if (emulated && (is_long || i % 3 == 1)) { /* in short runs GQA, V2-Lite and V3 */
+        bool chosen = emulated && (is_long || i % 3 == 1);
+        if (chosen && runs_on_gpu(check_fixture(path))) { /* in short runs GQA, V2-Lite and V3 */
             check_case("%s: restored as it was on the GPU", fixture_models[i]);
             check_model(check_fixture(path), tokens, false, GPU_MUST, DRAFT_OFF);
         }
@@ -289,7 +301,8 @@ static void test_branches(struct engine *e)
     check_case("a file beyond its limit begins anew with what is now");
     struct error err = { 0 };
     CHECK(go_on(t, text, 60, 60) && prefix_file_save(f, t, file_size() + 1, &err));
-    CHECK_INT(file_size(), HEAD + SEGMENT + 4 + 60 * row);
+    uint64_t anew = HEAD + 3 * (SEGMENT + 4) + 60 * row; /* its three segments */
+    CHECK_INT(file_size(), anew);
     CHECK_INT(restored(f, s, other, 60), 0);
     session_truncate(s, 0);
     CHECK_INT(restored(f, s, other, 60), 30);
@@ -298,7 +311,7 @@ static void test_branches(struct engine *e)
     struct prefix_file *second = file_of(s);
     CHECK_INT(restored(second, s, text, 60), 30);
     CHECK(go_on(s, text, 70, 70) && save(second, s));
-    CHECK_INT(file_size(), HEAD + SEGMENT + 4 + 60 * row);
+    CHECK_INT(file_size(), anew);
     prefix_file_close(second);
 
     check_case("the file is private");

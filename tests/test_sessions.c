@@ -574,7 +574,7 @@ static void test_stripped_thinking(void)
 int main(void)
 {
     const char *b = getenv("B");
-    char *whole;
+    char *whole = NULL;
     signal(SIGPIPE, SIG_IGN);
     snprintf(binary, sizeof binary, "%s/tandem", b ? b : "build");
     snprintf(home, sizeof home, "%s/tests/sessions.%d", b ? b : "build", (int)getpid());
