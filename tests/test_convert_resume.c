@@ -306,7 +306,7 @@ static void test_interrupt(void)
     CHECK_INT(code, 130);
     CHECK(exists(".int.gguf.part") && exists(".int.gguf.journal"));
     char *said = check_read_file(in_folder("said"), NULL);
-    CHECK_MSG(said && strstr(said, "--resume"), "%s", said ? said : "");
+    CHECK_MSG(said && strstr(said, "are safe") && strstr(said, "--resume"), "%s", said ? said : "");
     free(said);
     CHECK_INT(run(option_text("-o %s --resume --force", "int.gguf")), 0);
     CHECK_INT(run(option_text("-o %s", "one.gguf")), 0);

@@ -509,14 +509,19 @@ struct attempt {
     double sync_s;
     atomic_int cancel;
     uint64_t cancel_at; /* bytes; 0: never */
-    uint64_t taken_up, chunks;
+    const char *cut;    /* at that moment this file is cut short instead; NULL: none */
+    uint64_t taken_up, chunks, safe;
 };
 
 static void maybe_cancel(void *ctx, uint64_t done, uint64_t total)
 {
     struct attempt *a = ctx;
     (void)total;
-    if (a->cancel_at && done >= a->cancel_at)
+    if (!a->cancel_at || done < a->cancel_at)
+        return;
+    if (a->cut)
+        CHECK(truncate(path(a->cut), 60000) == 0);
+    else
         atomic_store(&a->cancel, 1);
 }
 
@@ -535,7 +540,7 @@ static bool attempt(const char *name, const char *type, bool resume, struct atte
     char out[192];
     bool found = false, taken = false;
     snprintf(out, sizeof out, "%s", path(name));
-    bool ok = quantize_plan_open(&p, &o, path("in.gguf"), NULL, type, err) &&
+    bool ok = quantize_plan_open(&p, &o, path(a->cut ? a->cut : "in.gguf"), NULL, type, err) &&
               quantize_plan_announce(&p, &w, err) && quantize_plan_describe(&p, &o, &text, err) &&
               pool_open(&pool, a->cancel_at ? 1 : 2, err);
     if (ok && resume)
@@ -557,6 +562,7 @@ static bool attempt(const char *name, const char *type, bool resume, struct atte
         gguf_writer_keep(&w);
         ok = transcode_run(&t, err) && gguf_writer_finish(&w, err);
         a->taken_up = t.n_taken_up;
+        a->safe = t.safe_bytes;
         a->chunks = t.n_chunks;
         if (ok)
             journal_remove(&j);
@@ -627,6 +633,23 @@ static void test_stop(void)
     journal_remove(&j);
     RUN(0, "in.gguf busy.gguf q8_0 --resume");
     said("beginning anew");
+}
+
+/* The input becomes shorter while it is read. */
+static void test_read_error(void)
+{
+    struct attempt a = { .sync_s = 1e-9, .cancel_at = 20000, .cut = "cut.gguf" };
+    struct error err = { 0 };
+    size_t n = 0;
+    check_case("an input that cannot be read any more");
+    char *bytes = check_read_file(path("in.gguf"), &n);
+    write_bytes("cut.gguf", bytes ? bytes : "", n);
+    free(bytes);
+    CHECK(!attempt("short.gguf", "q4_k_m", false, &a, &err));
+    CHECK_INT(err.code, ERR_RUN);
+    CHECK_MSG(strstr(err.text, "cut.gguf") && strstr(err.text, "shorter"), "%s", err.text);
+    CHECK_MSG(a.safe >= 20000, "%llu bytes are safe", (unsigned long long)a.safe);
+    CHECK(!exists("short.gguf") && exists(".short.gguf.part") && exists(".short.gguf.journal"));
 }
 
 /* Records in the journal of an output; 0 in one without a complete plan, -1 without a journal. */
@@ -739,6 +762,7 @@ int main(void)
     test_refusals();
     test_imatrix();
     test_stop();
+    test_read_error();
     test_kill();
     test_no_space();
     snprintf(command, sizeof command, "rm -rf '%s'", dir);

@@ -20,6 +20,8 @@ struct hf_vocab {
     struct str *merges; /* "left right" */
     size_t n_merges;
     const char *pre;    /* name of the pre-tokenizer; NULL: not recognised */
+    float *scores;      /* [n] of SentencePiece; NULL: byte-level */
+    bool adds_space;    /* SentencePiece: in front of a text */
 };
 
 /* ---- tokens ---- */
@@ -186,6 +188,105 @@ static bool read_merges(struct hf_vocab *v, struct error *err)
         if (!read_merge(v, js_at(list, i), &v->merges[i], err))
             return error_prefix(err, "tokenizer.json: merge %zu", i);
     return v->merges != NULL;
+}
+
+/* ---- SentencePiece, as tokenizer.json spells it: BPE with byte fallback ---- */
+
+/* "<0x0A>": the byte, or -1. */
+static int byte_token(struct str s)
+{
+    static const char digits[] = "0123456789ABCDEF";
+    if (s.len != 6 || memcmp(s.data, "<0x", 3) != 0 || s.data[5] != '>')
+        return -1;
+    const char *high = memchr(digits, s.data[3], 16), *low = memchr(digits, s.data[4], 16);
+    return high && low ? (int)(16 * (high - digits) + (low - digits)) : -1;
+}
+
+static bool type_pieces(struct hf_vocab *v, struct error *err)
+{
+    bool seen[256] = { false };
+    struct str unknown = { 0 };
+    js_as_text(js_get(v->model, "unk_token"), &unknown);
+    for (int64_t id = 0; id < v->n; id++) {
+        struct str t = v->texts[id];
+        int byte = v->types[id] == TOKEN_UNUSED ? -1 : byte_token(t);
+        if (byte >= 0) {
+            v->types[id] = TOKEN_BYTE;
+            seen[byte] = true;
+        } else if (unknown.len && t.len == unknown.len &&
+                   memcmp(t.data, unknown.data, t.len) == 0) {
+            v->types[id] = TOKEN_UNKNOWN;
+        }
+    }
+    for (int byte = 0; byte < 256; byte++)
+        if (!seen[byte])
+            return fail(err, ERR_FILE, "tokenizer.json: byte fallback, but no token <0x%02X>", byte);
+    return true;
+}
+
+/* SentencePiece joins the neighbours whose piece has the best score; tokenizer.json lists the joints
+ * in that order. So a piece's score is the place of its first merge; what no merge makes comes last. */
+static bool score_pieces(struct hf_vocab *v, struct error *err)
+{
+    const struct json *vocab = js_get(v->model, "vocab");
+    v->scores = arena_alloc(&v->arena, (size_t)v->n, sizeof *v->scores, err);
+    for (int64_t id = 0; v->scores && id < v->n; id++)
+        v->scores[id] = v->types[id] == TOKEN_NORMAL ? -(float)(v->n_merges + (size_t)id) : 0;
+    for (size_t i = v->scores ? v->n_merges : 0; i-- > 0;) { /* the first one stays */
+        struct str m = v->merges[i];
+        const char *gap = memchr(m.data, ' ', m.len);
+        size_t left = (size_t)(gap - m.data);
+        char piece[256];
+        int64_t id;
+        if (m.len > sizeof piece)
+            return fail(err, ERR_FILE, "tokenizer.json: merge %zu: a piece of %zu bytes", i, m.len);
+        memcpy(piece, m.data, left);
+        memcpy(piece + left, gap + 1, m.len - left - 1);
+        piece[m.len - 1] = 0;
+        if (js_as_int(js_get(vocab, piece), &id) && id >= 0 && id < v->n)
+            v->scores[id] = -(float)i;
+    }
+    return v->scores != NULL;
+}
+
+/* A normalizer that puts a space in front of every text, or a Metaspace step that does. */
+static bool prepends_space(const struct json *step)
+{
+    static const char *const lists[] = { "normalizers", "pretokenizers" };
+    struct str type = { 0 }, scheme = { 0 };
+    bool flag = true;
+    for (size_t l = 0; l < ARRAY_LEN(lists); l++) {
+        const struct json *list = js_get(step, lists[l]);
+        for (size_t i = 0; i < js_count(list); i++)
+            if (prepends_space(js_at(list, i)))
+                return true;
+    }
+    js_as_text(js_get(step, "type"), &type);
+    if (str_is(type, "Prepend"))
+        return true;
+    js_as_bool(js_get(step, "add_prefix_space"), &flag);
+    js_as_text(js_get(step, "prepend_scheme"), &scheme);
+    return str_is(type, "Metaspace") && flag && !str_is(scheme, "never");
+}
+
+static bool read_pieces(struct hf_vocab *v, const struct json *tokenizer, struct error *err)
+{
+    v->adds_space = prepends_space(js_get(tokenizer, "normalizer")) ||
+                    prepends_space(js_get(tokenizer, "pre_tokenizer"));
+    return read_tokens(v, err) && fill_holes(v, err) && read_merges(v, err) &&
+           type_pieces(v, err) && score_pieces(v, err);
+}
+
+static bool write_pieces(const struct hf_vocab *v, struct gguf_writer *w, struct error *err)
+{
+    return gguf_writer_add_str(w, "tokenizer.ggml.model", "llama", err) &&
+           gguf_writer_add_str(w, "tokenizer.ggml.pre", "default", err) &&
+           gguf_writer_add_strings(w, "tokenizer.ggml.tokens", v->texts, (size_t)v->n, err) &&
+           gguf_writer_add_array(w, "tokenizer.ggml.scores", GGUF_F32, v->scores, (size_t)v->n,
+                                 err) &&
+           gguf_writer_add_array(w, "tokenizer.ggml.token_type", GGUF_I32, v->types, (size_t)v->n,
+                                 err) &&
+           gguf_writer_add_bool(w, "tokenizer.ggml.add_space_prefix", v->adds_space, err);
 }
 
 /* ---- pre-tokenizer ---- */
@@ -369,10 +470,12 @@ static bool read_json(struct hf_vocab *v, const struct json *tokenizer, struct e
     v->added = js_get(tokenizer, "added_tokens");
     v->pre = recognise(js_get(tokenizer, "pre_tokenizer"));
     js_as_bool(js_get(v->model, "byte_fallback"), &fallback);
-    if (!js_as_text(js_get(v->model, "type"), &type) || !str_is(type, "BPE") || fallback)
-        return fail(err, ERR_FILE, "tokenizer.json: model \"%.*s\"%s: only byte-level BPE can be "
-                    "converted", (int)min_of(type.len, (size_t)20), type.data ? type.data : "",
-                    fallback ? " with byte fallback (SentencePiece)" : "");
+    if (!js_as_text(js_get(v->model, "type"), &type) || !str_is(type, "BPE"))
+        return fail(err, ERR_FILE, "tokenizer.json: model \"%.*s\": only BPE, byte-level or with byte "
+                    "fallback, can be converted", (int)min_of(type.len, (size_t)20),
+                    type.data ? type.data : "");
+    if (fallback)
+        return read_pieces(v, tokenizer, err);
     return read_tokens(v, err) && fill_holes(v, err) && check_bytes(v, err) && read_merges(v, err);
 }
 
@@ -426,18 +529,24 @@ static bool read_tiktoken(struct hf_vocab *v, const struct checkpoint *c, struct
 
 /* ---- all of it ---- */
 
-static bool write_all(struct hf_vocab *v, const struct json *tokenizer,
-                      const struct json *tokenizer_config, const struct json *config,
-                      const char *pre, struct gguf_writer *w, struct error *err)
+static bool write_byte_level(struct hf_vocab *v, const char *pre, struct gguf_writer *w,
+                             struct error *err)
 {
-    int64_t bos = -1;
     return gguf_writer_add_str(w, "tokenizer.ggml.model", "gpt2", err) &&
            write_pre(v, pre, w, err) &&
            gguf_writer_add_strings(w, "tokenizer.ggml.tokens", v->texts, (size_t)v->n, err) &&
            gguf_writer_add_array(w, "tokenizer.ggml.token_type", GGUF_I32, v->types, (size_t)v->n,
                                  err) &&
-           gguf_writer_add_strings(w, "tokenizer.ggml.merges", v->merges, v->n_merges, err) &&
-           write_ids(v, tokenizer_config, config, &bos, w, err) &&
+           gguf_writer_add_strings(w, "tokenizer.ggml.merges", v->merges, v->n_merges, err);
+}
+
+static bool write_all(struct hf_vocab *v, const struct json *tokenizer,
+                      const struct json *tokenizer_config, const struct json *config,
+                      const char *pre, struct gguf_writer *w, struct error *err)
+{
+    int64_t bos = -1;
+    bool ok = v->scores ? write_pieces(v, w, err) : write_byte_level(v, pre, w, err);
+    return ok && write_ids(v, tokenizer_config, config, &bos, w, err) &&
            write_flags(tokenizer, tokenizer_config, bos, w, err);
 }
 

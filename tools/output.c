@@ -172,6 +172,14 @@ static void report(const struct output_job *job, const struct transcode *t, doub
          human_bytes(1024.0 * (double)used.ru_maxrss, peak, sizeof peak));
 }
 
+static void note_safe(const struct transcode *t)
+{
+    char safe[32], all[32];
+    note("stopped; %s of %s are safe: the same command with --resume goes on",
+         human_bytes((double)t->safe_bytes, safe, sizeof safe),
+         human_bytes((double)t->all_bytes, all, sizeof all));
+}
+
 /* Unfinished work is kept where going on makes sense: after an interruption or a failure of the
  * system, not when the same thing would fail again. */
 static bool worth_keeping(const struct error *err)
@@ -197,7 +205,7 @@ bool output_run(const struct output_job *job, const char *plan, struct error *er
         if (!ok && worth_keeping(&why)) {
             gguf_writer_keep(job->writer);
             journal_close(&j);
-            note("stopped; the same command with --resume goes on");
+            note_safe(&t);
         }
         journal_remove(&j);
     }

@@ -471,6 +471,9 @@ bool transcode_run(struct transcode *t, struct error *err)
         }
         ok = worker_errors(&r, err);
         ok = record(&r, ok ? err : NULL) && ok;
+        t->all_bytes = r.total_bytes;
+        for (uint64_t i = 0; i < t->n_chunks; i++)
+            t->safe_bytes += atomic_load(&r.state[i]) == RECORDED ? chunk_at(&r, i).bytes : 0;
         ok = ok && (!t->verify || verify_all(&r, err));
     }
     close_run(&r);

@@ -74,6 +74,7 @@ struct transcode {
     uint64_t n_replaced;        /* values that were not finite */
     uint64_t n_chunks, n_taken_up; /* all, and those that an earlier run had finished */
     uint64_t n_verified;           /* chunks read back */
+    uint64_t safe_bytes, all_bytes; /* on the disk and in the journal; when all is done */
 };
 
 /* A tensor of an open GGUF file as a source. Reads with pread, so that the file does not count as
