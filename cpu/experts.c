@@ -35,21 +35,24 @@ struct experts_job {
     int tile; /* pairs gathered at a time */
 };
 
-/* Stable counting sort of the pairs (token, slot) by expert. */
-static void sort_pairs(struct device_cpu *d, int n_routed, int n_pairs, const int32_t *ids)
+/* Stable counting sort of the pairs (token, slot) by expert; returns how many there are here. */
+static int sort_pairs(struct device_cpu *d, int n_routed, int n_pairs, const int32_t *ids)
 {
     int32_t *first = d->first;
     memset(first, 0, ((size_t)n_routed + 1) * sizeof *first);
     for (int i = 0; i < n_pairs; i++) {
-        assert(ids[i] >= 0 && ids[i] < n_routed);
-        first[ids[i] + 1]++;
+        assert(ids[i] >= -1 && ids[i] < n_routed);
+        if (ids[i] >= 0)
+            first[ids[i] + 1]++;
     }
     for (int e = 0; e < n_routed; e++)
         first[e + 1] += first[e];
     for (int i = 0; i < n_pairs; i++)
-        d->order[first[ids[i]]++] = i;
+        if (ids[i] >= 0)
+            d->order[first[ids[i]]++] = i;
     memmove(first + 1, first, (size_t)n_routed * sizeof *first); /* back to the beginnings */
     first[0] = 0;
+    return first[n_routed];
 }
 
 /* The activations of pairs [at, at + n) side by side in `to`; one is used where it lies. */
@@ -216,9 +219,8 @@ void experts_run(struct device_cpu *d, const struct experts *e, struct rows dst,
     if (job.up_plan.act != job.gate_plan.act)
         job.up_act = encode_rows(d, &job.up_plan, src, n_tokens, d->h_act, d->act_stride);
     job.tile = (int)min_of(d->gathered_bytes / gathered_stride(&job), TOKEN_TILE);
-    sort_pairs(d, e->n_routed, n_tokens * e->top_k, ids);
+    int n_pairs = sort_pairs(d, e->n_routed, n_tokens * e->top_k, ids);
 
-    int n_pairs = n_tokens * e->top_k;
     int64_t total = 0, blocks = 0, row = 0;
     for (int p = 0; row < job.gate.rows; p++) {
         int64_t row_end = weight_part_end(&job.gate, p);
@@ -227,9 +229,11 @@ void experts_run(struct device_cpu *d, const struct experts *e, struct rows dst,
     }
     for (int i = 0; i < e->n_routed; i++)
         total += block_cost(&job, i) * blocks;
-    pool_run(d->pool, run_gate_up, &job, total, grain_of(2 * ROW_TILE * job.gate.cols));
+    if (n_pairs > 0)
+        pool_run(d->pool, run_gate_up, &job, total, grain_of(2 * ROW_TILE * job.gate.cols));
     struct rows h = { d->h, e->expert_size, e->expert_size };
-    job.h_act = encode_rows(d, &job.down_plan, h, n_pairs, d->h_act, d->h_stride);
+    if (n_pairs > 0)
+        job.h_act = encode_rows(d, &job.down_plan, h, n_pairs, d->h_act, d->h_stride);
     int64_t grain = grain_of(e->expert_size * n_pairs);
     pool_run(d->pool, run_down, &job, e->down.rows, (grain + ROW_TILE - 1) / ROW_TILE * ROW_TILE);
 }

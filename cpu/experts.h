@@ -11,8 +11,8 @@
 
 struct device_cpu;
 
-/* ids and weights: [n_tokens, e->top_k], ids distinct per token and below e->n_routed. dst must not
- * overlap src. `d` is a device of device_cpu_open with room for these sizes. */
+/* ids and weights: [n_tokens, e->top_k], ids distinct per token and below e->n_routed; -1: somebody else
+ * computes this one. dst must not overlap src. `d` is a device of device_cpu_open with room for these sizes. */
 void experts_run(struct device_cpu *d, const struct experts *e, struct rows dst, struct rows src,
                  int n_tokens, const int32_t *ids, const float *weights);
 
