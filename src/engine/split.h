@@ -1,0 +1,38 @@
+/* Two devices as one, for a trunk that a GPU holds only in part.
+ *
+ * Every operation runs on the side where its weights lie; one without weights runs where its input was
+ * computed last. Activations have a place on both sides, and of each buffer the split knows where the
+ * valid copy is: an operation on the other side brings it over first. So any tensor may lie on either
+ * side, whatever that costs; with whole layers on each side, one vector per token crosses between
+ * them. Latent attention works where the layer's cache is, and so do its key and value matrices.
+ *
+ * Pointers handed out are those of main memory; the GPU's are found by their distance from the
+ * beginning of the block. */
+#ifndef TANDEM_ENGINE_SPLIT_H
+#define TANDEM_ENGINE_SPLIT_H
+
+#include "src/model/arch.h"
+
+struct split_options {
+    struct device *cpu, *gpu; /* borrowed */
+    int n_layers;
+    int first_gpu_layer;      /* layers from here on have their cache on the GPU */
+    /* Is this an address of the GPU's memory? What weight lies there, in main memory? */
+    bool (*on_gpu)(const void *ctx, const void *data);
+    const void *(*in_ram)(const void *ctx, const void *data);
+    const void *ctx;
+};
+
+bool split_open(struct device **out, const struct split_options *o, struct error *err);
+
+/* The buffers of activations that were allocated from it: called once they are there. */
+void split_watch(struct device *d, const struct arch *arch, const struct activations *a);
+
+/* Of the next block that is allocated, the first `bytes` bytes lie in main memory alone and the rest
+ * in the GPU's alone: a cache, layer by layer. */
+void split_next_apart(struct device *d, size_t bytes);
+
+/* Buffers that were brought over, to the GPU and back. */
+void split_count(const struct device *d, uint64_t *up, uint64_t *down);
+
+#endif
