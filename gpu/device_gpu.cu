@@ -304,7 +304,11 @@ static int n_tokens(struct device *d)
 
 static void device_embed(struct device *d, struct rows dst, const struct weight *w)
 {
-    gpu_embed(gpu(d)->s, dst, w, tokens_behind(gpu(d)->state), n_tokens(d));
+    const struct gpu_partner *p = &gpu(d)->options.partner;
+    if (p->embed)
+        p->embed(p->ctx, dst, n_tokens(d));
+    else
+        gpu_embed(gpu(d)->s, dst, w, tokens_behind(gpu(d)->state), n_tokens(d));
 }
 
 static void device_rmsnorm(struct device *d, struct rows dst, struct rows src,

@@ -18,6 +18,12 @@ static const char *const fixture_models[] = {
     "deepseek2-v3-yarn", "deepseek32", "deepseek32-yarn", "deepseek4",
 };
 
+/* Those that a GPU has a part in; the others run on the CPU only. */
+static inline bool fixture_on_gpu(const char *name)
+{
+    return strncmp(name, "deepseek32", 10) != 0 && strcmp(name, "deepseek4") != 0;
+}
+
 /* deepseek2-v3-TYPE.gguf: one model, quantized; and one of deepseek4. */
 static const char *const fixture_quants[] = { "IQ2_XXS", "IQ4_XS", "Q2_K",  "Q3_K_M",
                                       "Q4_K_M",  "Q5_K_M", "Q6_K", "Q8_0", "MXFP4" };

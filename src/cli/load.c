@@ -8,6 +8,7 @@
 #include "cpu/features.h"
 #include "src/cli/json_schema.h"
 #include "src/cli/placing.h"
+#include "src/cli/rates.h"
 #include "src/cli/signals.h"
 #include "src/cli/term.h"
 
@@ -22,8 +23,12 @@ static bool open_engine(struct loaded *m, const struct options *o, const char *p
 {
     struct progress progress;
     struct placing placing;
+    struct rates rates;
+    struct error ignored = { 0 };
     bool ok = placing_open(&placing, o, err);
     struct engine_options *eo = &placing.engine;
+    if (rates_here(&rates, o, false, &ignored))
+        eo->rates = &rates;
     eo->wishes = &placing.wishes;
     eo->progress = on_load;
     eo->progress_ctx = &progress;

@@ -90,14 +90,11 @@ bool placing_open(struct placing *p, const struct options *o, struct error *err)
         .lock = o->mlock,
         .n_ctx = o->ctx_size == UNSET ? 0 : o->ctx_size == 0 ? CONTEXT_TRAINED : o->ctx_size,
         .max_ram_bytes = o->ram_bytes == UNSET ? 0 : (uint64_t)o->ram_bytes,
+        .max_vram_bytes = o->vram_bytes == UNSET ? 0 : (uint64_t)o->vram_bytes,
     };
     struct placement_wishes *w = &p->wishes;
     w->cache_type = o->cache_type == 1 ? TYPE_F32 : TYPE_F16;
     w->force = o->force;
-    w->gpu_layers = o->gpu == GPU_NEVER  ? 0
-                  : o->gpu == GPU_AUTO   ? PLACE_AUTO
-                  : o->gpu_layers == 0   ? PLACE_ALL
-                                         : (int)o->gpu_layers;
     w->cpu_moe = or_auto(o->cpu_moe);
     w->gpu_experts = or_auto(o->gpu_experts);
     w->gpu_experts_bytes = (uint64_t)o->gpu_experts_bytes;

@@ -29,29 +29,28 @@ static bool check_options(const struct engine_options *o, struct error *err)
     return true;
 }
 
-/* The trunk to the GPU, as the options want it. Without one that will do, GPU_AUTO stays on the CPU
- * and says why; when no GPU code was installed at all, only to who asks for details. */
-static bool open_gpu(struct engine *e, struct error *err)
+/* Without a GPU that will do, GPU_AUTO stays on the CPU and says why; when no GPU code was installed at
+ * all, only to who asks for details. */
+static bool without_gpu(struct engine *e, const struct error *why, struct error *err)
 {
-    const struct engine_options *o = &e->options;
-    int n_layers = e->model.params.n_layers;
-    struct error why = { 0 };
-    if (o->gpu == GPU_NEVER)
-        return true;
-    if (o->gpu_layers > 0 && o->gpu_layers < n_layers)
-        return fail(err, ERR_USAGE, "-ngl %d: this model has %d layers, and their attention and shared "
-                    "experts go to the GPU together; -ngl all, and -ngl 0 for the CPU", o->gpu_layers,
-                    n_layers);
-    if (hybrid_open(&e->hybrid, &e->model, o, &why))
-        return true;
-    if (o->gpu == GPU_MUST)
-        return fail(err, why.code, "%s%s", why.text,
-                    strstr(why.text, "-ngl 0") ? "" : "; -ngl 0 runs on the CPU");
+    hybrid_close(e->hybrid);
+    e->hybrid = NULL;
+    bool told = why->code != ERR_DEVICE || strstr(why->text, "no GPU");
+    if (e->options.gpu == GPU_MUST)
+        return fail(err, why->code, "%s%s%s", told ? "" : "no GPU can be used: ", why->text,
+                    strstr(why->text, "-ngl 0") ? "" : "; -ngl 0 runs on the CPU");
     if (gpu_load(NULL))
-        log_note("running on the CPU: %s", why.text);
+        log_note("running on the CPU: %s", why->text);
     else
-        log_detail("running on the CPU: %s", why.text);
+        log_detail("running on the CPU: %s", why->text);
     return true;
+}
+
+static bool find_gpu(struct engine *e, struct error *err)
+{
+    struct error why = { 0 };
+    return e->options.gpu == GPU_NEVER ||
+           hybrid_open(&e->hybrid, &e->model, &e->options, &why) || without_gpu(e, &why, err);
 }
 
 /* Loading in two passes under one bar of the bytes read: weaving takes its part of the way, as if its
@@ -104,14 +103,18 @@ bool engine_leave_gpu(struct engine *e, const struct error *why)
 /* Decide where everything goes, or refuse; then LOAD_AUTO is one of the others. */
 static bool place(struct engine *e, struct error *err)
 {
-    struct rates here = { .ram_bytes = engine_ram(e, 0) };
+    struct rates here = { .ram_bytes = engine_ram(e, 0), .vram_bytes = engine_vram(e) };
     struct placement_wishes w = engine_wishes(&e->options, &e->model);
     e->n_batch = w.n_batch;
-    if (gpu_load(NULL)) /* what goes to a GPU goes there from main memory: open_gpu */
-        w.gpu_layers = 0;
     if (!placement_make(&e->placement, &e->model, &here, &w, err) ||
         !placement_check(&e->placement, err))
         return false;
+    if (e->hybrid && e->placement.vram_used == 0) {
+        struct error why = { 0 };
+        fail(&why, ERR_FIT, "%s: no layer of this model fits into the %llu MiB that may be used",
+             hybrid_card(e->hybrid)->name, (unsigned long long)(e->placement.vram_budget >> 20));
+        without_gpu(e, &why, NULL);
+    }
     /* what is needed later, without the caller's rules */
     e->wishes = w;
     e->wishes.rules = NULL;
@@ -129,9 +132,25 @@ static bool load_weights(struct engine *e, struct passes *p, struct error *err)
     struct load_options lo = {
         .mode = o->load, .act_f32 = o->act_f32, .n_parts = o->n_nodes, .lock = o->lock,
         .lazy = o->lazy,
+        .homes = e->placement.homes,
         .progress = reading, .ctx = p,
     };
     return model_load(&e->model, &lo, err);
+}
+
+/* What has a place on the GPU goes there. Where that fails the weights serve from where they are: all of
+ * them in main memory, as a placement without a GPU has them. */
+static bool load_gpu(struct engine *e, struct error *err)
+{
+    struct error why = { 0 };
+    if (!e->hybrid || hybrid_load(e->hybrid, &e->placement, &e->options, &why))
+        return true;
+    if (!without_gpu(e, &why, err))
+        return false;
+    struct rates here = { .ram_bytes = engine_ram(e, 0) };
+    struct placement_wishes w = wishes_of_cpu(&e->wishes);
+    placement_free(&e->placement);
+    return placement_make(&e->placement, &e->model, &here, &w, err);
 }
 
 static bool check_runnable(const struct model *m, struct error *err)
@@ -159,14 +178,16 @@ bool engine_open(struct engine **out, const char *path, const struct engine_opti
      * goes to a GPU goes there as it is; the rest is woven. */
     struct passes passes = { .o = &e->options };
     bool ok = (o->unfinished ? model_open_unfinished : model_open)(&e->model, path, o->numerics, err) &&
-              check_runnable(&e->model, err) &&
-              place(e, err) && load_weights(e, &passes, err) &&
-              pool_open(&e->pool, o->n_threads, err) &&
-              open_gpu(e, err) && weave_weights(e, &passes, err);
+              check_runnable(&e->model, err) && find_gpu(e, err) && place(e, err) &&
+              load_weights(e, &passes, err) && pool_open(&e->pool, o->n_threads, err) &&
+              load_gpu(e, err) && weave_weights(e, &passes, err);
     if (!ok) {
         engine_close(e);
         return false;
     }
+    if (e->hybrid)
+        hybrid_follow(e->hybrid);
+    e->options.rates = NULL;
     *out = e;
     return true;
 }
@@ -239,9 +260,19 @@ const struct gpu_info *engine_gpu(const struct engine *e)
     return e->hybrid ? hybrid_card(e->hybrid) : NULL;
 }
 
+bool engine_expert_report(const struct engine *e, struct expert_report *r)
+{
+    *r = (struct expert_report){ 0 };
+    return e->hybrid && hybrid_report(e->hybrid, r);
+}
+
 uint64_t engine_available(const struct engine *e)
 {
-    return e->hybrid ? hybrid_free_bytes(e->hybrid) : memory_available();
+    uint64_t bytes;
+    if (!e->hybrid)
+        return memory_available();
+    hybrid_free_bytes(e->hybrid, &bytes, NULL);
+    return bytes;
 }
 
 bool engine_check_files(const struct engine *e, struct error *err)
@@ -355,6 +386,8 @@ struct workspace *workspace_join(struct engine *e, int64_t n_ctx, struct error *
         workspace_free(w);
         return NULL;
     }
+    if (w->pair)
+        hybrid_pair_watch(w->pair, &w->work);
     return e->last = w;
 }
 

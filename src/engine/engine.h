@@ -23,6 +23,9 @@ enum handoff_way { HANDOFF_AUTO, HANDOFF_STOP, HANDOFF_CALLBACK, HANDOFF_FLAGS }
 /* Whether the trunk goes to a GPU: never; when there is one that can hold it; or else fail. */
 enum gpu_use { GPU_NEVER, GPU_AUTO, GPU_MUST };
 
+/* Whether routed experts are sent to the GPU while a prompt is read: where the rates say that it pays. */
+enum upload_use { UPLOAD_AUTO, UPLOAD_NEVER, UPLOAD_ALWAYS };
+
 struct engine_options {
     int n_threads;          /* 0: cpu_usable_cores() */
     unsigned isa;           /* allowed kernels, bits of cpu/features.h; 0 with isa_given: plain C */
@@ -38,7 +41,11 @@ struct engine_options {
     bool lock;              /* keep the weights from being paged out, where the system allows it */
     enum gpu_use gpu;
     int gpu_index;          /* which card */
-    int gpu_layers;         /* trunk layers to go there, 0: all; fewer than the model has: ERR_USAGE */
+    int gpu_layers;         /* with GPU_MUST: trunk of so many layers there, the last ones; 0: all */
+    uint64_t max_vram_bytes; /* most of the card's memory to take; 0: what is free */
+    int expert_moves;       /* experts copied to the card per step at most; 0: by the rates */
+    enum upload_use upload;
+    const struct rates *rates; /* of this machine; borrowed during engine_open; NULL: nobody knows */
     enum handoff_way handoff; /* HANDOFF_AUTO: by callbacks */
     double gpu_patience_s;  /* a card that is silent for longer is given up; 0: two minutes */
     int64_t n_ctx;          /* what the first session will ask for: refused before loading when it
@@ -142,11 +149,23 @@ bool session_eval(struct session *s, const int32_t *tokens, int64_t n, int n_bat
  * functions above after every step. */
 bool engine_check_files(const struct engine *e, struct error *err);
 
+/* Routed experts on the GPU beside those of the CPU, since engine_open. */
+struct expert_report {
+    int64_t n_slots;          /* experts per layer that it can hold */
+    uint64_t n_picks, n_hits; /* of the router in layers with slots, and those that were there */
+    uint64_t n_moves, moved_bytes; /* copied there while decoding */
+    uint64_t n_sent, sent_bytes;   /* sent for one step each, while reading prompts */
+    uint64_t n_sent_picks;         /* that those answered */
+};
+/* False: no expert was there. */
+bool engine_expert_report(const struct engine *e, struct expert_report *r);
+
 /* Memory for people and for plan. */
 struct memory_report {
     uint64_t mapped_bytes;     /* weights read from the file */
     uint64_t copied_bytes;     /* weights in our own memory */
     uint64_t gpu_bytes;        /* weights in the GPU's memory; cache and work are there too, then */
+    uint64_t expert_bytes;     /* room for copies of routed experts there */
     uint64_t cache_bytes, work_bytes;
 };
 void session_memory(const struct session *s, struct memory_report *r);

@@ -8,11 +8,18 @@
 #include "src/base/mem.h"
 #include "src/base/util.h"
 #include "src/engine/card.h"
+#include "src/engine/expert_store.h"
+#include "src/engine/expert_upload.h"
 #include "src/engine/handoff.h"
+#include "src/engine/split.h"
+#include "src/format/quant.h"
+#include "src/gpu_load.h"
+#include "src/model/kvcache.h"
 
 #define ALIGNMENT ((size_t)256)
 #define HANDOFF_LIMIT_S 300 /* for a layer: a long prompt, with experts that come from a slow disk */
-#define LEFT_BYTES ((uint64_t)256 << 20) /* of device memory, for a cache and working memory at least */
+#define COPY_GB_S 4.0 /* of one thread that takes experts from main memory */
+#define USUAL_GB_S 50.0 /* of main memory where nothing was measured */
 
 /* A weight that lives on the card, and where it came from. */
 struct moved {
@@ -24,11 +31,18 @@ struct hybrid {
     const struct gpu_library *library;
     struct gpu_info card;
     int index;
-    struct model *model;
+    struct model *model; /* borrowed */
     struct gpu_stream *s; /* for the weights */
     struct handoff *handoff; /* NULL: stop and read */
     enum handoff_way way;
     double patience_s;       /* with the card; 0: the usual */
+    const struct placement *placement;
+    struct expert_store *store; /* NULL: no slots */
+    enum upload_use upload;
+    struct rates rates;
+    struct expert_report sent;
+    uint64_t left_bytes;     /* of free device memory, to others */
+    bool partial;            /* some of the trunk stays with the CPU */
     void *block;
     size_t bytes;
     struct moved *moved;
@@ -43,10 +57,9 @@ static size_t weight_bytes(const struct weight *w)
 }
 
 /* The seam has no operation that reads these two: they are used by the host. */
-static bool stays(const struct model *m, const struct model_tensor *t)
+static bool is_hosts(const struct model *m, const struct model_tensor *t)
 {
-    return t->role == ROLE_ROUTED || t->role == ROLE_MTP || t->weight == &m->output_bias ||
-           t->weight == &m->rope_freqs;
+    return t->weight == &m->output_bias || t->weight == &m->rope_freqs;
 }
 
 static void list(struct hybrid *h, struct weight *w)
@@ -55,22 +68,31 @@ static void list(struct hybrid *h, struct weight *w)
     h->bytes += align_up(weight_bytes(w), ALIGNMENT);
 }
 
-/* Tensors of the trunk, and key matrices that were derived from kv_b. */
+/* Tensors with a place there, key matrices that were derived from kv_b, a tied output matrix. */
 static bool list_weights(struct hybrid *h, struct error *err)
 {
     struct model *m = h->model;
-    size_t most = (size_t)m->n_tensors + (size_t)m->params.n_layers;
+    const struct placement *p = h->placement;
+    size_t most = (size_t)m->n_tensors + (size_t)m->params.n_layers + 1;
     h->moved = mem_alloc(most, sizeof *h->moved, "list of weights", err);
     if (!h->moved)
         return false;
     for (int i = 0; i < m->n_tensors; i++) {
-        if (!stays(m, &m->tensors[i]))
-            list(h, m->tensors[i].weight);
+        const struct model_tensor *t = &m->tensors[i];
+        if (is_hosts(m, t))
+            continue;
+        if (p->homes[i] == HOME_GPU)
+            list(h, t->weight);
+        else if (t->role == ROLE_TRUNK || t->role == ROLE_HEAD)
+            h->partial = true;
     }
-    for (int i = 0; i < m->params.n_layers; i++) {
+    for (int i = hybrid_first_layer(h); i < m->params.n_layers; i++) {
         if (m->layers[i].kv_b.data && m->layers[i].k_b.data)
             list(h, &m->layers[i].k_b);
     }
+    if (m->params.tied_output && p->head_on_gpu)
+        list(h, &m->output);
+    h->partial = h->partial || (m->params.tied_output && !p->head_on_gpu);
     return true;
 }
 
@@ -81,18 +103,12 @@ static bool rebuild(struct model *m, struct error *err)
         if (!m->arch->assemble(m, i, err))
             return false;
     }
-    if (m->params.tied_output)
-        m->output = m->token_embd;
     return true;
 }
 
 static bool upload(struct hybrid *h, struct error *err)
 {
     const struct gpu_launchers *gpu = &h->library->launch;
-    if (h->bytes + LEFT_BYTES > h->card.free_bytes)
-        return fail(err, ERR_FIT, "the trunk needs %zu MiB of the GPU's memory, %" PRIu64
-                    " MiB are free of %" PRIu64 "; -ngl 0 runs on the CPU", h->bytes >> 20,
-                    h->card.free_bytes >> 20, h->card.total_bytes >> 20);
     h->block = gpu->alloc(h->s, h->bytes, "weights", err);
     if (!h->block)
         return false;
@@ -121,7 +137,6 @@ static bool find_card(struct hybrid *h, int index, struct error *err)
 bool hybrid_open(struct hybrid **out, struct model *m, const struct engine_options *o,
                  struct error *err)
 {
-    bool by_calls = o->handoff != HANDOFF_STOP && m->params.n_routed > 0;
     *out = NULL;
     if (m->params.index_top_k > 0 && m->params.n_streams == 0)
         return fail(err, ERR_DEVICE, "%s runs on the CPU only", m->arch->name);
@@ -131,14 +146,56 @@ bool hybrid_open(struct hybrid **out, struct model *m, const struct engine_optio
     h->model = m;
     h->patience_s = o->gpu_patience_s;
     h->way = o->handoff == HANDOFF_AUTO ? HANDOFF_CALLBACK : o->handoff;
-    if (!find_card(h, o->gpu_index, err) || !list_weights(h, err) || !upload(h, err) ||
-        (by_calls && !handoff_open(&h->handoff, HANDOFF_LIMIT_S, err))) {
+    if (!find_card(h, o->gpu_index, err)) {
         hybrid_close(h);
         return false;
     }
-    log_detail("GPU %d: %s, trunk %zu MiB", h->index, h->card.name, h->bytes >> 20);
     *out = h;
     return true;
+}
+
+/* Experts that one thread copies in the time in which the CPU reads those of a token: so the card's
+ * copies are ready when the step ends, and reading for them is a small part of all reading. */
+static int expert_moves(const struct hybrid *h, const struct engine_options *o)
+{
+    const struct placement *p = h->placement;
+    double dram = o->rates && o->rates->dram_gb_s > 0 ? o->rates->dram_gb_s : USUAL_GB_S;
+    double reads = (double)(p->bytes_per_token[PART_ROUTED][HOME_RAM] +
+                            p->bytes_per_token[PART_ROUTED][HOME_MAPPED]);
+    if (o->expert_moves > 0)
+        return o->expert_moves;
+    return (int)(reads / dram * COPY_GB_S / (double)max_of(p->expert_bytes, (uint64_t)1)) + 1;
+}
+
+/* With all of the trunk there, calls in the GPU's queue may work beside the thread that queues. Where
+ * the CPU has part of it, that thread computes too, and one at a time may use the pool. */
+bool hybrid_load(struct hybrid *h, const struct placement *p, const struct engine_options *o,
+                 struct error *err)
+{
+    uint64_t free_bytes;
+    h->placement = p;
+    h->upload = o->upload;
+    if (o->rates)
+        h->rates = *o->rates;
+    struct expert_store_options so = {
+        .library = h->library, .index = h->index, .model = h->model, .placement = p,
+        .moves = expert_moves(h, o),
+    };
+    if (!hybrid_free_bytes(h, &free_bytes, err) || !list_weights(h, err) || !upload(h, err) || !expert_store_open(&h->store, &so, err))
+        return false;
+    bool by_calls = o->handoff != HANDOFF_STOP && h->model->params.n_routed > 0 && !h->partial;
+    if (by_calls && !handoff_open(&h->handoff, HANDOFF_LIMIT_S, err))
+        return false;
+    h->left_bytes = free_bytes > p->vram_budget ? free_bytes - p->vram_budget : 0;
+    log_detail("GPU %d: %s, %zu MiB of weights, %d of %d layers%s", h->index, h->card.name,
+               h->bytes >> 20, p->gpu_layers, h->model->params.n_layers,
+               h->partial ? ", others with the CPU" : "");
+    return true;
+}
+
+void hybrid_follow(struct hybrid *h)
+{
+    expert_store_follow(h->store);
 }
 
 void hybrid_close(struct hybrid *h)
@@ -146,6 +203,7 @@ void hybrid_close(struct hybrid *h)
     if (!h)
         return;
     handoff_close(h->handoff);
+    expert_store_close(h->store);
     for (int i = 0; i < h->n_moved; i++)
         h->moved[i].weight->data = h->moved[i].host;
     if (h->n_moved)
@@ -168,17 +226,68 @@ uint64_t hybrid_weight_bytes(const struct hybrid *h)
     return h->bytes;
 }
 
-uint64_t hybrid_free_bytes(const struct hybrid *h)
+uint64_t hybrid_expert_bytes(const struct hybrid *h)
+{
+    return expert_store_bytes(h->store);
+}
+
+bool hybrid_free_bytes(const struct hybrid *h, uint64_t *bytes, struct error *err)
 {
     struct gpu_info now;
-    return h->library->info(h->index, &now, NULL) ? now.free_bytes : 0;
+    *bytes = 0;
+    if (!h->library->info(h->index, &now, err))
+        return false;
+    *bytes = now.free_bytes > h->left_bytes ? now.free_bytes - h->left_bytes : 0;
+    return true;
+}
+
+int hybrid_first_layer(const struct hybrid *h)
+{
+    return h->model->params.n_layers - h->placement->gpu_layers;
+}
+
+bool hybrid_report(const struct hybrid *h, struct expert_report *r)
+{
+    *r = h->sent;
+    if (h->store)
+        expert_store_report(h->store, r);
+    return h->store || r->n_sent > 0;
+}
+
+/* ---- whose memory ---- */
+
+static bool on_card(const void *ctx, const void *data)
+{
+    const struct hybrid *h = ctx;
+    return (const char *)data >= (const char *)h->block &&
+           (const char *)data < (const char *)h->block + h->bytes;
+}
+
+static const void *in_ram(const void *ctx, const void *data)
+{
+    const struct hybrid *h = ctx;
+    for (int i = 0; i < h->n_moved; i++) {
+        const struct moved *m = &h->moved[i];
+        size_t at = (size_t)((const char *)data - (const char *)m->weight->data);
+        if ((const char *)data >= (const char *)m->weight->data && at < weight_bytes(m->weight))
+            return (const char *)m->host + at;
+    }
+    return NULL;
 }
 
 /* ---- one pair ---- */
 
 /* What the CPU computes for one layer of the step. */
-struct layer_job {
+struct mixture {
     const struct experts *experts;
+    int layer;
+    bool on_card; /* all experts are there: the CPU has no part in it */
+    struct rows src; /* of the device, as ids and weights */
+    const int32_t *ids;
+    const float *weights;
+};
+struct layer_job {
+    struct mixture mixture;
     struct rows src, dst; /* the pair's pinned rows */
     int n_tokens;
 };
@@ -187,6 +296,17 @@ struct hybrid_pair {
     const struct gpu_launchers *gpu;
     struct gpu_stream *s; /* of the device */
     struct device *device, *cpu;
+    struct device *split;     /* of the two; NULL: the whole trunk is on the GPU */
+    struct hybrid *h;         /* not behind the loss of the GPU, when the pair is only closed */
+    struct expert_store *store;   /* borrowed */
+    struct expert_upload *upload; /* NULL: nothing is ever sent */
+    bool sends;               /* in this step */
+    struct error failed;      /* of this step */
+    struct mixture mixture;
+    float *misses;            /* device memory: the CPU's sum, where the GPU has one too */
+    int32_t *mine;            /* [max_tokens, top_k] picks of which the CPU has those that are not -1 */
+    float *embedded;          /* pinned: rows of the embedding; NULL: that is on the GPU */
+    int64_t stride;           /* of all pinned rows, and misses */
     struct handoff *handoff;  /* borrowed; NULL: stop and read */
     struct job_list {
         struct layer_job *jobs; /* [n_layers] */
@@ -199,8 +319,6 @@ struct hybrid_pair {
     float *src, *dst;         /* pinned: hidden rows and the experts' sum, of one layer at a time */
     int32_t *ids;
     float *weights;
-    int64_t hidden_size;
-    bool by_flags;
 };
 
 /* Copy columns of device rows to pinned rows or back, as one run of memory: what lies between the
@@ -214,19 +332,47 @@ static void compute(void *ctx, int job)
 {
     struct hybrid_pair *p = ctx;
     const struct layer_job *j = &p->running->jobs[job];
-    experts_run((struct device_cpu *)p->cpu, j->experts, j->dst, j->src, j->n_tokens, p->ids,
+    const struct mixture *m = &j->mixture;
+    size_t n = (size_t)j->n_tokens * (size_t)m->experts->top_k;
+    if (expert_store_serves(p->store, m->layer))
+        expert_store_divide(p->store, m->layer, p->ids, j->n_tokens, p->mine);
+    else
+        memcpy(p->mine, p->ids, n * sizeof *p->mine);
+    if (p->sends)
+        expert_upload_start(p->upload, m->experts, p->mine, m->src, m->ids, m->weights,
+                            j->n_tokens);
+    experts_run((struct device_cpu *)p->cpu, m->experts, j->dst, j->src, j->n_tokens, p->mine,
                 p->weights);
+    if (p->sends)
+        expert_upload_wait(p->upload);
+}
+
+/* Rows of the embedding for the step's tokens: as floats, on their way to the card. */
+static void look_up(struct hybrid_pair *p, const struct step *s)
+{
+    const struct weight *w = &p->h->model->token_embd;
+    for (int t = 0; t < s->n_tokens; t++)
+        quant_traits(w->type)->dequantize(weight_at(w, 0, s->tokens[t]),
+                                          p->embedded + t * p->stride, w->cols);
 }
 
 /* The CPU's part looks at the step's cancel flag. */
 static void pair_start(void *ctx, const struct gpu_run *run)
 {
     struct hybrid_pair *p = ctx;
+    const struct step *s = run->step;
     p->queued = p->running = &p->lists[run->record + 1];
     if (run->record < 0)
         p->queued->n = 0;
-    if (p->cpu && (!p->handoff || handoff_begin(p->handoff, compute, p)))
-        p->cpu->ops->begin(p->cpu, run->step);
+    p->failed = (struct error){ 0 };
+    if (p->embedded)
+        look_up(p, s);
+    if (p->cpu && (!p->handoff || handoff_begin(p->handoff, compute, p))) {
+        p->cpu->ops->begin(p->cpu, s);
+        p->sends = expert_upload_serves(p->upload, s->n_tokens);
+        if (p->store)
+            expert_store_begin(p->store, p->s, &p->failed);
+    }
     if (p->handoff && run->record >= 0)
         handoff_expect(p->handoff, p->running->n, p->flags, run->epoch);
 }
@@ -247,17 +393,46 @@ static void pair_recorded(void *ctx)
     p->state = NULL;
 }
 
+static void write_rows(struct hybrid_pair *p, struct rows dst, const float *src, int n_tokens)
+{
+    if (dst.stride == p->stride) {
+        p->gpu->write(p->s, dst.data, src, run_bytes(dst, n_tokens));
+        return;
+    }
+    for (int t = 0; t < n_tokens; t++)
+        p->gpu->write(p->s, dst.data + t * dst.stride, src + t * p->stride,
+                      (size_t)dst.width * sizeof(float));
+}
+
+static void pair_embed(void *ctx, struct rows dst, int n_tokens)
+{
+    struct hybrid_pair *p = ctx;
+    write_rows(p, dst, p->embedded, n_tokens);
+}
+
+static int layer_of(const struct model *m, const struct experts *e)
+{
+    for (int i = 0; i < m->params.n_layers; i++)
+        if (&m->layers[i].experts == e)
+            return i;
+    return -1;
+}
+
 static void pair_begin(void *ctx, const struct experts *e, struct rows src, const int32_t *ids,
                        const float *weights, int n_tokens)
 {
     struct hybrid_pair *p = ctx;
     size_t n = (size_t)n_tokens * (size_t)e->top_k;
+    p->mixture = (struct mixture){ e, layer_of(p->h->model, e), on_card(p->h, e->down.data), src,
+                                   ids, weights };
+    if (p->mixture.on_card)
+        return;
     if (p->handoff && n_tokens > GPU_GEMV_TOKENS)
         handoff_keep_pace(p->handoff, p->gpu, p->s);
     int job = p->queued->n++;
     p->queued->jobs[job] = (struct layer_job){
-        .experts = e, .n_tokens = n_tokens,
-        .src = { p->src, src.width, src.stride }, .dst = { p->dst, src.width, src.stride },
+        .mixture = p->mixture, .n_tokens = n_tokens,
+        .src = { p->src, src.width, src.stride }, .dst = { p->dst, src.width, p->stride },
     };
     if (p->state && p->flags) {
         struct gpu_parcel parcel = { {
@@ -278,34 +453,52 @@ static void pair_begin(void *ctx, const struct experts *e, struct rows src, cons
         p->gpu->mark(p->s);
 }
 
-static void pair_end(void *ctx, struct rows dst, int n_tokens)
+/* Queue what fills dst with the CPU's sum; without a hand-off, compute that. */
+static void await_cpu(struct hybrid_pair *p, struct rows dst, int n_tokens)
 {
-    struct hybrid_pair *p = ctx;
     int job = p->queued->n - 1;
-    struct rows sum = p->queued->jobs[job].dst;
     if (p->state && p->flags) {
-        p->gpu->collect(p->s, dst, sum, p->flags, p->state, job, handoff_poll_s(p->handoff),
-                        n_tokens);
+        p->gpu->collect(p->s, dst, p->queued->jobs[job].dst, p->flags, p->state, job,
+                        handoff_poll_s(p->handoff), n_tokens);
         return;
     }
     if (p->handoff)
         handoff_queue_wait(p->handoff, p->gpu, p->s);
     else if (p->gpu->wait(p->s, NULL)) /* else the end of the step reports it */
         compute(p, job);
-    if (sum.stride == dst.stride) {
-        p->gpu->write(p->s, dst.data, sum.data, run_bytes(dst, n_tokens));
+    write_rows(p, dst, p->dst, n_tokens);
+}
+
+static void pair_end(void *ctx, struct rows dst, int n_tokens)
+{
+    struct hybrid_pair *p = ctx;
+    const struct mixture *m = &p->mixture;
+    bool shared = expert_store_serves(p->store, m->layer);
+    if (m->on_card) {
+        p->gpu->experts(p->s, dst, m->src, m->experts, NULL, m->ids, m->weights, n_tokens);
         return;
     }
-    for (int t = 0; t < n_tokens; t++)
-        p->gpu->write(p->s, dst.data + t * dst.stride, sum.data + t * sum.stride,
-                      (size_t)dst.width * sizeof(float));
+    if (shared)
+        expert_store_queue(p->store, p->s, m->layer, dst, m->src, m->ids, m->weights, n_tokens);
+    struct rows rest = shared ? (struct rows){ p->misses, dst.width, p->stride } : dst;
+    await_cpu(p, rest, n_tokens);
+    struct rows sent = { p->sends ? (float *)(uintptr_t)expert_upload_sum(p->upload) : NULL,
+                         dst.width, p->stride };
+    if (shared && p->sends)
+        p->gpu->add3(p->s, dst, dst, rest, sent, n_tokens);
+    else if (shared || p->sends)
+        p->gpu->add(p->s, dst, dst, shared ? rest : sent, n_tokens);
 }
 
 static bool pair_finish(void *ctx, struct error *err)
 {
     struct hybrid_pair *p = ctx;
     bool handed = p->handoff && p->running->n > 0;
-    return !handed || handoff_finish(p->handoff, p->gpu, p->s, err);
+    bool ok = !handed || handoff_finish(p->handoff, p->gpu, p->s, err);
+    ok = ok && (!p->sends || expert_upload_check(p->upload, err));
+    if (ok && p->failed.code != ERR_NONE)
+        return fail(err, p->failed.code, "%s", p->failed.text);
+    return ok;
 }
 
 static struct gpu_device_options gpu_options(const struct hybrid *h, struct hybrid_pair *p,
@@ -324,24 +517,75 @@ static struct gpu_device_options gpu_options(const struct hybrid *h, struct hybr
             .patience_s = h->patience_s,
         },
         .n_vocab = params->n_vocab, .n_layers = params->n_layers,
-        .partner = { p, pair_start, pair_begin, pair_end, pair_finish, pair_record, pair_recorded },
+        .partner = { p, pair_start, pair_begin, pair_end, pair_finish, pair_record, pair_recorded,
+                     pair_embed },
     };
+    if (h->partial || on_card(h, h->model->token_embd.data))
+        g.partner.embed = NULL;
     return g;
 }
 
-uint64_t hybrid_pair_bytes(const struct hybrid *h, const struct device_cpu_options *o)
+static int64_t row_stride(const struct hybrid *h)
 {
-    struct gpu_device_options g = gpu_options(h, NULL, o);
-    return h->library->device_bytes(&g);
+    return (int64_t)align_up((size_t)h->model->params.hidden_size, 16);
 }
 
-/* The CPU's part needs no room for attention. */
+/* What is sent in steps of these sizes. */
+static struct expert_upload_options upload_options(struct hybrid *h,
+                                                   const struct gpu_limits *l)
+{
+    return (struct expert_upload_options){
+        .library = h->library, .index = h->index, .limits = *l, .use = h->upload,
+        .rates = h->rates.n_cores ? &h->rates : NULL,
+        .expert_bytes = h->placement ? h->placement->expert_bytes : 0, .stride = row_stride(h),
+        .counts = &h->sent,
+    };
+}
+
+/* Are there experts to send? Before it is known: yes. */
+static bool may_send(const struct hybrid *h)
+{
+    const struct model *m = h->model;
+    bool found = !h->placement;
+    for (int i = 0; i < m->n_tensors && !found; i++)
+        found = m->tensors[i].role == ROLE_ROUTED && m->tensors[i].layer >= hybrid_first_layer(h) &&
+                h->placement->homes[i] != HOME_GPU;
+    return found && h->upload != UPLOAD_NEVER;
+}
+
+static size_t rows_bytes(const struct hybrid *h, const struct device_cpu_options *o)
+{
+    return (size_t)o->max_tokens * (size_t)row_stride(h) * sizeof(float);
+}
+
+uint64_t hybrid_work_bytes(const struct model *m, const struct device_cpu_options *o)
+{
+    struct model *model = (struct model *)(uintptr_t)m; /* only looked at */
+    struct hybrid h = { .library = gpu_load(NULL), .model = model };
+    return hybrid_pair_bytes(&h, o);
+}
+
+uint64_t hybrid_pair_bytes(struct hybrid *h, const struct device_cpu_options *o)
+{
+    struct gpu_device_options g = gpu_options(h, NULL, o);
+    struct expert_upload_options u = upload_options(h, &g.limits);
+    uint64_t bytes = h->library->device_bytes(&g);
+    if (o->n_routed > 0)
+        bytes += rows_bytes(h, o);
+    if (o->n_routed > 0 && may_send(h))
+        bytes += expert_upload_work_bytes(&u) + expert_upload_slot_bytes(&u);
+    return bytes;
+}
+
+/* The CPU's part needs no room for attention, unless it computes layers. */
 static bool open_cpu(struct hybrid_pair *p, const struct device_cpu_options *o, struct error *err)
 {
     struct device_cpu_options c = *o;
+    if (p->h->partial)
+        return device_cpu_open(&p->cpu, o, err);
     if (o->n_routed == 0)
         return true;
-    c.max_cols = p->hidden_size;
+    c.max_cols = p->h->model->params.hidden_size;
     c.n_heads = 1;
     c.head_width = 2;
     c.index_top_k = 0;
@@ -351,17 +595,40 @@ static bool open_cpu(struct hybrid_pair *p, const struct device_cpu_options *o, 
 static bool open_buffers(struct hybrid_pair *p, const struct device_cpu_options *o,
                          struct error *err)
 {
-    size_t tokens = (size_t)o->max_tokens, stride = align_up((size_t)p->hidden_size, 16);
-    size_t picks = tokens * (size_t)o->top_k;
+    size_t bytes = rows_bytes(p->h, o), picks = (size_t)o->max_tokens * (size_t)o->top_k;
+    bool embeds = !p->h->partial && !on_card(p->h, p->h->model->token_embd.data);
+    if (embeds && !(p->embedded = p->gpu->host_alloc(p->s, bytes, "embedded tokens", err)))
+        return false;
     if (o->n_routed == 0)
         return true;
-    p->src = p->gpu->host_alloc(p->s, tokens * stride * sizeof(float), "hidden rows", err);
-    p->dst = p->gpu->host_alloc(p->s, tokens * stride * sizeof(float), "experts' sums", err);
+    p->misses = p->gpu->alloc(p->s, bytes, "experts' sums", err);
+    p->mine = mem_alloc(picks, sizeof *p->mine, "picks", err);
+    if (!p->misses || !p->mine)
+        return false;
+    p->src = p->gpu->host_alloc(p->s, bytes, "hidden rows", err);
+    p->dst = p->gpu->host_alloc(p->s, bytes, "experts' sums", err);
     p->ids = p->gpu->host_alloc(p->s, picks * sizeof *p->ids, "picks", err);
     p->weights = p->gpu->host_alloc(p->s, picks * sizeof *p->weights, "weights of picks", err);
-    if (p->by_flags)
+    if (p->h->way == HANDOFF_FLAGS)
         p->flags = p->gpu->host_alloc(p->s, sizeof *p->flags, "flags", err);
-    return p->src && p->dst && p->ids && p->weights && (p->flags || !p->by_flags);
+    return p->src && p->dst && p->ids && p->weights && (p->flags || p->h->way != HANDOFF_FLAGS);
+}
+
+static bool open_upload(struct hybrid_pair *p, const struct gpu_limits *l, struct error *err)
+{
+    struct expert_upload_options o = upload_options(p->h, l);
+    bool wanted = l->n_routed > 0 && l->max_tokens >= UPLOAD_MIN_TOKENS && may_send(p->h);
+    return !wanted || expert_upload_open(&p->upload, &o, err);
+}
+
+static bool open_split(struct hybrid_pair *p, struct error *err)
+{
+    struct split_options o = {
+        .cpu = p->cpu, .gpu = p->device, .n_layers = p->h->model->params.n_layers,
+        .first_gpu_layer = hybrid_first_layer(p->h), .on_gpu = on_card, .in_ram = in_ram,
+        .ctx = p->h,
+    };
+    return !p->h->partial || split_open(&p->split, &o, err);
 }
 
 bool hybrid_pair_open(struct hybrid_pair **out, struct hybrid *h,
@@ -374,8 +641,9 @@ bool hybrid_pair_open(struct hybrid_pair **out, struct hybrid *h,
     struct gpu_device_options g = gpu_options(h, p, o);
     p->gpu = &h->library->launch;
     p->handoff = h->handoff;
-    p->hidden_size = h->model->params.hidden_size;
-    p->by_flags = h->way == HANDOFF_FLAGS;
+    p->h = h;
+    p->store = h->store;
+    p->stride = row_stride(h);
     size_t n_layers = (size_t)h->model->params.n_layers;
     struct layer_job *jobs = mem_alloc(n_layers * (1 + GPU_RECORDS), sizeof *jobs,
                                        "layers of a step", err);
@@ -384,7 +652,8 @@ bool hybrid_pair_open(struct hybrid_pair **out, struct hybrid *h,
     bool ok = jobs && h->library->device_open(&p->device, &g, err);
     if (ok)
         p->s = h->library->device_stream(p->device);
-    if (!ok || !open_cpu(p, o, err) || !open_buffers(p, o, err)) {
+    if (!ok || !open_cpu(p, o, err) || !open_buffers(p, o, err) ||
+        !open_upload(p, &g.limits, err) || !open_split(p, err)) {
         hybrid_pair_close(p);
         return false;
     }
@@ -396,7 +665,12 @@ void hybrid_pair_close(struct hybrid_pair *p)
 {
     if (!p)
         return;
+    if (p->split)
+        p->split->ops->close(p->split);
+    expert_upload_close(p->upload);
     if (p->device) {
+        p->gpu->release(p->s, p->misses);
+        p->gpu->host_release(p->s, p->embedded);
         p->gpu->host_release(p->s, p->src);
         p->gpu->host_release(p->s, p->dst);
         p->gpu->host_release(p->s, p->ids);
@@ -406,11 +680,28 @@ void hybrid_pair_close(struct hybrid_pair *p)
     }
     if (p->cpu)
         p->cpu->ops->close(p->cpu);
+    mem_free(p->mine);
     mem_free(p->lists[0].jobs);
     mem_free(p);
 }
 
 struct device *hybrid_pair_device(struct hybrid_pair *p)
 {
-    return p->device;
+    return p->split ? p->split : p->device;
+}
+
+void hybrid_pair_watch(struct hybrid_pair *p, const struct activations *a)
+{
+    if (p->split)
+        split_watch(p->split, p->h->model->arch, a);
+}
+
+void hybrid_pair_expect_cache(struct hybrid_pair *p, enum tensor_type type, int64_t n_ctx)
+{
+    const struct model *m = p->h->model;
+    uint64_t bytes = 0;
+    for (int i = 0; i < hybrid_first_layer(p->h); i++)
+        bytes += kvcache_layer_bytes(m->arch, &m->params, type, n_ctx, i);
+    if (p->split)
+        split_next_apart(p->split, (size_t)bytes);
 }

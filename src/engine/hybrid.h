@@ -1,8 +1,10 @@
 /* GPU trunk with CPU experts.
  *
- * A hybrid holds a card and the trunk's weights in its memory; the routed experts stay in main memory.
- * While it is open, the model's trunk weights point to device memory. Per workspace a pair: the GPU's
- * device, whose experts_begin and experts_end are served here, and the CPU's working memory for them.
+ * A hybrid holds a card and, in its memory, what the placement gives it: all of the trunk or some layers,
+ * routed experts of whole layers, slots for others (src/engine/expert_store.h). The rest stays in main
+ * memory. While it is open, weights on the card point to device memory. Per workspace a pair: the GPU's
+ * device, whose experts_begin and experts_end are served here, and the CPU's working memory for them;
+ * with part of the trunk on the CPU both under a split (src/engine/split.h).
  *
  * There are two ways of handing a layer's tokens to the CPU, with the same bits:
  *   stop      begin queues copies of hidden rows and picks and marks the queue, the forward pass goes
@@ -20,23 +22,39 @@
 struct hybrid;
 struct hybrid_pair;
 
-/* Find card `o->gpu_index` and copy the trunk to it. ERR_DEVICE: no library, no driver, no card; ERR_FIT:
- * too little memory there. On failure the model is as before. */
+/* Find card `o->gpu_index`. ERR_DEVICE: no library, no driver, no card. */
 bool hybrid_open(struct hybrid **out, struct model *m, const struct engine_options *o,
                  struct error *err);
+/* Copy to it what has a place there; the model is loaded, `p` borrowed until close. ERR_FIT: too little
+ * memory. On failure the model is as before and only hybrid_close may follow. */
+bool hybrid_load(struct hybrid *h, const struct placement *p, const struct engine_options *o,
+                 struct error *err);
+/* The layout of weights in main memory has changed. */
+void hybrid_follow(struct hybrid *h);
 /* The model's weights point to main memory again. Pairs that are open still may only be closed.
  * Accepts NULL. */
 void hybrid_close(struct hybrid *h);
 
 const struct gpu_info *hybrid_card(const struct hybrid *h);
 uint64_t hybrid_weight_bytes(const struct hybrid *h); /* of device memory */
-uint64_t hybrid_free_bytes(const struct hybrid *h);   /* of device memory, now */
+uint64_t hybrid_expert_bytes(const struct hybrid *h); /* of device memory, for slots */
+/* Of device memory, now, that we may take. The card's errors. */
+bool hybrid_free_bytes(const struct hybrid *h, uint64_t *bytes, struct error *err);
+int hybrid_first_layer(const struct hybrid *h);       /* layers from here on are the card's */
+bool hybrid_report(const struct hybrid *h, struct expert_report *r);
+
+/* Device memory for steps within these sizes, as known before there is a hybrid: the library is loaded. */
+uint64_t hybrid_work_bytes(const struct model *m, const struct device_cpu_options *o);
 
 /* A device for steps within these sizes, and its share of device memory. */
-uint64_t hybrid_pair_bytes(const struct hybrid *h, const struct device_cpu_options *o);
+uint64_t hybrid_pair_bytes(struct hybrid *h, const struct device_cpu_options *o);
 bool hybrid_pair_open(struct hybrid_pair **out, struct hybrid *h,
                       const struct device_cpu_options *o, struct error *err);
 void hybrid_pair_close(struct hybrid_pair *p); /* accepts NULL */
 struct device *hybrid_pair_device(struct hybrid_pair *p);
+/* The activations that were allocated from that device. */
+void hybrid_pair_watch(struct hybrid_pair *p, const struct activations *a);
+/* The next block is a cache of n_ctx positions. */
+void hybrid_pair_expect_cache(struct hybrid_pair *p, enum tensor_type type, int64_t n_ctx);
 
 #endif

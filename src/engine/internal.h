@@ -47,6 +47,10 @@ uint64_t session_list_bytes(const struct model *m, int64_t n_ctx);
  * what is loaded. */
 bool engine_place_session(const struct engine *e, int64_t asked, int64_t *n_ctx,
                           struct error *err);
+/* Free memory of the GPU that was found, within the user's limit; 0: there is none. */
+uint64_t engine_vram(const struct engine *e);
+/* Wishes like these, for the CPU alone. */
+struct placement_wishes wishes_of_cpu(const struct placement_wishes *w);
 /* Main memory that may be taken now, by what is free and by the user's limit; `held` bytes of it
  * are ours already. */
 uint64_t engine_ram(const struct engine *e, uint64_t held);

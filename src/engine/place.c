@@ -1,6 +1,7 @@
 /* Wishes of an engine's options, and what its CPU device will allocate: what src/model cannot know
  * about the placement that it decides. */
 #include "cpu/features.h"
+#include "src/gpu_load.h"
 #include "src/base/util.h"
 #include "src/engine/internal.h"
 #include "src/model/kvcache.h"
@@ -50,6 +51,23 @@ static int choose_batch(const struct engine_options *o, const struct model *m,
     return w->n_batch;
 }
 
+/* What the GPU library will allocate for steps, where there is one. */
+static uint64_t gpu_work_bytes(const struct model *m, const struct placement_wishes *w,
+                               int64_t n_ctx, const void *ctx)
+{
+    struct device_cpu_options o = device_needs(m, w->act_f32, w->n_batch, n_ctx);
+    (void)ctx;
+    return hybrid_work_bytes(m, &o) + activations_bytes(m->arch, &m->params, o.max_tokens);
+}
+
+static int layers_wished(const struct engine_options *o)
+{
+    return o->gpu == GPU_NEVER  ? 0
+         : o->gpu == GPU_AUTO   ? PLACE_AUTO
+         : o->gpu_layers == 0   ? PLACE_ALL
+                                : o->gpu_layers;
+}
+
 struct placement_wishes engine_wishes(const struct engine_options *o, const struct model *m)
 {
     struct placement_wishes w = o->wishes ? *o->wishes : placement_wishes_default();
@@ -58,12 +76,37 @@ struct placement_wishes engine_wishes(const struct engine_options *o, const stru
     w.act_f32 = o->act_f32;
     w.cache_type = o->act_f32 ? TYPE_F32 : w.cache_type;
     w.load = o->load;
+    w.gpu_layers = layers_wished(o);
     w.work_bytes = work_bytes;
+    w.gpu_work_bytes = gpu_load(NULL) ? gpu_work_bytes : NULL;
     w.work_ctx = o;
     w.n_batch = choose_batch(o, m, &w);
     unsigned isa = o->isa_given ? o->isa & cpu_isa() : cpu_isa();
     device_cpu_woven(&(struct device_cpu_options){ .isa = isa, .act_f32 = o->act_f32 }, w.weave);
     return w;
+}
+
+struct placement_wishes wishes_of_cpu(const struct placement_wishes *w)
+{
+    struct placement_wishes cpu = *w, none = placement_wishes_default();
+    cpu.gpu_layers = 0;
+    cpu.cpu_moe = none.cpu_moe;
+    cpu.gpu_experts = none.gpu_experts;
+    cpu.gpu_experts_bytes = none.gpu_experts_bytes;
+    cpu.gpu_experts_share = none.gpu_experts_share;
+    cpu.rules = NULL;
+    cpu.n_rules = 0;
+    cpu.force = true; /* the model is here: only a session can be too large now */
+    return cpu;
+}
+
+uint64_t engine_vram(const struct engine *e)
+{
+    uint64_t most = e->options.max_vram_bytes;
+    uint64_t free_bytes = 0;
+    if (e->hybrid)
+        hybrid_free_bytes(e->hybrid, &free_bytes, NULL);
+    return most ? min_of(free_bytes, most) : free_bytes;
 }
 
 uint64_t engine_ram(const struct engine *e, uint64_t held)
@@ -87,10 +130,14 @@ static uint64_t session_work_bytes(const struct model *m, const struct placement
 static bool place_on_gpu(const struct engine *e, int64_t asked, int64_t *n_ctx, struct error *err)
 {
     const struct model *m = &e->model;
-    uint64_t available = engine_available(e);
-    int64_t n = asked ? asked : min_of((int64_t)USUAL_CONTEXT, m->params.context_length);
+    uint64_t available;
+    if (!hybrid_free_bytes(e->hybrid, &available, err))
+        return false;
+    int64_t n = asked ? asked : e->placement.n_ctx;
     for (;; n /= 2) {
-        uint64_t cache = kvcache_bytes(m->arch, &m->params, e->wishes.cache_type, n);
+        uint64_t cache = 0;
+        for (int i = hybrid_first_layer(e->hybrid); i < m->params.n_layers; i++)
+            cache += kvcache_layer_bytes(m->arch, &m->params, e->wishes.cache_type, n, i);
         uint64_t work = session_work_bytes(m, &e->wishes, n, e);
         *n_ctx = n;
         if (work <= available && cache <= available - work)
@@ -119,11 +166,9 @@ bool engine_place_session(const struct engine *e, int64_t asked, int64_t *n_ctx,
         held += loaded->bytes[part][HOME_RAM];
     here.ram_bytes = engine_ram(e, held);
     o.n_ctx = asked;
-    struct placement_wishes w = engine_wishes(&o, &e->model);
-    w.gpu_layers = 0;
+    struct placement_wishes all = engine_wishes(&o, &e->model), w = wishes_of_cpu(&all);
     w.work_bytes = session_work_bytes;
     w.work_ctx = e;
-    w.force = true; /* the model is here: only the session can be too large now */
     if (!placement_make(&p, &e->model, &here, &w, err))
         return false;
     bool ok = placement_check(&p, err);

@@ -43,6 +43,8 @@ static bool join_device(struct session *s, struct error *err)
     struct workspace *w = workspace_join(e, s->n_ctx, err);
     if (!w)
         return false;
+    if (w->pair)
+        hybrid_pair_expect_cache(w->pair, e->wishes.cache_type, s->n_ctx);
     if (!kvcache_open(&cache, e->model.arch, &e->model.params, e->wishes.cache_type, s->n_ctx,
                       w->device, err)) {
         workspace_leave(e, w);
@@ -183,6 +185,7 @@ void session_memory(const struct session *s, struct memory_report *r)
     const struct hybrid *h = s->engine->hybrid;
     *r = (struct memory_report){
         .gpu_bytes = h ? hybrid_weight_bytes(h) : 0,
+        .expert_bytes = h ? hybrid_expert_bytes(h) : 0,
         .mapped_bytes = (m->copy ? 0 : m->weight_bytes) + (s->draft.use ? m->mtp_bytes : 0),
         .copied_bytes = m->copy_bytes + m->arena.total_bytes,
         .cache_bytes = s->cache.bytes + s->draft.cache.bytes,

@@ -24,6 +24,7 @@
 #include "src/model/arch.h"
 #include "src/model/copy.h"
 #include "src/model/memory.h"
+#include "src/model/placement.h"
 
 #define PROGRESS_S 0.05
 #define MARGIN_BYTES ((uint64_t)256 << 20) /* left to the system when copying was asked for */
@@ -82,7 +83,7 @@ static bool list_matrices(struct loader *l, struct error *err)
     if (!l->order)
         return false;
     for (int i = 0; i < l->m->n_tensors; i++) {
-        if (!is_matrix(&l->m->tensors[i]))
+        if (!is_matrix(&l->m->tensors[i]) || (l->o->homes && l->o->homes[i] == HOME_GPU))
             continue;
         l->order[l->n_order++] = &l->m->tensors[i];
         l->total += l->m->tensors[i].tensor->bytes;

@@ -99,6 +99,8 @@ struct load_options {
     int n_parts;   /* split routed experts into so many parts: 0: one per memory node, 1: none;
                     * mapped weights stay whole */
     bool lazy;     /* mapped weights are read when they are used, none before */
+    const unsigned char *homes; /* enum home of each tensor: those of HOME_GPU are neither copied nor read
+                    * ahead, who takes them there reads the mapped file; NULL: none is */
     bool lock;     /* keep the weights from being paged out; a note where the system refuses */
     load_progress *progress; /* may be NULL */
     void *ctx;

@@ -10,6 +10,7 @@
 #define MIB ((uint64_t)1 << 20)
 #define HUGE_PAGE (2 * MIB)          /* a copy of weights is one block of these */
 #define LINE 64                      /* tensors in it begin on cache lines */
+#define GPU_LINE 256                 /* and in VRAM on these */
 #define COPY_MIN_BYTES (64 * MIB)    /* below this, caches hold the file anyway */
 #define COPY_ROOM_BYTES (2048 * MIB) /* left to others by a copy that nobody asked for */
 #define COPY_ASKED_BYTES (256 * MIB) /* ... by one that somebody did */
@@ -19,11 +20,9 @@
 #define CONTEXT_FLOOR 4096           /* a shorter one is chosen only where nothing else helps */
 
 /* What a GPU needs beside weights and cache. The driver's context and a captured step: as seen on
- * cards of several generations, rounded up. The ring: two slots of eight experts, so that one is
- * filled while the other is used. The tile: positions expanded to keys and values at a time. */
+ * cards of several generations, rounded up. The tile: positions expanded to keys and values at a
+ * time. */
 #define DRIVER_BYTES (448 * MIB)
-#define RING_SLOTS 2
-#define RING_EXPERTS 8
 #define ATTENTION_TILE 2048
 
 /* One way to place a model; the table follows from it. */
@@ -59,6 +58,16 @@ const char *home_name(enum home h)
 
 /* ---- what lies where, given a draft ---- */
 
+/* Matrices that attention reads together with the layer's cache: where that is on the GPU, they are. */
+static bool follows_cache(const struct model *m, const struct draft *d,
+                          const struct model_tensor *t)
+{
+    if (t->layer < m->params.n_layers - d->gpu_layers || t->layer >= m->params.n_layers)
+        return false;
+    const struct layer *l = &m->layers[t->layer];
+    return t->weight == &l->kv_b || t->weight == &l->k_b || t->weight == &l->v_b;
+}
+
 static enum home tensor_home(const struct chooser *c, const struct draft *d, int i)
 {
     const struct model_tensor *t = &c->m->tensors[i];
@@ -66,9 +75,10 @@ static enum home tensor_home(const struct chooser *c, const struct draft *d, int
     enum home host = t->spec->is_f32 || d->copy ? HOME_RAM : HOME_MAPPED;
     if (t->role == ROLE_MTP)
         return HOME_NONE;
-    if (c->rules[i])
+    if (c->rules[i] && !follows_cache(c->m, d, t))
         return c->rules[i]->on_gpu ? HOME_GPU : host;
-    bool on_gpu = t->role == ROLE_ROUTED                 ? t->layer >= d->cpu_moe
+    bool on_gpu = t->role == ROLE_ROUTED                 ? t->layer >= d->cpu_moe &&
+                                                           t->layer >= n_layers - d->gpu_layers
                 : t->role == ROLE_EMBED                  ? false
                 : t->role == ROLE_HEAD || t->layer < 0   ? d->head
                                                          : t->layer >= n_layers - d->gpu_layers;
@@ -83,9 +93,10 @@ static uint64_t tensor_elements(const struct model_tensor *t)
 /* Norms, biases and routers are decoded to F32 while loading. */
 static uint64_t tensor_bytes(const struct model_tensor *t, enum home home)
 {
+    uint64_t line = home == HOME_GPU ? GPU_LINE : LINE;
     if (t->spec->is_f32)
-        return align_up(tensor_elements(t) * sizeof(float), LINE);
-    return home == HOME_MAPPED ? t->tensor->bytes : align_up(t->tensor->bytes, LINE);
+        return align_up(tensor_elements(t) * sizeof(float), line);
+    return home == HOME_MAPPED ? t->tensor->bytes : align_up(t->tensor->bytes, line);
 }
 
 uint64_t placement_tensor_reads(const struct model *m, int i)
@@ -124,13 +135,14 @@ static uint64_t largest_expert(const struct model *m)
     return most;
 }
 
-/* Bytes of one expert of every layer whose experts the CPU has. */
+/* Bytes of one expert of every layer that the GPU computes with the CPU's experts. */
 static uint64_t one_expert_each(const struct chooser *c)
 {
     uint64_t bytes = 0;
+    int first = c->m->params.n_layers - c->p->gpu_layers;
     for (int i = 0; i < c->m->n_tensors; i++) {
         const struct model_tensor *t = &c->m->tensors[i];
-        if (t->role == ROLE_ROUTED && c->p->homes[i] != HOME_GPU)
+        if (t->role == ROLE_ROUTED && t->layer >= first && c->p->homes[i] != HOME_GPU)
             bytes += t->tensor->bytes / (uint64_t)c->m->params.n_routed;
     }
     return bytes;
@@ -200,11 +212,12 @@ static void account_rest(const struct chooser *c, const struct draft *d)
                      ? (int64_t)q->n_heads * (q->qk_nope_dim + q->qk_rope_dim + q->value_dim) * 2
                      : 0;
     p->bytes[PART_DRIVER][HOME_GPU] = DRIVER_BYTES;
-    p->bytes[PART_WORK][HOME_GPU] = activations_bytes(m->arch, q, n_batch) +
-                                    (uint64_t)(tile * expanded) +
-                                    (uint64_t)q->n_vocab * sizeof(float);
+    p->bytes[PART_WORK][HOME_GPU] =
+        c->w->gpu_work_bytes ? c->w->gpu_work_bytes(m, c->w, d->n_ctx, c->w->work_ctx)
+                             : activations_bytes(m->arch, q, n_batch) + (uint64_t)(tile * expanded) +
+                                   (uint64_t)q->n_vocab * sizeof(float);
     if (p->bytes[PART_ROUTED][HOME_RAM] + p->bytes[PART_ROUTED][HOME_MAPPED] > 0)
-        p->bytes[PART_STAGING][HOME_GPU] = RING_SLOTS * RING_EXPERTS * p->expert_bytes;
+        p->bytes[PART_STAGING][HOME_GPU] = RING_SLOTS * (RING_EXPERTS * p->expert_bytes + RING_BORDERS);
 }
 
 static bool copy_asked(const struct placement_wishes *w)
@@ -377,15 +390,24 @@ static int wanted_slots(const struct chooser *c, uint64_t slot_bytes, uint64_t s
     return (int)min_of(n, n_routed);
 }
 
+/* Of the list of slots, and what borders between matrices take. */
+static uint64_t table_bytes(const struct model *m)
+{
+    const struct params *q = &m->params;
+    return (uint64_t)q->n_layers * ((uint64_t)q->n_routed * sizeof(int32_t) + 4 * GPU_LINE);
+}
+
 static void fill_spare(const struct chooser *c)
 {
     struct placement *p = c->p;
     uint64_t slot_bytes = one_expert_each(c);
     if (!p->fits || p->gpu_layers == 0 || slot_bytes == 0)
         return;
-    uint64_t spare = p->vram_budget - p->vram_used;
+    uint64_t spare = p->vram_budget - p->vram_used, table = table_bytes(c->m);
+    spare = spare > table ? spare - table : 0;
     p->expert_slots = wanted_slots(c, slot_bytes, spare);
-    p->bytes[PART_EXPERT_CACHE][HOME_GPU] = (uint64_t)p->expert_slots * slot_bytes;
+    p->bytes[PART_EXPERT_CACHE][HOME_GPU] = (uint64_t)p->expert_slots * slot_bytes +
+                                            (p->expert_slots > 0 ? table_bytes(c->m) : 0);
     p->vram_used = sum_of(p, HOME_GPU);
     if (p->vram_used > p->vram_budget) {
         p->fits = false;
@@ -456,6 +478,28 @@ static bool check_device(const struct chooser *c, struct error *err)
                 "without them everything is computed by the CPU");
 }
 
+/* Routed experts of a layer go together, and to the GPU only where the layer is. */
+static bool check_together(const struct chooser *c, struct error *err)
+{
+    const struct model *m = c->m;
+    int first = m->params.n_layers - c->p->gpu_layers;
+    for (int i = 0; i < m->n_tensors && c->w->n_rules > 0; i++) {
+        const struct model_tensor *t = &m->tensors[i];
+        bool on_gpu = c->p->homes[i] == HOME_GPU;
+        if (t->role != ROLE_ROUTED)
+            continue;
+        if (on_gpu && t->layer < first)
+            return fail(err, ERR_USAGE, "option -ot: %s on the GPU, but layer %d is the CPU's with this "
+                        "-ngl", t->tensor->name, t->layer);
+        for (int k = i + 1; k < m->n_tensors && m->tensors[k].layer == t->layer; k++)
+            if (m->tensors[k].role == ROLE_ROUTED && (c->p->homes[k] == HOME_GPU) != on_gpu)
+                return fail(err, ERR_USAGE, "option -ot: %s and %s are on different sides: the matrices "
+                            "of a layer's experts go together", t->tensor->name,
+                            m->tensors[k].tensor->name);
+    }
+    return true;
+}
+
 static bool check_wishes(const struct chooser *c, struct error *err)
 {
     if (c->w->n_ctx < 0 || c->w->n_ctx > (int64_t)1 << 24)
@@ -486,7 +530,10 @@ bool placement_make(struct placement *p, const struct model *m, const struct rat
     fill_spare(&c);
     fill_rows(&c);
     mem_free(c.rules);
-    return true;
+    bool ok = check_together(&c, err);
+    if (!ok)
+        placement_free(p);
+    return ok;
 }
 
 void placement_free(struct placement *p)
@@ -514,8 +561,8 @@ bool placement_check(const struct placement *p, struct error *err)
     if (p->fits)
         return true;
     if (p->short_home == HOME_GPU)
-        return fail(err, ERR_FIT, "does not fit: %s for the GPU, %s of VRAM may be used",
-                    size_text((double)p->vram_used).text, size_text((double)p->vram_budget).text);
+        return fail(err, ERR_FIT, "does not fit: %s for the GPU, %s of VRAM may be used; -ngl auto takes "
+                    "what fits, -ngl 0 runs on the CPU", size_text((double)p->vram_used).text, size_text((double)p->vram_budget).text);
     double weights = 0;
     for (int part = PART_TRUNK; part <= PART_ROUTED; part++)
         weights += (double)(p->bytes[part][HOME_RAM] + p->bytes[part][HOME_MAPPED]);

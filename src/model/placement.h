@@ -73,6 +73,9 @@ struct placement_wishes {
      * device, which src/model does not know. */
     uint64_t (*work_bytes)(const struct model *m, const struct placement_wishes *w, int64_t n_ctx,
                            const void *ctx);
+    /* The same of the GPU; NULL: guess. */
+    uint64_t (*gpu_work_bytes)(const struct model *m, const struct placement_wishes *w,
+                               int64_t n_ctx, const void *ctx);
     const void *work_ctx;
     bool weave[N_TENSOR_TYPES]; /* types of which the CPU wants copied rows interleaved */
 };
@@ -129,6 +132,11 @@ bool placement_check(const struct placement *p, struct error *err);
 
 /* Words for people: "GPU", "RAM", "file". */
 const char *home_name(enum home h);
+
+/* The ring for experts on their way: two parts, so that one is filled while the other is used. */
+#define RING_SLOTS 2
+#define RING_EXPERTS 8
+#define RING_BORDERS 1024 /* bytes between its matrices, per part */
 
 /* Positions that a session gets when nobody says: the trained number, at most this. */
 #define USUAL_CONTEXT 32768
