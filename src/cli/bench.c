@@ -201,6 +201,7 @@ static uint64_t hash_of(const void *data, size_t n)
 /* A running test: what it works with, and how far it is. */
 struct run {
     struct bench *b;
+    const struct engine *engine;
     struct session *session;
     const int32_t *ids;
     struct progress progress;
@@ -252,11 +253,27 @@ static void read_counters(int64_t *page_faults, int64_t *switches)
     *switches = u.ru_nivcsw;
 }
 
+/* What the GPU did with routed experts between two reports. */
+static void add_experts(struct expert_report *sum, const struct expert_report *from,
+                        const struct expert_report *to)
+{
+    sum->n_slots = to->n_slots;
+    sum->n_picks += to->n_picks - from->n_picks;
+    sum->n_hits += to->n_hits - from->n_hits;
+    sum->n_moves += to->n_moves - from->n_moves;
+    sum->moved_bytes += to->moved_bytes - from->moved_bytes;
+    sum->n_sent += to->n_sent - from->n_sent;
+    sum->sent_bytes += to->sent_bytes - from->sent_bytes;
+    sum->n_sent_picks += to->n_sent_picks - from->n_sent_picks;
+}
+
 static bool repeat(struct run *run, struct bench_row *r, struct error *err)
 {
     struct bench *b = run->b;
     int64_t n = r->n_prompt + r->n_generate, faults[2], switches[2];
     double seconds, joules = energy_read(&b->energy);
+    struct expert_report experts[2];
+    engine_expert_report(run->engine, &experts[0]);
     read_counters(&faults[0], &switches[0]);
     if (!run_once(run, r, &seconds, err))
         return false;
@@ -264,6 +281,8 @@ static bool repeat(struct run *run, struct bench_row *r, struct error *err)
     r->tok_s[r->n++] = (double)n / max_of(seconds, 1e-9);
     r->joules += energy_readable(&b->energy) ? energy_read(&b->energy) - joules : NAN;
     r->gpu_busy += energy_gpu_busy(&b->energy);
+    engine_expert_report(run->engine, &experts[1]);
+    add_experts(&r->experts, &experts[0], &experts[1]);
     r->page_faults += faults[1] - faults[0];
     r->switches += switches[1] - switches[0];
     run->done += n;
@@ -464,7 +483,7 @@ static bool run_setting(struct bench *b, struct loaded *m, const int32_t *ids, i
                         int64_t repetitions, int threads, int batch, struct error *err)
 {
     struct session_options so = { .n_ctx = n_ctx, .cancel = signals_cancel_flag() };
-    struct run run = { .b = b, .ids = ids };
+    struct run run = { .b = b, .engine = m->engine, .ids = ids };
     if (!engine_retune(m->engine, threads, batch, err) ||
         !session_open(&run.session, m->engine, &so, err))
         return false;

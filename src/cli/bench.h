@@ -41,6 +41,7 @@ struct bench_row {
     int n;
     double joules;                    /* of all repetitions; NAN: not measured */
     double gpu_busy;                  /* sum over repetitions of its share of the time; NAN: unknown */
+    struct expert_report experts;     /* on the GPU, while the clock ran */
     int64_t page_faults, switches;    /* while the clock ran: faults, involuntary context switches */
     uint64_t logits_hash;             /* FNV-1a of the last logits: equal builds give equal hashes */
     double bytes_per_token;           /* that the CPU reads: C + G + K, with a GPU C */

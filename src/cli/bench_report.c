@@ -83,6 +83,9 @@ static void collect(const struct bench *b, const struct bench_row *r, struct val
     put_real(v, "j_per_token", row_joules_per_token(r));
     put_word(v, "energy_of", energy_of(b));
     put_real(v, "gpu_busy", b->gpu ? r->gpu_busy / r->n : NAN);
+    put_real(v, "expert_hit_rate", expert_hit_rate(&r->experts));
+    put_whole(v, "expert_copied_bytes", (int64_t)r->experts.moved_bytes);
+    put_whole(v, "expert_sent_bytes", (int64_t)r->experts.sent_bytes);
     put_whole(v, "page_faults", r->page_faults);
     put_whole(v, "involuntary_switches", r->switches);
     put_whole(v, "bytes_per_token", (int64_t)(b->cost.routed_bytes + b->cost.other_bytes));
@@ -235,6 +238,11 @@ static void run_line(struct buf *out, const struct bench *b, const struct bench_
         buf_printf(out, ", BW_d %.1f GB/s, int8 %.0f GOPS, %.2f GFLOP per token, T %.2f ms",
                    b->machine.dram_gb_s, b->machine.int8_gops,
                    2e-9 * (double)b->cost.products, 1e3 * (double)r->n_prompt / row_median(r));
+    if (r->experts.n_picks)
+        buf_printf(out, ", expert hits %.0f %%, %.1f MB copied", 100 * expert_hit_rate(&r->experts),
+                   (double)r->experts.moved_bytes / 1e6);
+    if (r->experts.n_sent)
+        buf_printf(out, ", %.1f MB of experts sent", (double)r->experts.sent_bytes / 1e6);
     buf_printf(out, ", page faults %lld, involuntary switches %lld, logits %016llx\n",
                (long long)r->page_faults, (long long)r->switches,
                (unsigned long long)r->logits_hash);

@@ -94,6 +94,9 @@ static bool do_stats(struct chat *c, const char *argument, struct error *err)
     if (engine_gpu(c->m.engine))
         note("GPU       %s: %s of weights, the cache and working memory",
              engine_gpu(c->m.engine)->name, human_bytes((double)r.gpu_bytes, work, sizeof work));
+    char experts[192];
+    if (*experts_text(&c->m, experts, sizeof experts))
+        note("experts   %s", experts);
     note("memory    weights %s mapped, %s copied; cache %s; working memory %s",
          human_bytes((double)r.mapped_bytes, mapped, sizeof mapped),
          human_bytes((double)r.copied_bytes, copied, sizeof copied),

@@ -110,6 +110,27 @@ static bool open_sampler(struct loaded *m, const struct options *o, struct error
     return sampler_open(&m->sampler, &s, (int)m->model->params.n_vocab, err);
 }
 
+const char *experts_text(const struct loaded *m, char *text, size_t size)
+{
+    struct expert_report r;
+    char moved[32], sent[32];
+    int n = 0;
+    *text = 0;
+    if (!engine_expert_report(m->engine, &r))
+        return text;
+    if (r.n_picks)
+        n = snprintf(text, size, "%.0f %% of %llu picks answered by %lld slots per layer, %llu experts "
+                     "copied there (%s)%s", 100 * expert_hit_rate(&r),
+                     (unsigned long long)r.n_picks, (long long)r.n_slots,
+                     (unsigned long long)r.n_moves,
+                     human_bytes((double)r.moved_bytes, moved, sizeof moved),
+                     r.n_sent ? "; " : "");
+    if (r.n_sent && n >= 0 && (size_t)n < size)
+        snprintf(text + n, size - (size_t)n, "%llu sent for prompts (%s)",
+                 (unsigned long long)r.n_sent, human_bytes((double)r.sent_bytes, sent, sizeof sent));
+    return text;
+}
+
 bool loaded_reseed(struct loaded *m, struct error *err)
 {
     sampler_close(m->sampler);

@@ -38,6 +38,9 @@ bool loaded_open(struct loaded *m, const struct options *o, const char *path, en
                  int64_t n_ctx, struct error *err);
 void loaded_close(struct loaded *m);
 
+/* What the GPU has done with routed experts since loading, for people; empty: nothing. */
+const char *experts_text(const struct loaded *m, char *text, size_t size);
+
 /* The next seed: another answer to the same question. */
 bool loaded_reseed(struct loaded *m, struct error *err);
 

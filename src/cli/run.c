@@ -175,6 +175,16 @@ static bool on_piece(void *ctx, enum piece_kind kind, const char *bytes, size_t 
 }
 
 /* The numbers of drafting; nothing when this session does not. */
+/* Routed experts on the GPU: null where there are none. */
+static void put_experts(struct json *j, const struct loaded *m)
+{
+    struct expert_report r;
+    bool any = engine_expert_report(m->engine, &r);
+    js_set(j, "expert_hit_rate", any && r.n_picks ? js_real(expert_hit_rate(&r)) : js_null());
+    js_set(j, "expert_copied_bytes", any ? js_int((int64_t)r.moved_bytes) : js_null());
+    js_set(j, "expert_sent_bytes", any ? js_int((int64_t)r.sent_bytes) : js_null());
+}
+
 static void put_draft(struct json *j, const struct loaded *m)
 {
     struct draft_report d;
@@ -207,6 +217,7 @@ static bool print_json(const struct loaded *m, const struct generation *g,
     js_set(j, "prefill_tok_s", js_real(generation_prefill_rate(g)));
     js_set(j, "decode_tok_s", js_real(generation_decode_rate(g)));
     put_draft(j, m);
+    put_experts(j, m);
     js_set(j, "load_s", js_real(m->load_s));
     js_set(j, "finish_reason", js_text(str_of(finish)));
     js_set(j, "seed", js_int((int64_t)m->sampling.seed));
@@ -230,6 +241,9 @@ static void print_stats(const struct loaded *m, const struct generation *g)
              "with a guess, %.2f ms without", (long long)d.n_accepted, (long long)d.n_guesses,
              100 * (double)d.n_accepted / (double)d.n_guesses, (long long)d.n_plain,
              1e3 * d.guess_s, 1e3 * d.plain_s);
+    char experts[192];
+    if (*experts_text(m, experts, sizeof experts))
+        note("experts on the GPU: %s", experts);
     if (g->finish == FINISH_LENGTH)
         note("stopped at %lld tokens (-n)%s", (long long)g->n_generated,
              g->ended_in_thinking ? ", still thinking" : "");

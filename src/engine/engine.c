@@ -3,6 +3,7 @@
 
 #include <assert.h>
 #include <inttypes.h>
+#include <math.h>
 
 #include "cpu/device_cpu.h"
 #include "cpu/features.h"
@@ -264,6 +265,11 @@ bool engine_expert_report(const struct engine *e, struct expert_report *r)
 {
     *r = (struct expert_report){ 0 };
     return e->hybrid && hybrid_report(e->hybrid, r);
+}
+
+double expert_hit_rate(const struct expert_report *r)
+{
+    return r->n_picks ? (double)r->n_hits / (double)r->n_picks : NAN;
 }
 
 uint64_t engine_available(const struct engine *e)

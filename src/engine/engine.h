@@ -159,6 +159,8 @@ struct expert_report {
 };
 /* False: no expert was there. */
 bool engine_expert_report(const struct engine *e, struct expert_report *r);
+/* Share of the picks that the slots answered; NAN: there were none. */
+double expert_hit_rate(const struct expert_report *r);
 
 /* Memory for people and for plan. */
 struct memory_report {
