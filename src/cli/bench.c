@@ -59,15 +59,34 @@ double row_cache_bytes(const struct bench *b, const struct bench_row *r)
     return r->n_generate ? mean_depth(r) * (double)b->cost.cache_bytes : 0;
 }
 
-/* The trunk on a GPU, experts on the CPU. */
+/* What each side reads for a token: weights where the placement has them, routed experts where they were
+ * found, the cache by layers. */
+static void read_by(const struct bench *b, const struct bench_row *r, double *cpu, double *gpu)
+{
+    const struct placement *p = b->placement;
+    double hits = r->experts.n_picks ? expert_hit_rate(&r->experts) : 0;
+    double layers = (double)p->gpu_layers / b->model->params.n_layers;
+    *gpu = row_cache_bytes(b, r) * layers;
+    *cpu = row_cache_bytes(b, r) * (1 - layers);
+    for (int part = PART_TRUNK; part <= PART_ROUTED; part++) {
+        double host = (double)(p->bytes_per_token[part][HOME_RAM] +
+                               p->bytes_per_token[part][HOME_MAPPED]);
+        double share = part == PART_ROUTED ? hits : 0;
+        *gpu += (double)p->bytes_per_token[part][HOME_GPU] + share * host;
+        *cpu += (1 - share) * host;
+    }
+}
+
+/* With a GPU: the one after the other. */
 static void gpu_limit(const struct bench *b, struct bench_row *r)
 {
     const struct token_cost *c = &b->cost;
     const struct machine *m = &b->machine;
-    double trunk = (double)c->other_bytes + row_cache_bytes(b, r);
+    double cpu, gpu;
     if (r->n_generate) {
-        r->bytes_per_token = (double)c->routed_bytes;
-        r->limit_tok_s = 1e9 / (r->bytes_per_token / m->dram_gb_s + trunk / m->vram_gb_s);
+        read_by(b, r, &cpu, &gpu);
+        r->bytes_per_token = cpu;
+        r->limit_tok_s = 1e9 / (cpu / m->dram_gb_s + gpu / m->vram_gb_s);
         r->limit = "serial";
     } else if (m->gpu_tops > 0 && !b->o->act_f32) {
         r->limit_tok_s = 1e12 * m->gpu_tops / (2 * (double)c->products);
@@ -583,6 +602,7 @@ static bool bench_model(struct options *o, struct error *err)
         snprintf(b.description, sizeof b.description, "%s", m.description);
         token_cost(m.model, o->act_f32 ? TYPE_F32 : TYPE_F16, &b.cost);
         energy_open(&b.energy, "");
+        b.placement = engine_placement(m.engine);
         watch_card(&b, engine_gpu(m.engine));
         inspect_memory(&b);
         list_rows(&b, o, &m);

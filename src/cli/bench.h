@@ -55,6 +55,7 @@ struct bench {
     char description[128];
     unsigned isa;
     const struct gpu_info *gpu; /* the card that computes the trunk; NULL: none */
+    const struct placement *placement; /* of the engine */
     struct machine machine;     /* the limits */
     int n_doubts;           /* times they were measured again */
     struct token_cost cost;
