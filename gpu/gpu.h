@@ -79,6 +79,8 @@ bool gpu_wait(struct gpu_stream *s, struct error *err);
 /* Queue a call of f(ctx) on a thread of the driver: the queue goes on when it returns. It must not use
  * the card. Not called when the card has failed before. */
 void gpu_call(struct gpu_stream *s, void (*f)(void *ctx), void *ctx);
+/* Before a thread other than the one that opened the stream queues anything on it. */
+void gpu_enter(struct gpu_stream *s);
 /* The queue is empty, or it has failed. */
 bool gpu_is_idle(struct gpu_stream *s);
 /* Wait until the queue is empty. ERR_DEVICE naming the launch or call that failed first. The latch
@@ -333,7 +335,7 @@ void gpu_stream_close(struct gpu_stream *s);
 /* Every launcher, for the table: X(name) with the function gpu_name. */
 #define GPU_LAUNCHERS(X)                                                                          \
     X(host_alloc) X(host_release)                                                                 \
-    X(alloc) X(release) X(write) X(read) X(fill) X(mark) X(wait) X(call)                          \
+    X(alloc) X(release) X(write) X(read) X(fill) X(mark) X(wait) X(call) X(enter)                          \
     X(is_idle) X(finish) X(deadline) X(give_up)                                                   \
     X(record) X(recorded) X(replay) X(forget) X(publish) X(collect)                               \
     X(add) X(add3) X(copy) X(swiglu) X(clamp) X(rmsnorm)                                          \

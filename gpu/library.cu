@@ -398,6 +398,11 @@ void gpu_call(struct gpu_stream *s, void (*f)(void *ctx), void *ctx)
         gpu_latch(s, cudaLaunchHostFunc(s->queue, f, ctx), "call of the host");
 }
 
+void gpu_enter(struct gpu_stream *s)
+{
+    cudaSetDevice(s->device); /* which is every thread's own */
+}
+
 bool gpu_is_idle(struct gpu_stream *s)
 {
     cudaError_t result = cudaStreamQuery(s->queue);

@@ -55,6 +55,24 @@ run 0 plan "$model" --what-if "cores=2"; prints "| $name, "
 [ $json = 0 ] || { run 0 plan "$model" --json; [ "$(field gpu)" = "$name" ] && [ "$(field vram_gb_s)" = 1234.5 ]; } ||
     bad "JSON: $(field gpu), $(field vram_gb_s)"
 
+begin "flags of placement: the same words, whatever lies where"
+ask="-p 12+30= --raw -n 8 --temp 0 --act f32"
+# shellcheck disable=SC2086
+run 0 run "$model" $ask -ngl 0; mv "$out" "$work/words"
+[ -s "$work/words" ] || bad "no words"
+for flags in "-ngl all" "-ngl 3" "-ngl all -ncmoe 2" "-ngl all --gpu-experts 4" "-ngl all --gpu-experts 50%" \
+    "-ngl all --gpu-experts 0 -cmoe" "-ngl all -ot shexp=cpu" "--vram 480M --vram-margin 1M" "-fitt 100"; do
+    # shellcheck disable=SC2086
+    run 0 run "$model" $ask $flags
+    cmp -s "$out" "$work/words" || bad "$flags: $(head -n 1 "$out"), wanted $(head -n 1 "$work/words")"
+done
+# shellcheck disable=SC2086
+run 0 run "$model" $ask -ngl all --gpu-experts 8 --stats; says "picks answered by 8 slots per layer"
+# shellcheck disable=SC2086
+run 0 run "$model" $ask -ngl all --gpu-experts 8 --json; [ "$(field expert_hit_rate)" != null ] || bad "no hits"
+run 2 run "$model" -p x -ngl all -ot down_exps=gpu; says "go together"
+run 4 run "$model" -p x -ngl all --vram 450M; says "-ngl auto"
+
 begin "bench --probe-gpu times every kernel, in three forms"
 run 0 bench --probe-gpu
 for word in "memory read" "to the card, pinned" "gemv Q4_K" "gemv IQ2_XXS" "gemm F16" "mla decode, added" \

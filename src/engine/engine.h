@@ -156,6 +156,7 @@ struct expert_report {
     uint64_t n_moves, moved_bytes; /* copied there while decoding */
     uint64_t n_sent, sent_bytes;   /* sent for one step each, while reading prompts */
     uint64_t n_sent_picks;         /* that those answered */
+    uint64_t n_cpu_picks;          /* that the CPU answered, in layers of the GPU */
 };
 /* False: no expert was there. */
 bool engine_expert_report(const struct engine *e, struct expert_report *r);

@@ -169,6 +169,7 @@ bool expert_store_serves(const struct expert_store *s, int layer)
 static void copy_moves(void *ctx)
 {
     struct expert_store *s = ctx;
+    s->gpu->enter(s->queue);
     for (int i = 0; i < s->n_moves; i++) {
         const struct expert_move *move = &s->moves[i];
         const struct stored_layer *l = &s->layers[move->layer];

@@ -9,8 +9,7 @@
 #include "src/engine/expert_copy.h"
 #include "src/model/placement.h"
 
-#define MAX_COPIERS 4      /* of 4 GB/s each: what PCIe 4.0 takes */
-#define CORES_PER_COPIER 4
+#define CORES_PER_COPIER 4 /* of RING_COPIERS at most: 4 GB/s each are what PCIe 4.0 takes */
 #define COPIER_GB_S 4.0    /* weaving back, one thread */
 #define USUAL_DRAM_GB_S 50.0
 #define USUAL_GOPS 150.0   /* int8 products of one core with many tokens */
@@ -98,7 +97,7 @@ struct expert_upload {
     const struct gpu_launchers *gpu;
     struct gpu_stream *queue;  /* of the computation */
     struct errand *leader;     /* keeps the groups going while the CPU computes */
-    struct copier copiers[MAX_COPIERS];
+    struct copier copiers[RING_COPIERS];
     int n_copiers;
     void *ring[RING_SLOTS];    /* device memory */
     int32_t *tables;           /* pinned [RING_SLOTS, n_routed], and there: */
@@ -133,7 +132,7 @@ static struct gpu_limits limits_of(const struct expert_upload_options *o)
 {
     const struct gpu_limits *l = &o->limits;
     return (struct gpu_limits){
-        .act_f32 = l->act_f32, .max_tokens = l->max_tokens, .n_routed = l->n_routed,
+        .max_cols = l->max_cols, .act_f32 = l->act_f32, .max_tokens = l->max_tokens, .n_routed = l->n_routed,
         .top_k = l->top_k, .expert_size = l->expert_size, .patience_s = l->patience_s,
     };
 }
@@ -193,7 +192,7 @@ bool expert_upload_open(struct expert_upload **out, const struct expert_upload_o
     u->has_rates = o->rates;
     if (o->rates)
         u->rates = *o->rates;
-    u->n_copiers = max_of(1, min_of(cpus_usable()->n_cores / CORES_PER_COPIER, MAX_COPIERS));
+    u->n_copiers = max_of(1, min_of(cpus_usable()->n_cores / CORES_PER_COPIER, RING_COPIERS));
     bool ok = open_memory(u, err) && errand_open(&u->leader, err);
     for (int i = 0; ok && i < u->n_copiers; i++)
         ok = open_copier(u, i, err);
@@ -250,6 +249,7 @@ static void copy_group(void *ctx)
 {
     struct copier *c = ctx;
     struct expert_upload *u = c->u;
+    u->gpu->enter(c->queue);
     for (int i = c->first, k = 0; i < u->group_n; i += u->n_copiers, k++) {
         void *buffer = c->pinned[k % 2];
         expert_copy_take(u->source, u->up[u->group_first + i], buffer);
@@ -284,6 +284,7 @@ static void queue_group(struct expert_upload *u)
 static void send(void *ctx)
 {
     struct expert_upload *u = ctx;
+    u->gpu->enter(u->queue);
     for (int g = 0; g * RING_EXPERTS < u->n_up; g++) {
         u->group_first = g * RING_EXPERTS;
         u->group_n = min_of(u->n_up - u->group_first, RING_EXPERTS);

@@ -167,6 +167,14 @@ static int expert_moves(const struct hybrid *h, const struct engine_options *o)
     return (int)(reads / dram * COPY_GB_S / (double)max_of(p->expert_bytes, (uint64_t)1)) + 1;
 }
 
+/* What the split has no operations for. */
+static bool check_split(const struct hybrid *h, struct error *err)
+{
+    const struct params *q = &h->model->params;
+    return !h->partial || (q->n_streams == 0 && q->index_top_k == 0) ||
+           fail(err, ERR_DEVICE, "%s cannot be shared out between GPU and CPU yet", h->model->arch->name);
+}
+
 /* With all of the trunk there, calls in the GPU's queue may work beside the thread that queues. Where
  * the CPU has part of it, that thread computes too, and one at a time may use the pool. */
 bool hybrid_load(struct hybrid *h, const struct placement *p, const struct engine_options *o,
@@ -181,7 +189,8 @@ bool hybrid_load(struct hybrid *h, const struct placement *p, const struct engin
         .library = h->library, .index = h->index, .model = h->model, .placement = p,
         .moves = expert_moves(h, o),
     };
-    if (!hybrid_free_bytes(h, &free_bytes, err) || !list_weights(h, err) || !upload(h, err) || !expert_store_open(&h->store, &so, err))
+    if (!hybrid_free_bytes(h, &free_bytes, err) || !list_weights(h, err) ||
+        !check_split(h, err) || !upload(h, err) || !expert_store_open(&h->store, &so, err))
         return false;
     bool by_calls = o->handoff != HANDOFF_STOP && h->model->params.n_routed > 0 && !h->partial;
     if (by_calls && !handoff_open(&h->handoff, HANDOFF_LIMIT_S, err))
@@ -341,6 +350,8 @@ static void compute(void *ctx, int job)
     if (p->sends)
         expert_upload_start(p->upload, m->experts, p->mine, m->src, m->ids, m->weights,
                             j->n_tokens);
+    for (size_t i = 0; i < n; i++)
+        p->h->sent.n_cpu_picks += p->mine[i] >= 0;
     experts_run((struct device_cpu *)p->cpu, m->experts, j->dst, j->src, j->n_tokens, p->mine,
                 p->weights);
     if (p->sends)

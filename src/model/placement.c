@@ -216,8 +216,10 @@ static void account_rest(const struct chooser *c, const struct draft *d)
         c->w->gpu_work_bytes ? c->w->gpu_work_bytes(m, c->w, d->n_ctx, c->w->work_ctx)
                              : activations_bytes(m->arch, q, n_batch) + (uint64_t)(tile * expanded) +
                                    (uint64_t)q->n_vocab * sizeof(float);
-    if (p->bytes[PART_ROUTED][HOME_RAM] + p->bytes[PART_ROUTED][HOME_MAPPED] > 0)
+    if (p->bytes[PART_ROUTED][HOME_RAM] + p->bytes[PART_ROUTED][HOME_MAPPED] > 0) {
+        p->bytes[PART_STAGING][HOME_RAM] = 2 * (RING_COPIERS + 1) * p->expert_bytes;
         p->bytes[PART_STAGING][HOME_GPU] = RING_SLOTS * (RING_EXPERTS * p->expert_bytes + RING_BORDERS);
+    }
 }
 
 static bool copy_asked(const struct placement_wishes *w)

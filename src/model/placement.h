@@ -137,6 +137,7 @@ const char *home_name(enum home h);
 #define RING_SLOTS 2
 #define RING_EXPERTS 8
 #define RING_BORDERS 1024 /* bytes between its matrices, per part */
+#define RING_COPIERS 4    /* threads that fill it, at most, with two pinned buffers each */
 
 /* Positions that a session gets when nobody says: the trained number, at most this. */
 #define USUAL_CONTEXT 32768
