@@ -652,6 +652,48 @@ static void test_windowed(void)
     engine_close(e);
 }
 
+/* V4 keeps a window, and can step back by a few positions only. */
+static void test_replaced_answer(void)
+{
+    struct fixture x;
+    char path[160];
+    int32_t tokens[N_CTX], other[N_CTX];
+    struct error err = { 0 };
+    check_case("deepseek4: an answer that the template leaves out costs itself, not the conversation");
+    if (!check_fixtures() || !fixture_of_model(&x, "deepseek4", path))
+        return;
+    for (int t = 0; t < N_CTX; t++)
+        tokens[t] = other[t] = x.tokens[t % x.n_tokens];
+    for (int t = 49; t < N_CTX; t++) /* the prompt's last token changes, too */
+        other[t] = (other[t] + 1) % (int32_t)x.n_vocab;
+    struct engine *e = engine_of(check_fixture(path), true, GPU_NEVER);
+    struct session *s = session_of(e, N_CTX, DRAFT_OFF), *t = session_of(e, N_CTX, DRAFT_OFF);
+    struct prefix_file *f = NULL;
+    CHECK_MSG(s && prefix_file_open_unnamed(&f, s, &err) && f, "%s", err.text);
+    if (s && t && f) {
+        CHECK(session_prefill(s, tokens, 50, NULL, NULL, &err) && save(f, s));
+        CHECK(go_on(s, tokens, 0, 80) && save(f, s));
+        CHECK_INT(restored(f, s, other, 70), 49);
+        CHECK_INT(session_n_past(s), 49);
+        CHECK(session_prefill(s, other, 70, NULL, NULL, &err));
+        CHECK(session_prefill(t, other, 70, NULL, NULL, &err));
+        double d = largest_difference(session_logits(s), session_logits(t), x.n_vocab);
+        CHECK_MSG(d < x.tolerance, "logits differ by %g", d);
+    }
+    prefix_file_close(f);
+    session_close(s);
+    session_close(t);
+    engine_close(e);
+    fixture_free(&x);
+
+    check_case("a cache that can go back anywhere needs no file for it");
+    e = engine_of(tiny, true, GPU_NEVER);
+    s = session_of(e, N_CTX, DRAFT_OFF);
+    CHECK(s && prefix_file_open_unnamed(&f, s, &err) && !f);
+    session_close(s);
+    engine_close(e);
+}
+
 int main(void)
 {
     tiny_path(tiny, "prefix");
@@ -669,6 +711,7 @@ int main(void)
         }
         engine_close(e);
         test_windowed();
+        test_replaced_answer();
         test_exchange();
         test_draft();
         test_draft_goes_on();

@@ -15,6 +15,14 @@
 
 /* ---- trouble ---- */
 
+/* For a chat that is not saved, or not yet. */
+static void open_unnamed(struct chat *c)
+{
+    struct error why = { 0 };
+    if (!prefix_file_open_unnamed(&c->keep->file, c->m.session, &why))
+        note("%s: every turn reads the whole conversation again", why.text);
+}
+
 /* From here on the chat is in memory alone. */
 static void give_up(struct chat *c, struct error *why)
 {
@@ -24,6 +32,8 @@ static void give_up(struct chat *c, struct error *why)
     c->keep->file = NULL;
     c->keep->saves = false;
     error_clear(why);
+    if (c->m.session)
+        open_unnamed(c);
 }
 
 static void drop_file(struct chat *c, const char *reason)
@@ -94,7 +104,7 @@ static void save_cache(struct chat *c)
     session_memory(c->m.session, &r);
     double used = (double)session_n_past(c->m.session) / (double)session_n_ctx(c->m.session);
     uint64_t now = (uint64_t)((double)r.cache_bytes * used);
-    if (prefix_file_bytes(k->file) + now > k->checked_bytes + CHECK_BYTES) {
+    if (k->store.log.open && prefix_file_bytes(k->file) + now > k->checked_bytes + CHECK_BYTES) {
         k->checked_bytes = prefix_file_bytes(k->file) + now;
         if (!store_make_room(&k->store, k->checked_bytes)) {
             drop_file(c, "the disk is too full");
@@ -312,6 +322,7 @@ bool keep_begin(struct chat *c, const char *path, struct error *err)
     snprintf(k->path, sizeof k->path, "%s", realpath(path, whole) ? whole : path);
     if (*k->store.name)
         return take_session(c, err);
+    open_unnamed(c);
     return !c->o->session || begin_folder(c, c->o->session, err);
 }
 

@@ -89,17 +89,22 @@ static bool take(struct stream *s, int32_t id, struct error *err)
 }
 
 
+#define KEEP_TOKENS 512 /* of a prompt, that are worth keeping before it ends */
+
 struct reading {
     const struct generate_options *o;
     struct progress progress;
+    int64_t kept;
 };
 
 static bool on_prefill(void *ctx, int64_t done, int64_t total)
 {
     struct reading *r = ctx;
     progress_update(&r->progress, (double)done, (double)total);
-    if (r->o->after)
+    if (r->o->after && (done == total || done - r->kept >= KEEP_TOKENS)) {
         r->o->after(r->o->keep_ctx);
+        r->kept = done;
+    }
     return !signals_cancelled();
 }
 

@@ -25,7 +25,7 @@ struct generate_options {
     const char *const *stop;
     int n_stop;
     /* Before the prompt is read, to bring what is kept of it (an error ends the answer), and after
-     * each batch of it, to keep that. NULL: nothing. */
+     * every few hundred tokens of it, and all, to keep that. NULL: nothing. */
     bool (*before)(void *keep_ctx, const struct tokens *prompt, struct error *err);
     void (*after)(void *keep_ctx);
     void *keep_ctx;
