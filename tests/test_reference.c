@@ -3,6 +3,7 @@
  * keys of groups, and files that lack the YaRN multiplier. */
 #include "src/engine/engine.h"
 #include "tests/ref_model.h"
+#include "tests/ref_v4.h"
 #include "tests/tiny_model.h"
 
 #define N_TOKENS 48
@@ -14,24 +15,31 @@ static float found[N_TOKENS * N_VOCAB];
 
 static bool keep_rows(void *ctx, int64_t first, int n_rows, const float *rows, struct error *err)
 {
-    (void)ctx, (void)err;
-    memcpy(found + first * N_VOCAB, rows, (size_t)n_rows * N_VOCAB * sizeof *rows);
+    float *to = ctx;
+    (void)err;
+    memcpy(to + first * N_VOCAB, rows, (size_t)n_rows * N_VOCAB * sizeof *rows);
     return true;
 }
 
-static bool run_engine(const char *path, enum numerics numerics)
+static bool run_tokens(const char *path, enum numerics numerics, const int32_t *tokens, int n,
+                       float *logits_of)
 {
     struct engine *e = NULL;
     struct session *s = NULL;
     struct error err = { 0 };
     struct engine_options eo = { .n_threads = 2, .numerics = numerics, .act_f32 = true };
-    struct session_options so = { .n_ctx = N_TOKENS };
+    struct session_options so = { .n_ctx = n };
     bool ok = engine_open(&e, path, &eo, &err) && session_open(&s, e, &so, &err) &&
-              session_eval(s, text, N_TOKENS, 20, keep_rows, NULL, &err);
+              session_eval(s, tokens, n, 20, keep_rows, logits_of, &err);
     CHECK_MSG(ok, "%s", err.text);
     session_close(s);
     engine_close(e);
     return ok;
+}
+
+static bool run_engine(const char *path, enum numerics numerics)
+{
+    return run_tokens(path, numerics, text, N_TOKENS, found);
 }
 
 /* The largest difference of any logit; infinite when the reference cannot read the file. */
@@ -111,6 +119,36 @@ static void test_missing_multiplier(void)
     unlink(path);
 }
 
+/* V4 sums up 4 and 128 positions: a text that is longer than both, read in steps that both cut. */
+static void test_v4(void)
+{
+    enum { LONG = 150 };
+    static struct ref_v4 ref;
+    static float logits_of[LONG][N_VOCAB];
+    int32_t tokens[LONG];
+    char path[256];
+    check_case("--like tiny-v4: hyper-connections, blocks of 4 and 128, experts by token");
+    tiny_path(path, "reference");
+    for (int i = 0; i < LONG; i++)
+        tokens[i] = (i * 37 + i * i % 11) % N_VOCAB;
+    if (tiny_write(path, "--like tiny-v4") &&
+        run_tokens(path, NUMERICS_OFFICIAL, tokens, LONG, &logits_of[0][0]) &&
+        CHECK(ref_open(&ref.r, path, false))) {
+        double worst = 0, logits[N_VOCAB];
+        for (int t = 0; t < LONG; t++) {
+            ref_v4_token(&ref, tokens[t], logits);
+            for (int i = 0; i < N_VOCAB; i++) {
+                double d = fabs(logits[i] - (double)logits_of[t][i]);
+                if (!(d <= worst))
+                    worst = d;
+            }
+        }
+        CHECK_MSG(worst <= TOLERANCE, "largest difference %.3g, allowed %.3g", worst, TOLERANCE);
+        ref_v4_close(&ref);
+    }
+    unlink(path);
+}
+
 /* A reference that agreed with anything would be worth nothing. */
 static void test_differences(void)
 {
@@ -127,6 +165,7 @@ int main(void)
     for (int i = 0; i < N_TOKENS; i++)
         text[i] = (i * 41 + 3) % N_VOCAB;
     test_models();
+    test_v4();
     test_missing_multiplier();
     test_differences();
     return check_finish();

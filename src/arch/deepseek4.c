@@ -321,7 +321,7 @@ static int cache_parts(const struct params *p, enum tensor_type type, int64_t n_
 }
 
 /* Going back to no less than the newest position seen minus REWIND costs nothing: no ring has lost what
- * is needed. Beyond, all is computed again from the beginning. */
+ * is needed. Beyond, checkpoints help (src/model/checkpoint.h), or all is computed again. */
 static int64_t cache_rewind(const struct params *p, struct kvcache *c, int64_t n_past, int64_t n)
 {
     (void)p;

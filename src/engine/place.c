@@ -4,7 +4,7 @@
 #include "src/gpu_load.h"
 #include "src/base/util.h"
 #include "src/engine/internal.h"
-#include "src/model/kvcache.h"
+#include "src/model/checkpoint.h"
 #include "src/model/memory.h"
 
 /* A step unpacks the weights of every expert once: the more tokens share that the better, up to
@@ -24,7 +24,8 @@ int engine_wanted_batch(int n_routed, int top_k)
 
 uint64_t session_list_bytes(const struct model *m, int64_t n_ctx)
 {
-    return (uint64_t)n_ctx * sizeof(int32_t) + (uint64_t)m->params.n_vocab * sizeof(float);
+    return checkpoints_bytes(m->arch, &m->params, TYPE_F16, n_ctx) +
+           (uint64_t)n_ctx * sizeof(int32_t) + (uint64_t)m->params.n_vocab * sizeof(float);
 }
 
 static uint64_t work_bytes(const struct model *m, const struct placement_wishes *w, int64_t n_ctx,

@@ -7,12 +7,14 @@
 #include "src/base/util.h"
 #include "src/engine/draft.h"
 #include "src/engine/internal.h"
+#include "src/model/checkpoint.h"
 #include "src/model/kvcache.h"
 
 struct session {
     struct engine *engine;
     struct workspace *workspace;
     struct kvcache cache;
+    struct checkpoints points; /* where the cache can go back to */
     int64_t n_ctx, n_past;
     int64_t n_cached; /* positions that the cache holds: n_past, less only after a change of device */
     int32_t *tokens;  /* [n_ctx] */
@@ -40,6 +42,7 @@ static bool join_device(struct session *s, struct error *err)
 {
     struct engine *e = s->engine;
     struct kvcache cache;
+    struct checkpoints points;
     struct workspace *w = workspace_join(e, s->n_ctx, err);
     if (!w)
         return false;
@@ -50,8 +53,14 @@ static bool join_device(struct session *s, struct error *err)
         workspace_leave(e, w);
         return false;
     }
+    if (!checkpoints_open(&points, e->model.arch, &cache, err)) {
+        kvcache_close(&cache, w->device);
+        workspace_leave(e, w);
+        return false;
+    }
     s->workspace = w;
     s->cache = cache;
+    s->points = points;
     s->n_cached = 0;
     return true;
 }
@@ -60,6 +69,7 @@ static void leave_device(struct session *s)
 {
     if (!s->workspace)
         return;
+    checkpoints_close(&s->points);
     kvcache_close(&s->cache, s->workspace->device);
     workspace_leave(s->engine, s->workspace);
     s->workspace = NULL;
@@ -158,8 +168,8 @@ static void drop_guess(struct session *s)
 static void rewind_cache(struct session *s, int64_t n_seen, int64_t n)
 {
     const struct model *m = &s->engine->model;
-    bool any = m->arch->cache_rewind && n < n_seen;
-    s->n_cached = any ? m->arch->cache_rewind(&m->params, &s->cache, n_seen, n) : n;
+    s->n_cached = checkpoints_rewind(&s->points, m->arch, &m->params, &s->cache,
+                                     s->workspace->device, n_seen, n);
 }
 
 void session_truncate(struct session *s, int64_t n)
@@ -275,6 +285,8 @@ static bool compute(struct session *s, const int32_t *tokens, int n, float *rows
     record_step(s, &step);
     s->n_cached += n;
     draft_took(&s->draft, n);
+    if (n >= CHECKPOINT_TOKENS)
+        checkpoints_take(&s->points, &s->cache, d, s->n_cached);
     return true;
 }
 
