@@ -143,13 +143,12 @@ static void new_name(char *name, size_t size, const char *path, const char *type
     snprintf(name, size, "%.*s-%s.gguf", (int)len, base, type);
 }
 
-static int add_mixtures(struct way_out *ways, int n, const struct model *m,
-                        const struct placement *p, const char *path)
+static int add_mixture(struct way_out *ways, int n, const struct model *m,
+                       const struct placement *p, const char *path)
 {
     double have = 8.0 * (double)m->weight_bytes / (double)max_of(m->n_elements, 1u);
     double room = room_for_weights(p);
-    int added = 0;
-    for (size_t i = 0; i < ARRAY_LEN(mixtures) && n < MAX_WAYS && added < 2; i++) {
+    for (size_t i = 0; i < ARRAY_LEN(mixtures) && n < MAX_WAYS; i++) {
         double bytes = mixtures[i].bits / 8 * (double)m->n_elements;
         char name[256], size[32];
         if (mixtures[i].bits > 0.97 * have || bytes > room)
@@ -162,11 +161,35 @@ static int add_mixtures(struct way_out *ways, int n, const struct model *m,
                  mixtures[i].bits, size);
         snprintf(ways[n].command, sizeof ways[n].command, "tandem quantize %s %s %s", path, name,
                  mixtures[i].name);
-        n++;
-        added++;
-        i++; /* the second one a step further */
+        return n + 1;
     }
     return n;
+}
+
+/* "370G", "900M": not more than there are. */
+static void size_option(char text[32], uint64_t bytes)
+{
+    bool large = bytes >= (uint64_t)16 << 30;
+    snprintf(text, 32, "%llu%c", (unsigned long long)(bytes >> (large ? 30 : 20)), large ? 'G' : 'M');
+}
+
+/* Where a named mixture fits, the best types for just this machine do, too. */
+static int add_budget(struct way_out *ways, int n, const struct rates *mc,
+                      const struct placement_wishes *w, const char *path)
+{
+    char name[256], ram[32], vram[64] = "", size[32];
+    if (n >= MAX_WAYS || mc->ram_bytes == UINT64_MAX)
+        return n;
+    new_name(name, sizeof name, path, "fit");
+    size_option(ram, mc->ram_bytes);
+    if (mc->vram_bytes > w->vram_margin && w->gpu_layers != 0) {
+        size_option(size, mc->vram_bytes - w->vram_margin);
+        snprintf(vram, sizeof vram, " --fit-vram %s", size);
+    }
+    snprintf(ways[n].what, sizeof ways[n].what, "the best types for this machine");
+    snprintf(ways[n].command, sizeof ways[n].command, "tandem quantize %s %s --fit-ram %s%s", path,
+             name, ram, vram);
+    return n + 1;
 }
 
 /* Does it fit with these other wishes? */
@@ -287,7 +310,10 @@ int placing_ways(struct way_out ways[MAX_WAYS], const struct model *m, const str
         other.gpu_layers = 0;
         n = add_wish(ways, n, "without the GPU", " -ngl 0", &other, m, mc, command, path);
     } else {
-        n = add_mixtures(ways, n, m, p, path);
+        int before = n;
+        n = add_mixture(ways, n, m, p, path);
+        if (n > before)
+            n = add_budget(ways, n, mc, w, path);
         n = add_disk(ways, n, m, mc, w, command, path);
         n = add_memory(ways, n, m, p, mc, w, path);
     }
