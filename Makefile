@@ -232,6 +232,14 @@ install: all
 	for name in $(ALSO); do ln -sf tandem $(DESTDIR)$(PREFIX)/bin/$$name; done
 	install -m 644 $(MODEL) $(DESTDIR)$(PREFIX)/share/tandem/demo.gguf
 	install -m 644 LICENSE $(DESTDIR)$(PREFIX)/share/tandem/LICENSE
+	install -d $(DESTDIR)$(PREFIX)/share/man/man1 $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d \
+	  $(DESTDIR)$(PREFIX)/share/bash-completion/completions $(DESTDIR)$(PREFIX)/share/zsh/site-functions
+	$(B)/tandem help --man >$(DESTDIR)$(PREFIX)/share/man/man1/tandem.1
+	for name in `$(B)/tandem help --commands`; do \
+	  $(B)/tandem help $$name --man >$(DESTDIR)$(PREFIX)/share/man/man1/tandem-$$name.1 || exit 1; done
+	$(B)/tandem help --completions bash >$(DESTDIR)$(PREFIX)/share/bash-completion/completions/tandem
+	$(B)/tandem help --completions zsh >$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_tandem
+	$(B)/tandem help --completions fish >$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/tandem.fish
 
 clean:
 	rm -rf build build-* tandem device-kit gpu-report

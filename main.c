@@ -5,6 +5,7 @@
  *   130, 143, ... stopped by a signal   141 the reader of stdout went away */
 #include "src/base/log.h"
 #include "src/cli/command.h"
+#include "src/cli/manual.h"
 #include "src/cli/paths.h"
 #include "src/cli/signals.h"
 #include "src/cli/term.h"
@@ -42,13 +43,34 @@ static bool print_version(struct error *err)
     return ok;
 }
 
-/* tandem help [COMMAND] */
+/* tandem help [COMMAND] [--man], tandem help --completions SHELL, tandem help --commands */
 static bool run_help(int argc, char **argv, struct error *err)
 {
-    const struct command *c = argc > 0 ? command_find(argv[0]) : NULL;
-    if (argc > 0 && !c && strcmp(argv[0], "help") != 0)
-        return fail(err, ERR_USAGE, "unknown command \"%s\"", argv[0]);
-    return print_help(c, true, err);
+    const struct command *c = NULL;
+    struct buf text = { 0 };
+    bool man = false, ok = true, shell = false;
+    for (int i = 0; i < argc && ok; i++) {
+        if (strcmp(argv[i], "--man") == 0) {
+            man = true;
+        } else if (strcmp(argv[i], "--completions") == 0) {
+            shell = true;
+            ok = completions_print(&text, i + 1 < argc ? argv[++i] : "", err);
+        } else if (strcmp(argv[i], "--commands") == 0) {
+            shell = true;
+            for (int k = 0; command_at(k); k++)
+                buf_printf(&text, "%s\n", command_at(k)->name);
+        } else if (strcmp(argv[i], "help") != 0) {
+            c = command_find(argv[i]);
+            ok = c || fail(err, ERR_USAGE, "unknown command \"%s\"", argv[i]);
+        }
+    }
+    if (ok && !man && !shell)
+        return print_help(c, true, err);
+    if (ok && man)
+        manual_page(&text, c);
+    ok = ok && buf_ok(&text, err) && out_write(text.data, text.len, err);
+    buf_release(&text);
+    return ok;
 }
 
 /* A first word that is no command: a model to chat with, or a mistake. */

@@ -43,6 +43,11 @@ static const struct command commands[] = {
       "  tandem sessions list\n"
       "  tandem sessions export parser -o parser.md\n",
       cmd_sessions },
+    { "config", CMD_CONFIG, "which settings count, and where they come from",
+      "tandem config [show] [-v] [--json]",
+      "  tandem config show\n"
+      "  tandem config show -v      with the defaults of all others\n",
+      cmd_config },
 };
 
 const struct command *command_at(int index)
@@ -83,7 +88,7 @@ void help_overview(struct buf *out)
                   "usage: tandem [COMMAND] [MODEL] [options]\n\n");
     for (size_t i = 0; i < ARRAY_LEN(commands); i++)
         buf_printf(out, "  %-9s %s\n", commands[i].name, commands[i].summary);
-    buf_puts(out, "  help      help COMMAND: its options\n\n"
+    buf_puts(out, "  help      help COMMAND: its options; --man: a manual page\n\n"
                   "tandem COMMAND -h: the common options; --help: all; tandem --version\n");
 }
 

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "src/cli/command.h"
 #include "src/cli/option_table.h"
 #include "src/engine/engine.h"
 #include "src/cli/paths.h"
@@ -160,6 +161,20 @@ static bool is_setting(const struct option *row)
     return strcmp(row->name, "help") != 0 && strcmp(row->name, "version") != 0;
 }
 
+/* Keep where a value comes from; line 0: the environment. */
+static bool record(struct options *o, const char *name, const char *value, const char *where,
+                   int line, struct error *err)
+{
+    char text[PATH_SIZE + 16];
+    if (o->n_settings == MAX_LIST)
+        return fail(err, ERR_USAGE, "more than %d settings", MAX_LIST);
+    int n = line ? snprintf(text, sizeof text, "%s:%d", where, line)
+                 : snprintf(text, sizeof text, "%s", where);
+    char *origin = arena_strndup(&o->arena, text, (size_t)n, err);
+    o->settings[o->n_settings++] = (struct setting){ name, value, origin };
+    return origin != NULL;
+}
+
 static bool read_environment(struct options *o, unsigned command, struct error *err)
 {
     for (int i = 0; i < n_option_rows; i++) {
@@ -174,6 +189,11 @@ static bool read_environment(struct options *o, unsigned command, struct error *
             continue;
         if (!apply_named(o, row, value, err))
             return error_prefix(err, "%s", name);
+        bool again = o->n_settings > 0 && /* rows of one name stand side by side */
+                     strcmp(o->settings[o->n_settings - 1].name, row->name) == 0 &&
+                     strcmp(o->settings[o->n_settings - 1].origin, name) == 0;
+        if (!again && !record(o, row->name, value, name, 0, err))
+            return false;
     }
     return true;
 }
@@ -189,18 +209,21 @@ static char *trimmed(char *text)
 }
 
 static bool set_from_config(struct options *o, unsigned command, const char *key, const char *value,
-                            struct error *err)
+                            const char *path, int line, struct error *err)
 {
-    bool known = false;
+    bool known = false, ours = false;
     for (int i = 0; i < n_option_rows; i++) {
         const struct option *row = &option_rows[i];
         if (strcmp(row->name, key) != 0 || !is_setting(row))
             continue;
         known = true;
+        ours = ours || (row->commands & command);
         if ((row->commands & command) && !apply_named(o, row, value, err))
             return error_prefix(err, "%s", key);
     }
-    return known || fail(err, ERR_USAGE, "unknown setting \"%s\"", key);
+    if (!known)
+        return fail(err, ERR_USAGE, "unknown setting \"%s\"", key);
+    return !ours || record(o, key, value, path, line, err);
 }
 
 /* Lines are `key = value`, `# comment`, `[models]`; below the latter, `name = path`. */
@@ -235,7 +258,7 @@ static bool read_config(struct options *o, unsigned command, struct error *err)
             *equals = 0;
             char *key = trimmed(line), *value = trimmed(equals + 1);
             if (!in_models)
-                ok = set_from_config(o, command, key, value, err);
+                ok = set_from_config(o, command, key, value, path, number, err);
             else if (o->n_models < MAX_LIST)
                 o->models[o->n_models++] = (struct named_model){ key, value };
         }
@@ -308,11 +331,9 @@ static const struct option *find_row(unsigned commands, const char *word, size_t
 
 static const char *command_of(unsigned commands)
 {
-    static const char *const names[] = { "chat", "run", "inspect", "eval", "bench", "quantize",
-                                         "convert", "plan", "sessions" };
-    for (size_t i = 0; i < ARRAY_LEN(names); i++)
-        if (commands & (1u << i))
-            return names[i];
+    for (int i = 0; command_at(i); i++)
+        if (commands & command_at(i)->bit)
+            return command_at(i)->name;
     return "";
 }
 

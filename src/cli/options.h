@@ -26,6 +26,7 @@ enum command_bit {
     CMD_CONVERT = 1 << 6,
     CMD_PLAN = 1 << 7,
     CMD_SESSIONS = 1 << 8,
+    CMD_CONFIG = 1 << 9,
 };
 
 #define UNSET INT64_MIN
@@ -49,6 +50,11 @@ struct named_model {
     const char *name, *path;
 };
 
+/* A value that stands in the configuration file or the environment, and where. */
+struct setting {
+    const char *name, *value, *origin;
+};
+
 enum show_thinking {
     THINKING_AUTO, THINKING_FULL, THINKING_FOLD, THINKING_HIDDEN, THINKING_STDOUT
 };
@@ -67,6 +73,8 @@ struct options {
 
     struct named_model models[MAX_LIST];
     int n_models;
+    struct setting settings[MAX_LIST]; /* of this command, the stronger behind the weaker */
+    int n_settings;
 
     /* model and machine */
     const char *model;

@@ -1,0 +1,108 @@
+#!/bin/sh
+# Manual pages, completions, and where settings come from.
+cd "$(dirname "$0")/.." || exit 1
+export TANDEM_GPU=none
+tandem=${B:-build}/tandem
+work=$(mktemp -d) || exit 1
+trap 'rm -rf "$work"' EXIT
+export HOME="$work" XDG_CONFIG_HOME="$work/config"
+passed=0 failed=0 skipped=0
+
+# expect CASE WANTED FOUND
+expect() {
+    if [ "$2" = "$3" ]; then passed=$((passed + 1)); return; fi
+    failed=$((failed + 1))
+    printf 'FAIL  %s\nwanted: %s\nfound:  %s\n' "$1" "$2" "$3"
+}
+
+# ---- manual pages: every option of the help is there, and roff has nothing to say
+
+commands=$("$tandem" help --commands)
+for c in $commands; do
+    "$tandem" help "$c" --man >"$work/page" || expect "page of $c" 0 $?
+    missing=
+    for o in $("$tandem" "$c" --help | sed -n 's/^  .*\(--[a-z0-9-]*\).*/\1/p'); do
+        roff=$(printf '%s' "$o" | sed 's/-/\\\\-/g')
+        grep -q -e "$roff" "$work/page" || missing="$missing $o"
+    done
+    expect "the page of $c tells every option" "" "$missing"
+done
+"$tandem" help --man >"$work/tandem.1"
+expect "tandem(1) names every command" "" \
+    "$(for c in $commands; do grep -q "^\.B $c\$" "$work/tandem.1" || echo "$c"; done)"
+if command -v groff >/dev/null; then
+    for c in $commands; do
+        "$tandem" help "$c" --man | groff -man -Tutf8 -ww >"$work/text" 2>"$work/warnings"
+        expect "roff is content with $c" "" "$(cat "$work/warnings")"
+        expect "and shows it" 1 "$(grep -c 'XDG_CONFIG_HOME' "$work/text")"
+    done
+else
+    echo "skipped: no groff to read the pages"
+    skipped=$((skipped + 1))
+fi
+
+# ---- completions
+
+if command -v bash >/dev/null; then
+    "$tandem" help --completions bash >"$work/complete.bash"
+    cat >"$work/try.bash" <<'END'
+source "$1"; shift
+COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1))
+_tandem
+printf '%s\n' "${COMPREPLY[@]}" | sort -u | tr '\n' ' '
+END
+    try() { bash "$work/try.bash" "$work/complete.bash" "$@"; }
+    expect "a command" "chat " "$(try tandem cha)"
+    expect "an option" "--temp --template --tensor-type " \
+        "$(try tandem run --te; true)$(try tandem quantize --tensor-ty)"
+    expect "its words" "always auto never " "$(try tandem bench --color '')"
+    expect "options of one command only" " " "$(try tandem plan --temp)"
+    expect "without a command it is chat's" "--no-history " "$(try tandem r1.gguf --no-h)"
+    : >"$work/model.gguf"
+    expect "files" "$work/model.gguf " "$(try tandem run -m "$work/mod")"
+    expect "after help, commands" "inspect " "$(try tandem help insp)"
+else
+    echo "skipped: no bash to try its completions"
+    skipped=$((skipped + 1))
+fi
+for shell in zsh fish; do
+    "$tandem" help --completions $shell >"$work/complete.$shell"
+    missing=
+    for c in $commands; do grep -q "$c" "$work/complete.$shell" || missing="$missing $c"; done
+    expect "$shell completions know every command" "" "$missing"
+    if command -v $shell >/dev/null; then
+        $shell -n "$work/complete.$shell" 2>"$work/warnings"
+        expect "$shell reads them" "" "$(cat "$work/warnings")"
+    fi
+done
+"$tandem" help --completions tcsh >/dev/null 2>"$work/err"
+expect "another shell is refused" 2 $?
+expect "by name" 1 "$(grep -c 'bash, zsh or fish' "$work/err")"
+
+# ---- config show
+
+expect "nothing set: nothing printed" "" "$("$tandem" config show 2>"$work/err")"
+expect "but where settings go is said" 1 "$(grep -c "$work/config/tandem/config" "$work/err")"
+mkdir -p "$work/config/tandem"
+printf '# mine\nctx-size = 8192\ntemp = 0.3\n[models]\nr1 = /models/r1.gguf\n' \
+    >"$work/config/tandem/config"
+file=$work/config/tandem/config
+expect "values with their origin, the stronger one wins" "temp = 0.5   (TANDEM_TEMP)
+ctx-size = 8192   ($file:2)
+[models]
+r1 = /models/r1.gguf" "$(TANDEM_TEMP=0.5 "$tandem" config)"
+expect "-v adds the defaults" 1 "$("$tandem" config show -v | grep -c '^top-p = .*(default)$')"
+case $("$tandem" config show --json 2>&1) in
+    *"\"origin\": \"$file:3\""*) a=1 ;;
+    *'LIBS=none'*) a=1 ;;
+    *) a=0 ;;
+esac
+expect "--json has origins too" 1 $a
+"$tandem" config set x 2>"$work/err"
+expect "config only shows" 2 $?
+echo 'temp = warm' >"$file"
+"$tandem" config show 2>"$work/err"
+expect "a mistake in the file is told with its line" "2 1" "$? $(grep -c "config:1" "$work/err")"
+
+echo "$passed passed, $failed failed, $skipped skipped"
+[ $failed -eq 0 ]
