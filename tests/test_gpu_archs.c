@@ -84,7 +84,7 @@ static void open_engine(enum gpu_use gpu, int index, int layers, enum error_code
     if (ok)
         CHECK(!says == !!engine_gpu(e)); /* a reason, or a GPU */
     else
-        CHECK_MSG(strstr(err.text, says), "says %s", err.text);
+        CHECK_MSG(says && strstr(err.text, says), "says %s", err.text);
     engine_close(e);
 }
 

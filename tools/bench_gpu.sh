@@ -13,7 +13,7 @@ B=${B:-build}
 tandem=$B/tandem
 export TANDEM_GPU="${TANDEM_GPU:-$B/tandem-gpu.so}"
 models=${MODELS:-$(mktemp -d)} || exit 1
-[ -n "${MODELS:-}" ] || trap 'rm -rf "$models"' EXIT
+[ -n "${MODELS:-}" ] || { trap 'rm -rf "$models"' EXIT; trap 'exit 143' INT TERM HUP; }
 [ -z "${OUT:-}" ] || mkdir -p "$OUT" || exit 1
 failed=0
 
@@ -28,7 +28,7 @@ fi
 echo "## Kernels"
 echo
 if [ -n "${OUT:-}" ]; then
-    "$tandem" bench --probe-gpu -o csv >"$OUT/kernels.csv" || failed=1
+    "$tandem" bench --probe-gpu -o csv >"$OUT/kernels.csv" || failed=$?
     # the same figures as a table, without measuring twice
     awk -F'","|",|,' 'NR == 1 { print "| kernel | shape | us | GB/s | TFLOP/s | of bound | |"
                                print "|---|---|---:|---:|---:|---:|---|"; next }
@@ -40,8 +40,9 @@ if [ -n "${OUT:-}" ]; then
           printf " %s | %s | %s | %s | %s | %s | %s |\n", name, shape, c[k-4], c[k-3], c[k-2],
                  c[k-1] == "" ? "" : sprintf("%.0f %%", 100 * c[k-1]), c[k] }' "$OUT/kernels.csv"
 else
-    "$tandem" bench --probe-gpu || failed=1
+    "$tandem" bench --probe-gpu || failed=$?
 fi
+[ $failed != 5 ] || { echo "no card, nothing to bench"; exit 1; }
 
 ways=$("$tandem" bench --help | sed -n 's/.*--handoff *\(auto|[a-z|]*\).*/\1/p' | tr '|' ' ')
 echo
@@ -68,9 +69,9 @@ for shape in $shapes; do
         if [ -n "${OUT:-}" ]; then
             # shellcheck disable=SC2086
             "$tandem" bench "$file" $tests $use -o csv >"$OUT/part.csv" 2>>"$OUT/bench.log" || failed=1
-            awk -F, -v m="$name" -v w="$way" 'NR == 1 { head = $0; next }
-                { print m "," w "," $0 }' "$OUT/part.csv" >>"$OUT/models.csv"
-            [ -f "$OUT/models.head" ] || head -n 1 "$OUT/part.csv" >"$OUT/models.head"
+            awk -v m="$name" -v w="$way" -v first="$(wc -c <"$OUT/models.csv")" '
+                NR > 1 || first == 0 { print (NR == 1 ? "shape,way" : m "," w) "," $0 }' \
+                "$OUT/part.csv" >>"$OUT/models.csv"
             awk -F, 'NR > 1 { printf "%-12s %8.2f tok/s   %3.0f %% of the limit (%s)\n", $1, $7,
                               100 * $11, $12 }' "$OUT/part.csv"
         else
@@ -80,9 +81,5 @@ for shape in $shapes; do
     done
     [ -n "${MODELS:-}" ] || rm -f "$file"
 done
-[ -z "${OUT:-}" ] || {
-    { printf 'shape,way,'; cat "$OUT/models.head"; cat "$OUT/models.csv"; } >"$OUT/all.csv" 2>/dev/null &&
-        mv "$OUT/all.csv" "$OUT/models.csv"
-    rm -f "$OUT/models.head" "$OUT/part.csv"
-}
+[ -z "${OUT:-}" ] || rm -f "$OUT/part.csv"
 exit $failed
