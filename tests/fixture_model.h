@@ -50,12 +50,27 @@ static inline void fixture_free(struct fixture *f)
     *f = (struct fixture){ 0 };
 }
 
+/* Did tools/device_kit.sh have no room for this file? Its list lies among the fixtures. */
+static inline bool fixture_left_out(const char *name)
+{
+    char path[512];
+    snprintf(path, sizeof path, "%s/LEFT_OUT", check_fixtures() ? check_fixtures() : ".");
+    char *list = check_read_file(path, NULL);
+    bool is_listed = list && strstr(list, name);
+    free(list);
+    return is_listed;
+}
+
 /* Tokens are ids in text; `wanted` is the file of logits. */
 static inline bool fixture_load(struct fixture *f, const char *tokens, const char *json,
                          const char *wanted)
 {
     *f = (struct fixture){ 0 };
     size_t size = 0;
+    if (fixture_left_out(wanted)) {
+        check_skip("%s was left out of the device kit", wanted);
+        return false;
+    }
     char *text = check_read_file(check_fixture(tokens), NULL);
     char *about = check_read_file(check_fixture(json), NULL);
     f->logits = (float *)(void *)check_read_file(check_fixture(wanted), &size);
