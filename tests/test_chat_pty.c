@@ -1,170 +1,14 @@
 /* The real chat in a pseudo-terminal: keys are typed, the screen is read, the terminal's state is
  * compared. Answers come from the demo model, so cases check how they are shown, not what they
  * say. */
-#include <errno.h>
-#include <fcntl.h>
-#include <poll.h>
-#include <signal.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/ioctl.h>
-#include <sys/stat.h>
-#include <sys/wait.h>
-#include <termios.h>
-#include <unistd.h>
-
-#include "src/base/util.h"
 #include "src/cli/json.h"
 #include "src/text/tokenizer.h"
-#include "tests/check.h"
+#include "tests/pty.h"
 
-#define MODEL "models/demo.gguf"
-#define PATIENCE_S 30 /* sanitizers on a busy machine */
-
-/* One program in a terminal of its own. */
-struct screen {
-    int master;
-    pid_t pid;
-    char text[1 << 18]; /* all that was written, escape sequences included */
-    size_t len, seen;   /* `expect` searches behind `seen` */
-    struct termios before;
-};
-
-static char binary[512], home[64], never_end[32];
-
-static bool spawn(struct screen *s, const char *const *arguments)
-{
-    const char *argv[32] = { binary };
-    int n = 1;
-    while (*arguments && n < 31)
-        argv[n++] = *arguments++;
-    memset(s, 0, sizeof *s);
-    s->master = posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC);
-    if (s->master < 0 || grantpt(s->master) || unlockpt(s->master))
-        return false;
-    const char *name = ptsname(s->master);
-    int slave = open(name, O_RDWR | O_NOCTTY);
-    struct winsize size = { .ws_row = 40, .ws_col = 100 };
-    if (slave < 0 || ioctl(slave, TIOCSWINSZ, &size) || tcgetattr(slave, &s->before))
-        return false;
-    s->pid = fork();
-    if (s->pid == 0) {
-        setsid();
-        ioctl(slave, TIOCSCTTY, 0);
-        dup2(slave, 0);
-        dup2(slave, 1);
-        dup2(slave, 2);
-        close(slave);
-        setenv("TERM", "xterm", 1);
-        setenv("HOME", home, 1);
-        setenv("LC_ALL", "C", 1); /* as bare as a container: UTF-8 must work all the same */
-        unsetenv("XDG_STATE_HOME");
-        unsetenv("XDG_CONFIG_HOME");
-        unsetenv("INPUTRC");
-        execv(binary, (char *const *)argv);
-        _exit(127);
-    }
-    close(slave);
-    return s->pid > 0;
-}
-
-/* Read what comes within the time; false when nothing did. */
-static bool pump(struct screen *s, double seconds)
-{
-    struct pollfd in = { .fd = s->master, .events = POLLIN };
-    if (poll(&in, 1, (int)(seconds * 1000)) <= 0)
-        return false;
-    ssize_t n = read(s->master, s->text + s->len, sizeof s->text - 1 - s->len);
-    if (n <= 0)
-        return false;
-    s->len += (size_t)n;
-    return true;
-}
-
-static bool has_ended(const struct screen *s)
-{
-    siginfo_t info = { 0 };
-    return waitid(P_PID, (id_t)s->pid, &info, WEXITED | WNOHANG | WNOWAIT) == 0 && info.si_pid != 0;
-}
-
-/* Let an answer grow, so that there is something to interrupt. */
-static void watch_grow(struct screen *s, size_t bytes)
-{
-    size_t from = s->len;
-    double end = now_s() + PATIENCE_S;
-    while (s->len < from + bytes && now_s() < end && !has_ended(s))
-        pump(s, 0.1);
-}
-
-/* Wait until `wanted` appears behind what was expected before. */
-static bool expect(struct screen *s, const char *wanted)
-{
-    double end = now_s() + PATIENCE_S;
-    for (;;) {
-        char *found = memmem(s->text + s->seen, s->len - s->seen, wanted, strlen(wanted));
-        if (found) {
-            s->seen = (size_t)(found - s->text) + strlen(wanted);
-            return true;
-        }
-        if (now_s() > end || (!pump(s, 0.2) && has_ended(s)))
-            break;
-    }
-    size_t from = s->len > 600 ? s->len - 600 : 0;
-    printf("waited for \"%s\", the screen ends with:\n%.*s\n", wanted, (int)(s->len - from),
-           s->text + from);
-    return false;
-}
-
-static void type(struct screen *s, const char *keys)
-{
-    size_t len = strlen(keys);
-    while (len > 0) {
-        ssize_t n = write(s->master, keys, len);
-        if (n < 0 && errno != EINTR && errno != EAGAIN)
-            return;
-        n = n < 0 ? 0 : n;
-        keys += n;
-        len -= (size_t)n;
-        pump(s, 0);
-    }
-}
-
-/* The prompt stands there and waits: sent text arrives at readline, not at the terminal. */
-static bool expect_prompt(struct screen *s)
-{
-    return expect(s, "> ");
-}
-
-/* Let the program end and return its exit code, -1 when it does not. */
-static int finish(struct screen *s)
-{
-    int status;
-    double end = now_s() + PATIENCE_S;
-    pid_t got;
-    while ((got = waitpid(s->pid, &status, WNOHANG)) == 0 && now_s() < end)
-        pump(s, 0.05);
-    if (got != s->pid) {
-        kill(s->pid, SIGKILL);
-        waitpid(s->pid, &status, 0);
-        return -1;
-    }
-    while (pump(s, 0.05))
-        ;
-    return WIFEXITED(status) ? WEXITSTATUS(status) : 1000 + WTERMSIG(status);
-}
-
-static bool terminal_restored(struct screen *s)
-{
-    struct termios now;
-    return tcgetattr(s->master, &now) == 0 && now.c_lflag == s->before.c_lflag &&
-           now.c_iflag == s->before.c_iflag && now.c_oflag == s->before.c_oflag &&
-           now.c_cflag == s->before.c_cflag &&
-           memcmp(now.c_cc, s->before.c_cc, sizeof now.c_cc) == 0;
-}
+static char never_end[32];
 
 /* After the text: "context: USED of", as /ctx says. */
-static long context_used(struct screen *s)
+static long context_used(struct pty *s)
 {
     type(s, "/ctx\r");
     if (!expect(s, "context: "))
@@ -176,13 +20,11 @@ static long context_used(struct screen *s)
     return strtol(at + 9, NULL, 10);
 }
 
-#define ARGUMENTS(...) (const char *const[]){ __VA_ARGS__, NULL }
-
 /* ---- cases ----------------------------------------------------------------------------------- */
 
 static void test_conversation(void)
 {
-    static struct screen s;
+    static struct pty s;
     check_case("an answer stopped by Ctrl-C is kept, the next question goes on from it");
     if (!CHECK(spawn(&s, ARGUMENTS("chat", MODEL, "--temp", "0", "--no-think", "--logit-bias",
                                    never_end))))
@@ -225,7 +67,7 @@ static void test_conversation(void)
 
 static void test_editing(void)
 {
-    static struct screen s;
+    static struct pty s;
     check_case("pasted lines and blocks are one message, Ctrl-C clears a line, keys wait");
     if (!CHECK(spawn(&s, ARGUMENTS("chat", MODEL, "--temp", "0", "-n", "8", "--no-think"))))
         return;
@@ -279,7 +121,7 @@ static void test_editing(void)
 
 static void test_commands(void)
 {
-    static struct screen s;
+    static struct pty s;
     static const struct {
         const char *line, *shown;
     } rows[] = {
@@ -332,7 +174,7 @@ static void test_commands(void)
 
 static void test_signals(void)
 {
-    static struct screen s;
+    static struct pty s;
     int status;
 
     check_case("Ctrl-C twice at the prompt leaves with 130");
@@ -429,7 +271,7 @@ static int force_bytes(const struct tokenizer *t, const char *wanted, char optio
 
 static void test_characters(const struct tokenizer *t)
 {
-    static struct screen s;
+    static struct pty s;
     static const char wanted[] = "\346\227\245\360\237\230\200\033";
     char options[16][32], count[8];
     const char *arguments[32] = { "chat", MODEL, "--temp", "0", "--no-think", "-n", count,
@@ -487,7 +329,7 @@ static void test_characters(const struct tokenizer *t)
 
 static void test_interrupted_run(void)
 {
-    static struct screen s;
+    static struct pty s;
     check_case("Ctrl-C ends run with 130 and a whole line");
     CHECK(spawn(&s, ARGUMENTS("run", MODEL, "-p", "Tell me a story.", "--logit-bias", never_end)));
     watch_grow(&s, 400);

@@ -7,108 +7,7 @@
 
 #include "src/cli/blocks.h"
 #include "src/cli/view.h"
-#include "src/cli/width.h"
-#include "tests/check.h"
-
-/* ---- a terminal ------------------------------------------------------------------------------ */
-
-#define MAX_COLUMNS 220
-#define MAX_LINES 4000
-
-/* Lines of cells, all of history; `top` is the first line of the window. */
-struct screen {
-    char cell[MAX_LINES][MAX_COLUMNS][8]; /* "" behind a wide character */
-    int columns, rows, top, row, column;
-    int n_lines;  /* lines that were ever touched */
-    bool wrapped; /* a character had to go to the next line by itself */
-};
-
-static void clear_from(struct screen *s, int row, int column)
-{
-    for (int c = column; c < MAX_COLUMNS; c++)
-        strcpy(s->cell[row][c], " ");
-}
-
-static struct screen *screen_open(int columns, int rows)
-{
-    struct screen *s = calloc(1, sizeof *s);
-    for (int r = 0; r < MAX_LINES; r++)
-        clear_from(s, r, 0);
-    s->columns = columns;
-    s->rows = rows;
-    return s;
-}
-
-static void screen_newline(struct screen *s)
-{
-    s->row++;
-    s->column = 0;
-    if (s->row >= s->top + s->rows)
-        s->top = s->row - s->rows + 1;
-}
-
-static void screen_write(struct screen *s, struct str text)
-{
-    while (text.len > 0) {
-        size_t n = 1;
-        char c = text.data[0];
-        if (c == '\n') {
-            screen_newline(s);
-        } else if (c == '\r') {
-            s->column = 0;
-        } else if (c == '\033' && text.len > 2 && text.data[1] == '[') {
-            int value = 0;
-            for (n = 2; n < text.len && strchr("0123456789;", text.data[n]); n++)
-                value = text.data[n] == ';' ? 0 : 10 * value + (text.data[n] - '0');
-            char final = text.data[n++];
-            if (final == 'A') {
-                s->row -= value;
-                CHECK_MSG(s->row >= s->top, "the cursor leaves the window");
-                s->row = s->row < s->top ? s->top : s->row;
-            } else if (final == 'K' || final == 'J') {
-                clear_from(s, s->row, s->column);
-                for (int r = s->row + 1; final == 'J' && r < MAX_LINES; r++)
-                    clear_from(s, r, 0);
-            } else {
-                CHECK_MSG(final == 'm', "an unknown sequence ends with %c", final);
-            }
-        } else {
-            int w = width_next(text, &n);
-            if (s->column + w > s->columns) {
-                s->wrapped = true;
-                screen_newline(s);
-            }
-            if (w > 0) {
-                snprintf(s->cell[s->row][s->column], 8, "%.*s", (int)n, text.data);
-                if (w == 2)
-                    s->cell[s->row][s->column + 1][0] = 0;
-                s->column += w;
-            }
-        }
-        if (s->row >= s->n_lines)
-            s->n_lines = s->row + 1;
-        text.data += n;
-        text.len -= n;
-    }
-}
-
-/* Everything that was ever written, blanks at the end of lines left out. */
-static char *screen_text(const struct screen *s)
-{
-    struct buf out = { 0 };
-    for (int r = 0; r < s->n_lines && r < MAX_LINES; r++) {
-        for (int c = 0; c < s->columns; c++)
-            buf_puts(&out, s->cell[r][c]);
-        while (out.len && out.data[out.len - 1] == ' ')
-            out.data[--out.len] = 0;
-        buf_puts(&out, "\n");
-    }
-    while (out.len > 1 && out.data[out.len - 1] == '\n' && out.data[out.len - 2] == '\n')
-        out.data[--out.len] = 0;
-    char *text = strdup(buf_str(&out).data);
-    buf_release(&out);
-    return text;
-}
+#include "tests/screen.h"
 
 /* ---- the text -------------------------------------------------------------------------------- */
 
@@ -223,7 +122,7 @@ static char *streamed(const char *source, int columns, int rows, int most, bool 
         CHECK(last ? blocks_end(&b, NULL)
                    : blocks_feed(&b, source + at, n, NULL) && blocks_preview(&b, &open, NULL));
         view_show(&view, buf_str(&b.done), buf_str(&open), &out);
-        screen_write(s, buf_str(&out));
+        screen_write(s, buf_str(&out), false);
         buf_clear(&b.done);
         buf_release(&open);
         buf_release(&out);
@@ -278,7 +177,7 @@ static void test_resize(void)
         CHECK(blocks_feed(&b, parts[i], strlen(parts[i]), NULL));
         CHECK(i ? blocks_end(&b, NULL) : blocks_preview(&b, &open, NULL));
         view_show(&view, buf_str(&b.done), buf_str(&open), &out);
-        screen_write(s, buf_str(&out));
+        screen_write(s, buf_str(&out), false);
         buf_clear(&b.done);
         buf_release(&open);
         buf_release(&out);

@@ -20,6 +20,7 @@ bool decoder_forward(const struct model *m, struct device *d, const struct step 
         rmsnorm(d, a->normed, a->hidden, &l->attn_norm, 1, p->rms_eps);
         attention(d, p, l, i, s, a);
         add(d, a->hidden, a->hidden, a->out);
+        phase_done(a->clock, PHASE_ATTENTION);
         if (decoder_cancelled(s, err))
             return false;
 
@@ -37,6 +38,7 @@ bool decoder_forward(const struct model *m, struct device *d, const struct step 
         d->ops->copy(d, a->states, a->normed);
     if (s->n_logits > 0)
         logits(d, &m->output, a->normed);
+    phase_done(a->clock, PHASE_HEAD);
     return !decoder_cancelled(s, err);
 }
 
@@ -57,4 +59,5 @@ void dense_ffn(struct device *d, const struct params *p, const struct layer *l,
     swiglu(d, gate, gate, up);
     matmul(d, a->out, &l->down, gate, if_present(&l->down_bias));
     add(d, a->hidden, a->hidden, a->out);
+    phase_done(a->clock, PHASE_DENSE);
 }

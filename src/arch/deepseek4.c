@@ -418,6 +418,7 @@ static bool forward(const struct model *m, struct device *d, const struct step *
         enter(d, p, &l->hc_attn_fn, &l->hyper_attn, &l->attn_norm, a);
         attention(d, p, l, i, s, a);
         hyper_join(d, a->hidden, a->mix, a->out);
+        phase_done(a->clock, PHASE_ATTENTION);
         if (decoder_cancelled(s, err))
             return false;
 
@@ -433,6 +434,7 @@ static bool forward(const struct model *m, struct device *d, const struct step *
         enter(d, p, &m->hc_fn, &m->hyper_end, &m->output_norm, a);
         logits(d, &m->output, a->normed);
     }
+    phase_done(a->clock, PHASE_HEAD);
     return !decoder_cancelled(s, err);
 }
 

@@ -113,7 +113,9 @@ void moe_mix(struct device *d, const struct params *p, const struct layer *l,
 {
     matmul(d, a->scores, &l->router, a->normed, NULL);
     router_topk(d, &l->route, a->scores);
+    phase_done(a->clock, PHASE_SHARED);
     experts_begin(d, &l->experts, a->normed);
+    phase_done(a->clock, PHASE_ROUTED);
     if (p->n_shared > 0) {
         int64_t width = p->n_shared * p->expert_size;
         struct rows gate = columns(a->gate, 0, width), up = columns(a->up, 0, width);
@@ -125,8 +127,10 @@ void moe_mix(struct device *d, const struct params *p, const struct layer *l,
         }
         swiglu(d, gate, gate, up);
         matmul(d, a->out, &l->down, gate, NULL);
+        phase_done(a->clock, PHASE_SHARED);
     }
     experts_end(d, a->routed);
+    phase_done(a->clock, PHASE_ROUTED);
 }
 
 void moe_ffn(struct device *d, const struct params *p, const struct layer *l,

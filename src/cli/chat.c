@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include "src/base/mem.h"
+#include "src/cli/chat_actions.h"
 #include "src/cli/chat_keep.h"
 #include "src/cli/chat_show.h"
 #include "src/cli/command.h"
@@ -144,7 +145,6 @@ bool chat_ask(struct chat *c, struct str question, struct error *err)
         generation_release(&c->last);
         c->last = g;
         c->answered = true;
-        buf_release(&c->last.answer);
         chat_show_after(c, &g);
         return true;
     }
@@ -200,7 +200,11 @@ static bool handle(struct chat *c, const struct buf *message, struct error *err)
         return chat_command(c, text.data, err);
     if (text.data[0] == '/') /* a doubled slash sends one */
         text = (struct str){ text.data + 1, text.len - 1 };
-    return chat_ask(c, text, err);
+    struct buf full = { 0 };
+    bool ok = !chat_confirm(c, text) ||
+              (chat_attach(c, text, &full, err) && chat_ask(c, buf_str(&full), err));
+    buf_release(&full);
+    return ok;
 }
 
 static bool converse(struct chat *c, const char *history, struct error *err)
@@ -293,6 +297,7 @@ bool cmd_chat(struct options *o, struct error *err)
     mem_free(c.exchanges);
     generation_release(&c.last);
     buf_release(&c.system);
+    buf_release(&c.attached);
     loaded_close(&c.m);
     return ok;
 }

@@ -19,11 +19,12 @@ struct chat {
     struct options *o;
     struct loaded m;
     struct buf system;
+    struct buf attached;    /* files of /read, for the next message */
     struct exchange *exchanges;
     int n_exchanges, capacity;
     int64_t think_budget; /* -1: none */
     enum show_thinking show_thinking;
-    struct generation last; /* figures of the last answer, and its thinking */
+    struct generation last; /* the last answer: texts and figures */
     struct energy energy;   /* the machine's meter */
     double joules;          /* of the last answer; 0: not measured */
     bool answered;          /* is there a last answer? */

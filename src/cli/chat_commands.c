@@ -4,7 +4,7 @@
 
 #include "cpu/features.h"
 #include "gpu/gpu.h"
-#include "src/cli/chat.h"
+#include "src/cli/chat_actions.h"
 #include "src/cli/chat_sessions.h"
 #include "src/cli/options.h"
 #include "src/cli/term.h"
@@ -122,7 +122,7 @@ static bool do_quit(struct chat *c, const char *argument, struct error *err)
 }
 
 /* What Tab offers behind a command's name. */
-enum argument { NO_ARGUMENT, FREE_TEXT, FILE_NAME, SESSION_NAME, BRANCH_NAME, ON_OFF };
+enum argument { NO_ARGUMENT, FREE_TEXT, FILE_NAME, SESSION_NAME, BRANCH_NAME, ON_OFF, SETTING };
 
 static const struct {
     const char *name, *argument, *help; /* help NULL: another name for a row above */
@@ -130,6 +130,10 @@ static const struct {
     enum argument kind;
 } table[] = {
     { "/help", "", "this list", do_help, NO_ARGUMENT },
+    { "/set", "[NAME [VALUE]]", "show or change options of sampling and display", chat_do_set,
+      SETTING },
+    { "/read", "FILE", "put a file behind the next message", chat_do_read, FILE_NAME },
+    { "/copy", "", "the last answer into the clipboard", chat_do_copy, NO_ARGUMENT },
     { "/system", "[TEXT]", "show or set the system prompt; - removes it", do_system, FREE_TEXT },
     { "/think", "[on|off|N]", "thinking before the answer, at most N tokens", do_think, ON_OFF },
     { "/retry", "[N]", "answer the last question again; N times, each a branch", chat_do_retry,
@@ -148,6 +152,8 @@ static const struct {
       FILE_NAME },
     { "/ctx", "", "how full the context is", do_ctx, NO_ARGUMENT },
     { "/stats", "", "model, memory, sampling, speed of the last answer", do_stats, NO_ARGUMENT },
+    { "/why", "", "where the time of the last answer went", chat_do_why, NO_ARGUMENT },
+    { "/plan", "", "what lies where, and how fast that should be", chat_do_plan, NO_ARGUMENT },
     { "/quit", "", "leave, as Ctrl-D does", do_quit, NO_ARGUMENT },
     { "/exit", NULL, NULL, do_quit, NO_ARGUMENT },
     { "/bye", NULL, NULL, do_quit, NO_ARGUMENT },
@@ -192,6 +198,8 @@ void chat_offers(void *ctx, const char *line, int from, struct line_offer *offer
     offer->files = table[row].kind == FILE_NAME;
     if (table[row].kind == ON_OFF)
         offer->words = on_off;
+    if (table[row].kind == SETTING && from == (int)strlen("/set "))
+        offer->words = chat_set_names();
     if (table[row].kind == SESSION_NAME)
         offer->words = chat_session_names(c);
     if (table[row].kind == BRANCH_NAME)
@@ -203,9 +211,10 @@ static bool do_help(struct chat *c, const char *argument, struct error *err)
     (void)c, (void)argument, (void)err;
     for (size_t i = 0; i < ARRAY_LEN(table); i++)
         if (table[i].help)
-            note("  %-8s %-11s %s", table[i].name, table[i].argument, table[i].help);
-    note("  Enter sends; several lines: paste them, or Alt-Enter, or put them between \"\"\"");
-    note("  Ctrl-C stops an answer and keeps it; // sends a line that begins with a slash");
+            note("  %-10s %-15s %s", table[i].name, table[i].argument, table[i].help);
+    note("  Enter sends; several lines: paste them, Alt-Enter, between lines of \"\"\", or Ctrl-G for");
+    note("  an editor. Ctrl-R searches the history, Ctrl-T shows or folds the thinking.");
+    note("  Ctrl-C stops an answer and keeps it; // sends a line that begins with a slash.");
     return true;
 }
 

@@ -6,6 +6,7 @@
 #include "src/cli/keys.h"
 #include "src/cli/signals.h"
 #include "src/cli/term.h"
+#include "src/cli/why.h"
 
 #define WARN_AT_PERCENT 80
 #define CTRL_T '\024'
@@ -315,6 +316,11 @@ void chat_show_after(struct chat *c, const struct generation *g)
     if (c->joules > 0 && g->n_generated > 0)
         buf_printf(&line, " · %.1f J/token", c->joules / (double)g->n_generated);
     buf_puts(&line, "\n");
+    if (c->o->stats && g->times.n_steps > 0) {
+        buf_puts(&line, "  ");
+        why_line(&line, g);
+        buf_puts(&line, "\n");
+    }
     if (c->o->quiet == 0 && (term_stderr() || c->o->stats))
         grey(buf_str(&line).data, line.len);
     buf_release(&line);

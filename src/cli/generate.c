@@ -262,6 +262,19 @@ static bool decode(struct loaded *m, struct stream *s, struct error *err)
     return true;
 }
 
+/* What the session's steps took between the two. */
+static void times_between(struct session_times *t, const struct session_times *before,
+                          const struct session_times *after)
+{
+    *t = *after;
+    for (int i = 0; i < N_PHASES; i++) {
+        t->decode.seconds[i] -= before->decode.seconds[i];
+        t->prefill.seconds[i] -= before->prefill.seconds[i];
+    }
+    t->n_steps -= before->n_steps;
+    t->n_read -= before->n_read;
+}
+
 bool generate(struct loaded *m, const struct tokens *prompt, const struct generate_options *o,
               struct generation *g, struct error *err)
 {
@@ -271,10 +284,15 @@ bool generate(struct loaded *m, const struct tokens *prompt, const struct genera
     if (m->constraint)
         constraint_reset(m->constraint);
     const char *close_text = chat_format_think_close(m->format);
+    struct session_times before = *session_times(m->session);
     bool ok = think_start(&s.think, m->tokenizer, o->in_thinking, close_text, o->think_budget,
                           err) &&
               (o->n_stop == 0 || stop_open(&s.stop, o->stop, o->n_stop, err)) &&
-              prefill(m, prompt, o, g, err) && decode(m, &s, err);
+              prefill(m, prompt, o, g, err);
+    double start = now_s();
+    ok = ok && decode(m, &s, err);
+    g->loop_s = now_s() - start - s.asked_s;
+    times_between(&g->times, &before, session_times(m->session));
     /* What was held back is still the reader's, also when a step failed. */
     bool flushed = flush(&s, ok ? err : NULL);
     stop_close(s.stop);

@@ -43,6 +43,8 @@ struct generation {
     struct buf thinking;
     int64_t n_prompt, n_reused, n_generated, n_thinking;
     double prefill_s, decode_s; /* decode: from the first token to the last */
+    double loop_s;              /* decode with its last step and everything around the steps */
+    struct session_times times; /* of this answer's steps */
     enum finish finish;
     bool ended_in_thinking;
 };

@@ -84,7 +84,8 @@ static uint64_t random_seed(void)
     return seed;
 }
 
-static bool open_sampler(struct loaded *m, const struct options *o, struct error *err)
+static bool open_sampler(struct loaded *m, const struct options *o, uint64_t seed,
+                         struct error *err)
 {
     const struct gguf *g = &m->model->gguf;
     struct chat_sampling card = chat_format_sampling(m->format, g);
@@ -103,7 +104,7 @@ static bool open_sampler(struct loaded *m, const struct options *o, struct error
     s.repeat_penalty = (float)o->repeat_penalty;
     s.presence_penalty = (float)o->presence_penalty;
     s.frequency_penalty = (float)o->frequency_penalty;
-    s.seed = o->seed < 0 ? random_seed() : (uint64_t)o->seed;
+    s.seed = o->seed < 0 ? seed : (uint64_t)o->seed;
     s.bias = o->bias;
     s.n_bias = o->n_bias;
     m->sampling = s;
@@ -137,6 +138,20 @@ bool loaded_reseed(struct loaded *m, struct error *err)
     m->sampler = NULL;
     m->sampling.seed++;
     return sampler_open(&m->sampler, &m->sampling, (int)m->model->params.n_vocab, err);
+}
+
+bool loaded_resample(struct loaded *m, const struct options *o, struct error *err)
+{
+    struct sampler *old = m->sampler;
+    struct sampler_options before = m->sampling;
+    m->sampler = NULL;
+    if (open_sampler(m, o, before.seed, err)) {
+        sampler_close(old);
+        return true;
+    }
+    m->sampler = old;
+    m->sampling = before;
+    return false;
 }
 
 /* The built-in format that a template file stands for. */
@@ -200,7 +215,7 @@ static bool open_text(struct loaded *m, const struct options *o, const char *pat
         if (o->bias[i].id >= m->model->params.n_vocab)
             return fail(err, ERR_USAGE, "option --logit-bias: token %d, the vocabulary has %lld",
                         o->bias[i].id, (long long)m->model->params.n_vocab);
-    return open_sampler(m, o, err) && open_constraint(m, err);
+    return open_sampler(m, o, random_seed(), err) && open_constraint(m, err);
 }
 
 bool loaded_open(struct loaded *m, const struct options *o, const char *path, enum load_want want,

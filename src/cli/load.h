@@ -44,6 +44,9 @@ const char *experts_text(const struct loaded *m, char *text, size_t size);
 /* The next seed: another answer to the same question. */
 bool loaded_reseed(struct loaded *m, struct error *err);
 
+/* Options of sampling have changed: a new sampler by them. On failure the old one stays. */
+bool loaded_resample(struct loaded *m, const struct options *o, struct error *err);
+
 /* Tokenizer and format of a file without its weights (inspect). */
 bool loaded_format(const struct options *o, const struct gguf *g,
                    const struct chat_format **format, const char **why, struct error *err);

@@ -155,6 +155,80 @@ static bool apply_named(struct options *o, const struct option *row, const char 
     return answer == 0 || apply(o, row, NULL, err);
 }
 
+/* ---- changing an option while running -------------------------------------------------------- */
+
+static bool is_settable(const struct option *row, unsigned command)
+{
+    bool single = row->kind == OPT_INT || row->kind == OPT_REAL || row->kind == OPT_CHOICE ||
+                  row->kind == OPT_FLAG;
+    return single && (row->commands & command) && row->help &&
+           (row->group == GROUP_ANSWER || row->group == GROUP_SAMPLING) &&
+           strcmp(row->name, "no-history") != 0;
+}
+
+int options_settable(unsigned command, const char **names, int size)
+{
+    int n = 0;
+    for (int i = 0; i < n_option_rows && n < size; i++)
+        if (is_settable(&option_rows[i], command))
+            names[n++] = option_rows[i].name;
+    return n;
+}
+
+/* The word at position `index` of "a|b|c". */
+static void choice_name(const struct option *row, int index, char *text, size_t size)
+{
+    const char *at = row->choices;
+    for (; index > 0; index--)
+        at += strcspn(at, "|") + 1;
+    snprintf(text, size, "%.*s", (int)strcspn(at, "|"), at);
+}
+
+void options_show_settable(struct buf *out, const struct options *o, unsigned command)
+{
+    for (int i = 0; i < n_option_rows; i++) {
+        const struct option *row = &option_rows[i];
+        const void *field = (const char *)o + row->offset;
+        char value[48] = "";
+        if (!is_settable(row, command))
+            continue;
+        if (row->kind == OPT_FLAG)
+            snprintf(value, sizeof value, "%s", *(const bool *)field ? "on" : "off");
+        else if (row->kind == OPT_CHOICE)
+            choice_name(row, *(const int *)field, value, sizeof value);
+        else if (row->kind == OPT_INT && *(const int64_t *)field != UNSET)
+            snprintf(value, sizeof value, "%lld", (long long)*(const int64_t *)field);
+        else if (row->kind == OPT_REAL && !isnan(*(const double *)field))
+            snprintf(value, sizeof value, "%g", *(const double *)field);
+        buf_printf(out, "  %-18s %-6s  %s%s%s%s\n", row->name, *value ? value : "auto", row->help,
+                   row->kind == OPT_CHOICE ? " (" : "",
+                   row->kind == OPT_CHOICE ? row->argument : "", row->kind == OPT_CHOICE ? ")" : "");
+    }
+}
+
+bool options_set(struct options *o, unsigned command, const char *name, const char *value,
+                 struct error *err)
+{
+    const char *names[64];
+    for (int i = 0; i < n_option_rows; i++) {
+        const struct option *row = &option_rows[i];
+        if (!is_settable(row, command) || strcmp(row->name, name) != 0)
+            continue;
+        int answer = row->kind == OPT_FLAG ? (*value ? yes_or_no(value) : 1) : 0;
+        bool ok = row->kind != OPT_FLAG ? apply(o, row, value, err)
+                : answer >= 0 || fail(err, ERR_USAGE, "wants on or off, got \"%s\"", value);
+        if (ok && row->kind == OPT_FLAG)
+            *(bool *)((char *)o + row->offset) = answer > 0;
+        return ok || error_prefix(err, "%s", name);
+    }
+    const char *near = nearest_name(name, names, options_settable(command, names, 64));
+    return fail(err, ERR_USAGE, near ? "nothing called %s can be set (did you mean %s?)"
+                                     : "nothing called %s can be set (/set lists what can)", name,
+                near);
+}
+
+/* ---- configuration file and environment, continued ------------------------------------------- */
+
 /* --help and --version are asked on the spot, never configured. */
 static bool is_setting(const struct option *row)
 {

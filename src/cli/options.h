@@ -191,6 +191,15 @@ void options_help(struct buf *out, unsigned command, bool all);
 /* A model called NAME in the section [models] of the configuration file, or NULL. Borrowed. */
 const char *options_configured_model(const struct options *o, const char *name);
 
+/* Options that a running command lets change: single values of the groups Answer and Sampling. Their
+ * names, at most `size`; returns how many. */
+int options_settable(unsigned command, const char **names, int size);
+/* One line each: name, values, help. */
+void options_show_settable(struct buf *out, const struct options *o, unsigned command);
+/* Change one; a flag takes on, off or nothing. ERR_USAGE, then nothing has changed. */
+bool options_set(struct options *o, unsigned command, const char *name, const char *value,
+                 struct error *err);
+
 /* The candidate nearest to `word`, or NULL when none is near. Used for commands and options. */
 const char *nearest_name(const char *word, const char *const *names, int n);
 

@@ -13,6 +13,7 @@
 #include "src/cli/prefix_cache.h"
 #include "src/cli/signals.h"
 #include "src/cli/term.h"
+#include "src/cli/why.h"
 
 /* ---- the prompt ------------------------------------------------------------------------------ */
 
@@ -225,7 +226,7 @@ static bool print_json(const struct loaded *m, const struct generation *g,
     return js_print(j, 0, err);
 }
 
-static void print_stats(const struct loaded *m, const struct generation *g)
+static void print_stats(const struct loaded *m, const struct options *o, const struct generation *g)
 {
     note("prefill %lld tok  %.0f tok/s    decode %lld tok  %.1f tok/s    seed %llu",
          (long long)(g->n_prompt - g->n_reused), generation_prefill_rate(g),
@@ -234,6 +235,11 @@ static void print_stats(const struct loaded *m, const struct generation *g)
     if (g->n_reused > 0)
         note("%lld of %lld tokens of the prompt came from the prefix cache",
              (long long)g->n_reused, (long long)g->n_prompt);
+    struct buf why = { 0 };
+    why_line(&why, g);
+    if (o->stats && why.len)
+        note("%s", why.data);
+    buf_release(&why);
     struct draft_report d;
     session_draft_report(m->session, &d);
     if (d.n_guesses > 0)
@@ -329,7 +335,7 @@ static bool answer(struct loaded *m, const struct options *o, struct str prompt,
     else if (!o->json && (ok || begun) && !out_broken())
         ok = finish_text(&out, &reply, ok ? err : NULL) && ok;
     if (ok && (o->stats || (term_stderr() && !stdout_is_pipe())))
-        print_stats(m, &g);
+        print_stats(m, o, &g);
     if (ok && g.finish == FINISH_INTERRUPTED)
         ok = fail(err, ERR_INTERRUPTED, "interrupted");
     chat_reply_release(&reply);

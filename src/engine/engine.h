@@ -163,6 +163,14 @@ bool engine_expert_report(const struct engine *e, struct expert_report *r);
 /* Share of the picks that the slots answered; NAN: there were none. */
 double expert_hit_rate(const struct expert_report *r);
 
+/* Where the time of a session's steps has gone since it was opened. */
+struct session_times {
+    struct phase_clock decode, prefill;
+    int64_t n_steps; /* of decode, each for one token, or for two with a guess */
+    int64_t n_read;  /* tokens of prefill */
+};
+const struct session_times *session_times(const struct session *s);
+
 /* Memory for people and for plan. */
 struct memory_report {
     uint64_t mapped_bytes;     /* weights read from the file */

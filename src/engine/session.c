@@ -25,6 +25,7 @@ struct session {
     int n_batch;
     enum mla_form mla_form;
     const atomic_int *cancel;
+    struct session_times times;
 };
 
 /* Hand on an error that was caught to see what it is. */
@@ -203,6 +204,11 @@ void session_memory(const struct session *s, struct memory_report *r)
     };
 }
 
+const struct session_times *session_times(const struct session *s)
+{
+    return &s->times;
+}
+
 /* ---- one step ---- */
 
 static bool is_cancelled(const struct session *s, struct error *err)
@@ -266,12 +272,19 @@ static bool compute(struct session *s, const int32_t *tokens, int n, float *rows
         .cache = &s->cache, .mla_form = s->mla_form, .cancel = s->cancel,
     };
 
-    s->workspace->work.states = draft_room(&s->draft, s->n_cached, n);
-    step.repeats = !s->workspace->work.states.data; /* these have another place every time */
+    struct activations *work = &s->workspace->work;
+    bool decodes = n_rows > 0 && n <= 2;
+    work->states = draft_room(&s->draft, s->n_cached, n);
+    work->clock = decodes ? &s->times.decode : &s->times.prefill;
+    step.repeats = !work->states.data; /* these have another place every time */
+    phase_start(work->clock);
     d->ops->begin(d, &step);
-    bool ok = (d->ops->replay && d->ops->replay(d)) ||
-              m->arch->forward(m, d, &step, &s->workspace->work, err);
+    bool ok = (d->ops->replay && d->ops->replay(d)) || m->arch->forward(m, d, &step, work, err);
     ok = d->ops->end(d, err) && ok;
+    phase_done(work->clock, PHASE_REST);
+    work->clock = NULL;
+    s->times.n_steps += decodes;
+    s->times.n_read += decodes ? 0 : n;
     /* forward may have queued everything before somebody asked to stop */
     ok = engine_check_files(s->engine, err) && ok && !is_cancelled(s, err);
     if (ok) {

@@ -6,6 +6,7 @@
 #define TANDEM_MODEL_ARCH_H
 
 #include "src/model/model.h"
+#include "src/model/phases.h"
 
 /* Symbolic dimensions of the tensor table, solved once per file (params) and then exact. One that
  * solves to 0 means "this model has no such thing": tensors of that shape are not looked for. */
@@ -97,6 +98,7 @@ struct activations {
        weights of its heads; attention's output on its way through the first of two projections */
     struct rows mix, values, value_scores, index_q, index_weights, out_lora;
     struct rows index_k;         /* V3.2: the indexer's key of each token */
+    struct phase_clock *clock;   /* the caller's; NULL: nobody measures */
     struct rows states;          /* the caller's: where the states behind the final norm go, for
                                     drafting; data NULL: nobody wants them */
     void *block;                 /* device memory under all of them */

@@ -1,0 +1,26 @@
+/* Slash commands that have a file of their own. Each gets what stands behind its name; false only
+ * when the chat cannot go on. */
+#ifndef TANDEM_CLI_CHAT_ACTIONS_H
+#define TANDEM_CLI_CHAT_ACTIONS_H
+
+#include "src/cli/chat.h"
+
+/* chat_set.c: /set [NAME [VALUE]], and the names, ended by NULL. */
+bool chat_do_set(struct chat *c, const char *argument, struct error *err);
+const char *const *chat_set_names(void);
+
+/* chat_read.c: /read FILE. The files go with the next message. */
+bool chat_do_read(struct chat *c, const char *argument, struct error *err);
+/* The message with the files behind it, in *full. */
+bool chat_attach(struct chat *c, struct str message, struct buf *full, struct error *err);
+/* A long message says first what reading it will take; false: the user thought better of it. */
+bool chat_confirm(struct chat *c, struct str message);
+
+/* chat_why.c: /why, /plan. */
+bool chat_do_why(struct chat *c, const char *argument, struct error *err);
+bool chat_do_plan(struct chat *c, const char *argument, struct error *err);
+
+/* chat_copy.c: /copy. */
+bool chat_do_copy(struct chat *c, const char *argument, struct error *err);
+
+#endif

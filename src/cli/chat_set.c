@@ -1,0 +1,50 @@
+/* /set: options of the command line that can change while a chat runs, by the same table. */
+#include <stdio.h>
+
+#include "src/cli/chat_actions.h"
+#include "src/cli/term.h"
+
+const char *const *chat_set_names(void)
+{
+    static const char *names[64];
+    int n = options_settable(CMD_CHAT, names, (int)ARRAY_LEN(names) - 1);
+    names[n] = NULL;
+    return names;
+}
+
+static bool show_all(struct chat *c)
+{
+    struct buf text = { 0 };
+    options_show_settable(&text, c->o, CMD_CHAT);
+    if (buf_ok(&text, NULL))
+        err_write(buf_str(&text).data, text.len);
+    buf_release(&text);
+    note("  sampling now: temperature %g, top-k %d, top-p %g, min-p %g, seed %llu",
+         (double)c->m.sampling.temperature, c->m.sampling.top_k, (double)c->m.sampling.top_p,
+         (double)c->m.sampling.min_p, (unsigned long long)c->m.sampling.seed);
+    return true;
+}
+
+bool chat_do_set(struct chat *c, const char *argument, struct error *err)
+{
+    char name[48] = "";
+    struct error why = { 0 };
+    struct options before = *c->o;
+    size_t len = strcspn(argument, " \t\n=");
+    const char *value = argument + len;
+    (void)err;
+    if (!*argument)
+        return show_all(c);
+    memcpy(name, argument, min_of(len, sizeof name - 1));
+    value += strspn(value, " \t\n=");
+    if (!options_set(c->o, CMD_CHAT, name, value, &why) || !loaded_resample(&c->m, c->o, &why)) {
+        *c->o = before;
+        note("%s", why.text);
+        return true;
+    }
+    if (strcmp(name, "show-thinking") == 0 && c->o->show_thinking != THINKING_STDOUT)
+        c->show_thinking = c->o->show_thinking == THINKING_AUTO
+                               ? THINKING_FULL : (enum show_thinking)c->o->show_thinking;
+    note("%s is %s", name, *value ? value : "on");
+    return true;
+}

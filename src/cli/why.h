@@ -1,0 +1,18 @@
+/* Where the time of an answer went: by block of the forward pass, with the bytes that each reads
+ * and what share of the memory's measured rate that is; and the one change that would help most. */
+#ifndef TANDEM_CLI_WHY_H
+#define TANDEM_CLI_WHY_H
+
+#include "src/cli/generate.h"
+
+/* A paragraph. `dram_gb_s`: measured, 0: nobody knows. */
+void why_text(struct buf *out, const struct loaded *m, const struct generation *g,
+              double dram_gb_s);
+
+/* The same in one line, for --stats; nothing when nothing was decoded. */
+void why_line(struct buf *out, const struct generation *g);
+
+/* Bytes of weights that one token reads in each block. */
+void why_bytes(const struct model *m, double bytes[N_PHASES]);
+
+#endif
