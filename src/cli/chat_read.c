@@ -118,6 +118,7 @@ bool chat_confirm(struct chat *c, struct str message)
     bool ask = fits && (seconds > WORTH_ASKING_S || 4 * n > n_ctx);
     bool yes = true;
     if (ask) {
+        keys_ask();
         note("%s. Enter sends it, any other key does not", buf_str(&line).data);
         yes = wait_for_enter();
     }

@@ -9,7 +9,8 @@
 #include "src/cli/term.h"
 
 static struct buf queue;
-static size_t first; /* bytes before it were given out */
+static size_t first;    /* bytes before it were given out */
+static size_t n_before; /* keys that waited when a question was asked */
 
 bool keys_waiting(void)
 {
@@ -54,13 +55,23 @@ bool keys_take(char key)
     return true;
 }
 
+void keys_ask(void)
+{
+    keys_poll();
+    n_before = queue.len - first;
+}
+
 int keys_wait(void)
 {
-    keys_poll(); /* what was typed before is no answer */
-    size_t before = queue.len - first;
-    if (!signals_wait(STDIN_FILENO) || !keys_fill() || queue.len - first == before)
+    if (queue.len - first <= n_before) {
+        if (!signals_wait(STDIN_FILENO))
+            return 0;
+        if (!keys_fill())
+            return -1;
+    }
+    if (queue.len - first <= n_before)
         return 0;
-    char *at = queue.data + first + before;
+    char *at = queue.data + first + n_before;
     int key = (unsigned char)*at;
     memmove(at, at + 1, (size_t)(queue.data + queue.len - at));
     queue.len--;

@@ -19,7 +19,10 @@ int keys_next(void);
 /* Take the first `key` out of the queue, wherever it stands. */
 bool keys_take(char key);
 
-/* Wait for a key typed from now on, and take it; 0 when a signal came instead. */
+/* A question is about to be asked: what was typed until now is no answer to it. */
+void keys_ask(void);
+/* Wait for a key typed since then, and take it; 0 when a signal came instead, -1 at the end of the
+ * input. */
 int keys_wait(void);
 
 /* Read more from the terminal, waiting for it: false at its end. */

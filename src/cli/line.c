@@ -254,7 +254,8 @@ enum line_result line_read(const char *prompt, struct buf *text, struct error *e
     term_offer();
     rl_callback_handler_install(prompt, on_line);
     while (!reader.done) {
-        bool key = keys_waiting() || signals_wait(STDIN_FILENO);
+        bool asked = signals_cancelled() || signals_leave(); /* a paste may have seen it first */
+        bool key = keys_waiting() || (!asked && signals_wait(STDIN_FILENO));
         if (signals_continued())
             take_again();
         if (signals_resized())

@@ -130,19 +130,16 @@ bool styled_next_line(const struct styled *s, int columns, bool anywhere, size_t
     return true;
 }
 
-static void put_look(struct buf *out, unsigned look, enum palette palette)
+static void put_look(struct buf *out, unsigned look)
 {
     static const char *const colours[] = { "", ";36", ";35", ";32", ";90", ";33", ";34", ";31" };
-    if (palette == PALETTE_PLAIN)
-        return;
     buf_puts(out, "\033[0");
     buf_puts(out, look & LOOK_BOLD ? ";1" : "");
     buf_puts(out, look & LOOK_DIM ? ";2" : "");
     buf_puts(out, look & LOOK_ITALIC ? ";3" : "");
     buf_puts(out, look & LOOK_UNDERLINE ? ";4" : "");
     buf_puts(out, look & LOOK_STRIKE ? ";9" : "");
-    if (palette == PALETTE_COLOURS)
-        buf_puts(out, colours[(look & LOOK_COLOURS) >> 5]);
+    buf_puts(out, colours[(look & LOOK_COLOURS) >> 5]);
     buf_puts(out, "m");
 }
 
@@ -150,19 +147,20 @@ void styled_put(struct buf *out, const struct styled *s, size_t begin, size_t en
                 enum palette palette)
 {
     unsigned look = 0;
+    unsigned mask = palette == PALETTE_COLOURS ? 0xff : palette == PALETTE_PLAIN ? 0 : ~LOOK_COLOURS;
     if (s->text.out_of_memory || s->look.out_of_memory)
         out->out_of_memory = true;
     else
         for (size_t i = begin, run; i < end; i = run) {
-            unsigned wanted = (unsigned char)s->look.data[i];
-            for (run = i + 1; run < end && (unsigned char)s->look.data[run] == wanted; run++)
+            unsigned wanted = (unsigned char)s->look.data[i] & mask;
+            for (run = i + 1; run < end && ((unsigned char)s->look.data[run] & mask) == wanted; run++)
                 ;
             if (wanted != look)
-                put_look(out, look = wanted, palette);
+                put_look(out, look = wanted);
             buf_add(out, s->text.data + i, run - i);
         }
     if (look)
-        put_look(out, 0, palette);
+        put_look(out, 0);
 }
 
 void styled_wrap(struct buf *out, const struct styled *s, struct margins *m, int columns,

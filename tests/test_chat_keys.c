@@ -1,0 +1,544 @@
+/* Every key and every command of the chat's surface, in a real pseudo-terminal. What the model says is
+ * forced by grammars and biases where the screen is compared. */
+#include "src/cli/json.h"
+#include "src/cli/markdown.h"
+#include "src/text/tokenizer.h"
+#include "tests/pty.h"
+#include "tests/screen.h"
+
+static char never_end[32], never_close[32]; /* biases: no end of the answer, none of the thinking */
+
+static struct pty s;
+
+/* Leave at the prompt and see that everything is as before. */
+static void leave(void)
+{
+    type(&s, "\004");
+    CHECK_INT(finish(&s), 0);
+    CHECK(terminal_restored(&s));
+    close(s.master);
+}
+
+/* A file below the test's home. */
+static const char *write_file(const char *name, const char *text)
+{
+    static char path[128];
+    snprintf(path, sizeof path, "%s/%s", home, name);
+    FILE *f = fopen(path, "w");
+    CHECK(f && fputs(text, f) >= 0 && fclose(f) == 0);
+    return path;
+}
+
+/* What the screen shows in the end. The caller frees it. */
+static char *shown(int columns, int rows)
+{
+    struct screen *screen = screen_open(columns, rows);
+    screen_write(screen, (struct str){ s.text, s.len }, true);
+    char *text = screen_text(screen);
+    free(screen);
+    return text;
+}
+
+/* ---- Markdown -------------------------------------------------------------------------------- */
+
+#define ANSWER                                                                                     \
+    "# Title\\n\\nSome **bold** words and 日本語 that are long enough to wrap in a narrow window.\\n\\n" \
+    "| a | b |\\n|---|---|\\n| one | two |\\n\\n```c\\nint x = 1;\\n```\\n- item"
+#define GRAMMAR "root ::= \"" ANSWER "\"\n"
+
+static void test_markdown(void)
+{
+    static const struct {
+        int columns, rows;
+        const char *lines[3];
+    } windows[] = {
+        { 80, 24, { "\nTitle\n\nSome bold words and 日本語 that are long enough to wrap in a narrow "
+                    "window.\n\n", "\na   │ b\n────┼────\none │ two\n\n",
+                    "\n── c ───────────────────\nint x = 1;\n────────────────────────\n• item\n" } },
+        { 200, 60, { "\nTitle\n\nSome bold words and 日本語 that are long enough to wrap in a narrow "
+                     "window.\n\n", "\none │ two\n", "\n• item\n" } },
+        { 40, 10, { "\nSome bold words and 日本語 that are\nlong enough to wrap in a narrow window.\n",
+                    "\none │ two\n", "\n• item\n" } },
+    };
+    for (size_t i = 0; i < ARRAY_LEN(windows); i++) {
+        check_case("Markdown in a window of %d x %d", windows[i].columns, windows[i].rows);
+        window_columns = windows[i].columns;
+        window_rows = windows[i].rows;
+        CHECK(spawn(&s, ARGUMENTS("chat", MODEL, "--temp", "0", "--no-think", "--grammar",
+                                  write_file("answer.gbnf", GRAMMAR), "--live")));
+        CHECK(expect_prompt(&s));
+        type(&s, "hi\r");
+        CHECK(expect_prompt(&s));
+        char *text = shown(windows[i].columns, windows[i].rows);
+        for (int j = 0; j < 3; j++)
+            CHECK_MSG(strstr(text, windows[i].lines[j]), "\"%s\" is not in\n%s", windows[i].lines[j],
+                      text);
+        CHECK_MSG(!strstr(text, "tokens ·"), "the live line stays behind:\n%s", text);
+        free(text);
+        leave();
+    }
+    window_columns = 100;
+    window_rows = 40;
+
+    check_case("--markdown off shows what the model wrote");
+    CHECK(spawn(&s, ARGUMENTS("chat", MODEL, "--temp", "0", "--no-think", "--markdown", "off",
+                              "--grammar", write_file("answer.gbnf", GRAMMAR))));
+    CHECK(expect_prompt(&s));
+    type(&s, "hi\r");
+    CHECK(expect(&s, "# Title\r\n\r\nSome **bold**"));
+    CHECK(expect(&s, "```c\r\nint x = 1;\r\n```\r\n- item\r\n"));
+    CHECK(expect_prompt(&s));
+    leave();
+
+    check_case("NO_COLOR leaves bold and takes colours");
+    environment = (const char *const[]){ "NO_COLOR=1", NULL };
+    CHECK(spawn(&s, ARGUMENTS("chat", MODEL, "--temp", "0", "--no-think", "--grammar",
+                              write_file("answer.gbnf", GRAMMAR))));
+    CHECK(expect_prompt(&s));
+    type(&s, "hi\r");
+    CHECK(expect(&s, "\033[0;1mbold"));
+    CHECK(expect(&s, "int x = 1;"));
+    CHECK(expect_prompt(&s));
+    CHECK(!memmem(s.text, s.len, ";3", 2));
+    environment = NULL;
+    leave();
+}
+
+static void test_resize(void)
+{
+    check_case("the window becomes narrow during an answer");
+    window_columns = 100;
+    CHECK(spawn(&s, ARGUMENTS("chat", MODEL, "--temp", "0", "--no-think", "--logit-bias", never_end,
+                              "--grammar", write_file("long.gbnf", "root ::= (\"word **bold** 日本 "
+                              "and so on it goes \")*\n"))));
+    CHECK(expect_prompt(&s));
+    type(&s, "hi\r");
+    watch_grow(&s, 2000);
+    resize(&s, 40, 12);
+    watch_grow(&s, 4000);
+    size_t from = s.len; /* the rest is written for the new window */
+    watch_grow(&s, 20000);
+    type(&s, "\003");
+    CHECK(expect(&s, "stopped"));
+    CHECK(expect_prompt(&s));
+    struct screen *screen = screen_open(40, 12);
+    while (from < s.len && s.text[from] != '\r')
+        from++;
+    screen->row = screen->top = 30; /* room above for a region that is drawn over */
+    screen->top = 30 - 11;
+    screen_write(screen, (struct str){ s.text + from, s.len - from }, true);
+    CHECK_MSG(!screen->wrapped, "a line is wider than the window");
+    char *text = screen_text(screen);
+    CHECK_MSG(strstr(text, "so on it goes word bold 日本"), "lost:\n%s", text);
+    free(text);
+    free(screen);
+    type(&s, "/ctx\r");
+    CHECK(expect(&s, "1 exchange"));
+    CHECK(expect_prompt(&s));
+    leave();
+}
+
+/* ---- thinking -------------------------------------------------------------------------------- */
+
+static void test_thinking(void)
+{
+    check_case("folded thinking counts, Ctrl-T opens and closes it");
+    CHECK(spawn(&s, ARGUMENTS("chat", MODEL, "--think", "on", "--logit-bias", never_end,
+                              "--logit-bias", never_close, "--show-thinking", "fold")));
+    CHECK(expect_prompt(&s));
+    type(&s, "What is 12 + 13?\r");
+    CHECK(expect(&s, "thinking… "));
+    CHECK(expect(&s, "Ctrl-T"));
+    type(&s, "\024");
+    watch_grow(&s, 300);
+    double end = now_s() + PATIENCE_S; /* until nothing more is counted */
+    size_t from;
+    do {
+        from = s.len;
+        watch_grow(&s, 500);
+    } while (memmem(s.text + from, s.len - from, "thinking…", 9) && now_s() < end);
+    CHECK(!memmem(s.text + from, s.len - from, "thinking…", 9));
+    s.seen = s.len;
+    type(&s, "\024");
+    CHECK(expect(&s, "thinking… "));
+
+    check_case("Ctrl-C in thinking asks: Enter goes on, a answers now");
+    type(&s, "\003");
+    CHECK(expect(&s, "a: answer now"));
+    type(&s, "\r");
+    CHECK(expect(&s, "thinking… "));
+    type(&s, "\003");
+    CHECK(expect(&s, "a: answer now"));
+    type(&s, "a");
+    CHECK(expect(&s, "thought "));
+    watch_grow(&s, 300);
+    type(&s, "\003");
+    CHECK(expect(&s, "stopped"));
+    CHECK(expect_prompt(&s));
+
+    check_case("Ctrl-C twice in thinking stops it and not the program");
+    type(&s, "What is 1 + 1?\r");
+    CHECK(expect(&s, "thinking… "));
+    type(&s, "\003");
+    CHECK(expect(&s, "a: answer now"));
+    type(&s, "\003");
+    CHECK(expect(&s, "stopped"));
+    CHECK(expect_prompt(&s));
+
+    check_case("/think N ends the thinking, Ctrl-T at the prompt shows it");
+    type(&s, "/think 5\r");
+    CHECK(expect(&s, "at most 5 tokens"));
+    CHECK(expect_prompt(&s));
+    type(&s, "What is 12 + 13?\r");
+    CHECK(expect(&s, "thought "));
+    watch_grow(&s, 200);
+    type(&s, "\003");
+    CHECK(expect(&s, "stopped"));
+    CHECK(expect_prompt(&s));
+    type(&s, "kept");
+    CHECK(expect(&s, "kept"));
+    s.seen = s.len;
+    type(&s, "\024");
+    CHECK(expect(&s, "kept")); /* the line comes back below it */
+    type(&s, "\025");
+    leave();
+}
+
+/* ---- the line -------------------------------------------------------------------------------- */
+
+static void test_paste(void)
+{
+    check_case("a paste of 10,000 lines is shown as a mark, priced, and sent whole");
+    enum { LINES = 10000 };
+    char *paste = malloc(LINES * 40 + 32), *at = paste;
+    at += sprintf(at, "look: \033[200~");
+    for (int i = 0; i < LINES; i++)
+        at += sprintf(at, "%d: some words of a line\r", i);
+    sprintf(at, "\033[201~ please");
+    CHECK(spawn(&s, ARGUMENTS("chat", MODEL, "-c", "300000", "-t", "1", "--no-think", "-n", "4")));
+    CHECK(expect_prompt(&s));
+    size_t from = s.len;
+    type(&s, paste);
+    CHECK(expect(&s, "look: [paste 1: 10000 lines] please"));
+    CHECK_MSG(s.len - from < 20000, "%zu bytes were drawn", s.len - from);
+    type(&s, "\r");
+    CHECK(expect(&s, "context "));
+    CHECK(expect(&s, "Enter sends it"));
+    type(&s, "n");
+    CHECK(expect(&s, "not sent"));
+    CHECK(expect_prompt(&s));
+    type(&s, paste);
+    CHECK(expect(&s, "[paste 2: 10000 lines]"));
+    type(&s, "\r");
+    CHECK(expect(&s, "Enter sends it"));
+    type(&s, "\r");
+    CHECK(expect(&s, "reading"));
+    type(&s, "\003");
+    CHECK(expect(&s, "stopped before"));
+    CHECK(expect_prompt(&s));
+    leave();
+    free(paste);
+
+    check_case("Ctrl-C ends a paste that never ends");
+    CHECK(spawn(&s, ARGUMENTS("chat", MODEL, "--no-think", "-n", "4")));
+    CHECK(expect_prompt(&s));
+    type(&s, "\033[200~half a paste");
+    type(&s, "\003");
+    CHECK(expect(&s, "^C"));
+    CHECK(expect_prompt(&s));
+    leave();
+}
+
+static void test_editor(void)
+{
+    static char visual[160];
+    check_case("Ctrl-G and Ctrl-X Ctrl-E edit the line in an editor, privately");
+    const char *script = write_file("editor.sh", "#!/bin/sh\nstat -c %a \"$1\" >\"$0.mode\"\n"
+                                                 "grep -q give-up \"$1\" && exit 3\n"
+                                                 "sed -i 's/old/new/' \"$1\"\n");
+    snprintf(visual, sizeof visual, "VISUAL=sh %s", script);
+    environment = (const char *const[]){ visual, "EDITOR=false", NULL };
+    CHECK(spawn(&s, ARGUMENTS("chat", MODEL, "--no-think", "-n", "4", "--temp", "0")));
+    environment = NULL;
+    CHECK(expect_prompt(&s));
+    type(&s, "my old text");
+    CHECK(expect(&s, "my old text"));
+    type(&s, "\007");
+    CHECK(expect(&s, "my new text"));
+    type(&s, " old");
+    CHECK(expect(&s, " old"));
+    type(&s, "\030\005");
+    CHECK(expect(&s, "my new text new"));
+    type(&s, "\025give-up");
+    CHECK(expect(&s, "give-up"));
+    type(&s, "\007");
+    CHECK(expect(&s, "failed: the text stays"));
+    CHECK(expect(&s, "give-up"));
+    type(&s, "\r");
+    CHECK(expect(&s, "tok/s"));
+    CHECK(expect_prompt(&s));
+    leave();
+    char path[200];
+    snprintf(path, sizeof path, "%s.mode", script);
+    char *mode = check_read_file(path, NULL);
+    CHECK_STR(mode ? mode : "", "600\n");
+    free(mode);
+}
+
+static void test_history(void)
+{
+    char path[128];
+    struct stat st;
+    check_case("Ctrl-R finds a line, also one of an earlier chat; --no-history keeps nothing");
+    snprintf(path, sizeof path, "%s/.local/state/tandem/history", home);
+    unlink(path);
+    CHECK(spawn(&s, ARGUMENTS("chat", MODEL, "--no-think", "-n", "2", "--no-history")));
+    CHECK(expect_prompt(&s));
+    type(&s, "a secret\r");
+    CHECK(expect(&s, "tok/s"));
+    CHECK(expect_prompt(&s));
+    leave();
+    CHECK(stat(path, &st) != 0);
+    CHECK(spawn(&s, ARGUMENTS("chat", MODEL, "--no-think", "-n", "2")));
+    CHECK(expect_prompt(&s));
+    type(&s, "the needle in it\r");
+    CHECK(expect(&s, "tok/s"));
+    CHECK(expect_prompt(&s));
+    leave();
+    CHECK(spawn(&s, ARGUMENTS("chat", MODEL, "--no-think", "-n", "2")));
+    CHECK(expect_prompt(&s));
+    type(&s, "\022needle");
+    CHECK(expect(&s, "i-search"));
+    type(&s, "\r");
+    CHECK(expect(&s, "tok/s"));
+    CHECK(expect_prompt(&s));
+    char *text = shown(window_columns, window_rows);
+    CHECK_MSG(strstr(text, "> the needle in it\n"), "%s", text);
+    free(text);
+    leave();
+}
+
+static void test_completion(void)
+{
+    static const struct {
+        const char *keys, *line;
+    } rows[] = {
+        { "/thi\t", "/think " },           { "/set tem\t", "/set temp " },
+        { "/think of\t", "/think off " },  { "/read LICEN\t", "/read LICENSE " },
+        { "/read src/cli/chat_cop\t", "/read src/cli/chat_copy.c " },
+    };
+    check_case("Tab completes commands, settings, words and files, and nothing in a sentence");
+    CHECK(spawn(&s, ARGUMENTS("chat", MODEL, "--no-history")));
+    CHECK(expect_prompt(&s));
+    for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+        type(&s, rows[i].keys);
+        if (!CHECK_MSG(expect(&s, rows[i].line), "%s does not become %s", rows[i].keys, rows[i].line))
+            break;
+        type(&s, "\025");
+    }
+    type(&s, "see LICEN\t.");
+    CHECK(expect(&s, "LICEN"));
+    CHECK(expect(&s, "."));
+    char *text = shown(window_columns, window_rows);
+    CHECK(strstr(text, "> see LICEN.\n"));
+    free(text);
+    type(&s, "\025");
+    leave();
+}
+
+/* ---- commands -------------------------------------------------------------------------------- */
+
+static void test_commands(void)
+{
+    static const struct {
+        const char *line, *shown;
+    } rows[] = {
+        { "/why", "no answer yet" },
+        { "/copy", "no answer to copy" },
+        { "/set temp 0", "temp is 0" },
+        { "/set temp 101", "wants a number from 0 to 100" },
+        { "/set tmep 1", "did you mean temp?" },
+        { "/set live on", "live is on" },
+        { "/set live", "live is on" },
+        { "/set live off", "live is off" },
+        { "/set markdown raw", "wants one of auto|off" },
+        { "/set seed 7", "seed is 7" },
+        { "/set", "seed 7" },
+        { "/read", "takes it back" },
+        { "/read no-such-file", "no-such-file" },
+        { "/read models/demo.gguf", "not a text file" },
+        { "/read 'tests/vectors/README.md'", "goes with the next message" },
+        { "/read -", "nothing goes" },
+        { "/read -", "nothing was read" },
+        { "/read .clang-format", "goes with the next message" },
+        { "What is 1 + 1?", "tok/s" },
+        { "/ctx", "1 exchange" },
+        { "/why", "a token (" },
+        { "/why", "routed experts" },
+        { "/plan", "attention, shared experts" },
+        { "/copy", "\033]52;c;" },
+        { "/stats", "wrote " },
+        { "/cpoy", "did you mean /copy?" },
+    };
+    check_case("slash commands that show and change things");
+    CHECK(spawn(&s, ARGUMENTS("chat", MODEL, "--no-think", "-n", "4", "--no-history")));
+    for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+        char line[64];
+        if (!CHECK_MSG(expect_prompt(&s), "no prompt before %s", rows[i].line))
+            break;
+        snprintf(line, sizeof line, "%s\r", rows[i].line);
+        type(&s, line);
+        expect(&s, rows[i].line);
+        CHECK_MSG(expect(&s, rows[i].shown), "%s does not show \"%s\"", rows[i].line, rows[i].shown);
+    }
+    CHECK(expect_prompt(&s));
+    leave();
+
+    check_case("/read puts the file behind the next message, /copy sends the answer as it was written");
+    CHECK(spawn(&s, ARGUMENTS("chat", MODEL, "--no-think", "--temp", "0", "--no-history", "--grammar",
+                              write_file("hello.gbnf", "root ::= \"**hello**\"\n"))));
+    CHECK(expect_prompt(&s));
+    write_file("note.txt", "What is the word?\n");
+    char line[160];
+    snprintf(line, sizeof line, "/read %s/note.txt\r", home);
+    type(&s, line);
+    CHECK(expect(&s, "tokens"));
+    CHECK(expect_prompt(&s));
+    type(&s, "Say it.\r");
+    CHECK(expect(&s, "hello"));
+    CHECK(expect_prompt(&s));
+    type(&s, "/copy\r");
+    CHECK(expect(&s, "\033]52;c;KipoZWxsbyoq\a"));
+    CHECK(expect_prompt(&s));
+    leave();
+}
+
+static void test_context(void)
+{
+    check_case("the context warns at 80 %%, stops at 100 %% and says what to do");
+    CHECK(spawn(&s, ARGUMENTS("chat", MODEL, "--no-think", "--temp", "0", "-c", "64", "-n", "45",
+                              "--logit-bias", never_end)));
+    CHECK(expect_prompt(&s));
+    type(&s, "What is 1 + 1?\r");
+    CHECK(expect(&s, "% full: "));
+    CHECK(expect_prompt(&s));
+    leave();
+    CHECK(spawn(&s, ARGUMENTS("chat", MODEL, "--no-think", "--temp", "0", "-c", "64",
+                              "--logit-bias", never_end)));
+    CHECK(expect_prompt(&s));
+    type(&s, "What is 1 + 1?\r");
+    CHECK(expect(&s, "context of 64 tokens is full"));
+    CHECK(expect(&s, "/undo"));
+    CHECK(expect(&s, "-c 128"));
+    CHECK(expect_prompt(&s));
+    leave();
+}
+
+/* ---- signals --------------------------------------------------------------------------------- */
+
+static void test_signals(void)
+{
+    int status;
+    pid_t got;
+    check_case("SIGUSR1 says how far things are, at the prompt and in an answer");
+    CHECK(spawn(&s, ARGUMENTS("chat", MODEL, "--no-think", "--logit-bias", never_end)));
+    CHECK(expect_prompt(&s));
+    type(&s, "half a li");
+    CHECK(expect(&s, "half a li"));
+    kill(s.pid, SIGUSR1);
+    CHECK(expect(&s, "waiting for a message; 0 exchanges"));
+    CHECK(expect(&s, "half a li"));
+    type(&s, "ne\r");
+    watch_grow(&s, 400);
+    kill(s.pid, SIGUSR1);
+    CHECK(expect(&s, " tokens written, "));
+    watch_grow(&s, 400);
+
+    check_case("Ctrl-Z in an answer and fg: it goes on");
+    type(&s, "\032");
+    for (double end = now_s() + PATIENCE_S;
+         (got = waitpid(s.pid, &status, WNOHANG | WUNTRACED)) == 0 && now_s() < end;)
+        pump(&s, 0.05);
+    CHECK(got == s.pid && WIFSTOPPED(status));
+    CHECK(terminal_restored(&s));
+    size_t from = s.len;
+    kill(s.pid, SIGCONT);
+    watch_grow(&s, 400);
+    CHECK(s.len > from);
+    type(&s, "\003");
+    CHECK(expect(&s, "stopped"));
+    CHECK(expect_prompt(&s));
+    type(&s, "/ctx\r");
+    CHECK(expect(&s, "1 exchange"));
+    CHECK(expect_prompt(&s));
+    leave();
+
+    check_case("Ctrl-C at twenty moments of the start: 130 or a prompt, and the terminal as before");
+    for (int i = 0; i < 20; i++) {
+        CHECK(spawn(&s, ARGUMENTS("chat", MODEL, "--no-history")));
+        usleep((useconds_t)(check_random() % 60000));
+        kill(s.pid, SIGINT);
+        double end = now_s() + PATIENCE_S;
+        while (!has_ended(&s) && !memmem(s.text, s.len, "> ", 2) && now_s() < end)
+            pump(&s, 0.05);
+        if (!has_ended(&s))
+            type(&s, "\004");
+        int code = finish(&s);
+        CHECK_MSG(code == 130 || code == 0 || code == 1000 + SIGINT, "exit code %d", code);
+        CHECK(code == 1000 + SIGINT || terminal_restored(&s)); /* before there was a handler */
+        close(s.master);
+    }
+}
+
+static void test_first_sign(void)
+{
+    check_case("something is on the screen at once");
+    double start = now_s();
+    CHECK(spawn(&s, ARGUMENTS("chat", MODEL)));
+    while (s.len == 0 && now_s() - start < PATIENCE_S && !has_ended(&s))
+        pump(&s, 0.05);
+    CHECK_MSG(s.len > 0 && now_s() - start < 5, "the first sign came after %.2f s", now_s() - start);
+    CHECK(expect_prompt(&s));
+    leave();
+}
+
+int main(void)
+{
+    const char *build = getenv("B");
+    struct gguf g = { 0 };
+    struct tokenizer *t = NULL;
+    snprintf(binary, sizeof binary, "%s/tandem", build && *build ? build : "build");
+    snprintf(home, sizeof home, "/tmp/tandem-test-XXXXXX");
+    width_use_utf8();
+    if (access(MODEL, R_OK) != 0 || access(binary, X_OK) != 0 || !js_available(NULL)) {
+        check_case("keys of the chat");
+        check_skip("%s, %s or the libraries for text are not there", MODEL, binary);
+        return check_finish();
+    }
+    check_case("the demo model has a vocabulary");
+    CHECK(mkdtemp(home) && gguf_open(&g, MODEL, NULL) && tokenizer_open(&t, &g, NULL) && t);
+    if (t) {
+        snprintf(never_end, sizeof never_end, "%d-inf", tokenizer_eos(t));
+        snprintf(never_close, sizeof never_close, "%d-inf", tokenizer_find(t, "</think>"));
+        if (markdown_available()) {
+            test_markdown();
+            test_resize();
+        }
+        test_thinking();
+        test_paste();
+        test_editor();
+        test_history();
+        test_completion();
+        test_commands();
+        test_context();
+        test_signals();
+        test_first_sign();
+    }
+    tokenizer_close(t);
+    gguf_close(&g);
+    char command[128];
+    snprintf(command, sizeof command, "rm -rf '%s'", home);
+    if (system(command) != 0)
+        printf("%s stays behind\n", home);
+    return check_finish();
+}
