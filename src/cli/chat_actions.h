@@ -13,7 +13,8 @@ const char *const *chat_set_names(void);
 bool chat_do_read(struct chat *c, const char *argument, struct error *err);
 /* The message with the files behind it, in *full. */
 bool chat_attach(struct chat *c, struct str message, struct buf *full, struct error *err);
-/* A long message says first what reading it will take; false: the user thought better of it. */
+/* A long message says first what reading it will take; false: the user thought better of it, and
+ * finds it at the prompt again. */
 bool chat_confirm(struct chat *c, struct str message);
 
 /* chat_why.c: /why, /plan. */

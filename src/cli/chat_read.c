@@ -123,7 +123,8 @@ bool chat_confirm(struct chat *c, struct str message)
         yes = wait_for_enter();
     }
     if (!yes) {
-        note("not sent; it is in the history (arrow up)");
+        note("not sent");
+        line_again(message);
         signals_rearm();
     }
     buf_release(&line);

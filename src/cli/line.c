@@ -25,6 +25,7 @@ static struct {
     struct line_offer offer; /* for the word being completed */
     char *line; /* what the callback got; malloc'ed by readline */
     bool done;
+    struct buf again; /* what the next line begins with */
     int n_loaded; /* history entries that came from the file */
 } reader;
 
@@ -221,6 +222,7 @@ void line_close(void)
         rl_clear_history();
         keys_release();
         paste_release();
+        buf_release(&reader.again);
     }
 }
 
@@ -243,6 +245,12 @@ static void clear_typed(void)
     fflush(rl_outstream);
 }
 
+void line_again(struct str text)
+{
+    buf_clear(&reader.again);
+    buf_add(&reader.again, text.data, text.len);
+}
+
 enum line_result line_read(const char *prompt, struct buf *text, struct error *err)
 {
     enum line_result result = LINE_TEXT;
@@ -253,6 +261,11 @@ enum line_result line_read(const char *prompt, struct buf *text, struct error *e
     reader.line = NULL;
     term_offer();
     rl_callback_handler_install(prompt, on_line);
+    if (reader.again.len) {
+        insert(buf_str(&reader.again));
+        rl_redisplay();
+        buf_clear(&reader.again);
+    }
     while (!reader.done) {
         bool asked = signals_cancelled() || signals_leave(); /* a paste may have seen it first */
         bool key = keys_waiting() || (!asked && signals_wait(STDIN_FILENO));

@@ -38,6 +38,9 @@ void line_close(void);
 /* Show `prompt` and read. `text` is cleared first. */
 enum line_result line_read(const char *prompt, struct buf *text, struct error *err);
 
+/* The next line begins with this text, for the user to change. */
+void line_again(struct str text);
+
 /* History: entries may span lines. The file keeps one escaped entry per line, no two alike, the
  * latest 1000, none above 16 KiB, mode 0600, written as a whole; entries of a chat that ran beside this one are kept.
  * Without line editing these do nothing. */

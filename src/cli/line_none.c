@@ -15,6 +15,11 @@ enum line_result line_read(const char *prompt, struct buf *text, struct error *e
     return line_plain(prompt, text, err);
 }
 
+void line_again(struct str text)
+{
+    (void)text;
+}
+
 void line_history_load(const char *path)
 {
     (void)path;
