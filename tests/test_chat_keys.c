@@ -226,7 +226,7 @@ static void test_paste(void)
     CHECK(expect(&s, "Enter sends it"));
     type(&s, "n");
     CHECK(expect(&s, "not sent"));
-    CHECK(expect(&s, "> \033[0m[paste 2: 10000 lines]")); /* back at the prompt, for another try */
+    CHECK(expect(&s, "> \033[0m[paste 2: 10001 lines]")); /* back at the prompt, for another try */
     type(&s, "\r");
     CHECK(expect(&s, "Enter sends it"));
     type(&s, "\r");
