@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include "src/cli/keys.h"
+#include "src/cli/rates.h"
 #include "src/cli/signals.h"
 #include "src/cli/term.h"
 #include "src/cli/why.h"
@@ -54,11 +55,15 @@ static int context_percent(const struct chat *c)
 /* What --live shows below the text. */
 static void add_live_line(const struct chat_show *s, struct buf *out)
 {
-    char line[200];
-    snprintf(line, sizeof line, "  %.1f tok/s · %lld tokens · %.0f s · context %d %%",
-             generation_decode_rate(s->g), (long long)s->g->n_generated, now_s() - s->start_s,
-             context_percent(s->c));
-    add_grey_line(out, line);
+    struct buf line = { 0 };
+    double rate = generation_decode_rate(s->g), gb_s = rate * s->token_bytes / 1e9;
+    buf_printf(&line, "  %.1f tok/s · %lld tokens · %.0f s · context %d %%", rate,
+               (long long)s->g->n_generated, now_s() - s->start_s, context_percent(s->c));
+    if (gb_s > 0 && s->dram_gb_s > 0)
+        buf_printf(&line, " · weights %.1f GB/s, %.0f %% of memory's", gb_s,
+                   100 * gb_s / s->dram_gb_s);
+    add_grey_line(out, buf_str(&line).data);
+    buf_release(&line);
 }
 
 /* Show finished lines and the region below them. */
@@ -237,6 +242,16 @@ void chat_show_begin(struct chat_show *s, struct chat *c, const struct generatio
                                .number = -1, .last_number = -1 };
     s->thought = (struct blocks){ .options.palette = palette_of(STDERR_FILENO), .plain = true,
                                   .look = LOOK_DIM };
+    if (c->o->live && !engine_gpu(c->m.engine)) {
+        struct error ignored = { 0 };
+        struct rates rates = { 0 };
+        double bytes[N_PHASES];
+        why_bytes(c->m.model, bytes);
+        for (int i = 0; i < N_PHASES; i++)
+            s->token_bytes += bytes[i];
+        if (rates_here(&rates, c->o, false, &ignored))
+            s->dram_gb_s = rates.dram_gb_s;
+    }
     note_before(make_room, s);
 }
 
@@ -296,14 +311,58 @@ void chat_show_thought(const struct chat *c)
 
 /* ---- behind the answer ----------------------------------------------------------------------- */
 
+/* Oldest exchanges to leave out so that about half of the context is free. */
+static int oldest_to_drop(const struct chat *c)
+{
+    size_t all = 0, rest;
+    int n = 0;
+    for (int i = 0; i < c->n_exchanges; i++)
+        all += c->exchanges[i].question.len + c->exchanges[i].answer.len;
+    for (rest = all; n + 1 < c->n_exchanges && rest > all / 2; n++)
+        rest -= c->exchanges[n].question.len + c->exchanges[n].answer.len;
+    return n;
+}
+
+/* What a larger context costs. */
+static void add_larger(struct buf *out, const struct chat *c, int64_t n_ctx)
+{
+    struct memory_report r = { 0 };
+    char size[32];
+    int64_t trained = c->m.model->params.context_length;
+    int64_t wanted = trained > n_ctx ? min_of(2 * n_ctx, trained) : 2 * n_ctx;
+    session_memory(c->m.session, &r);
+    double more = (double)r.cache_bytes * (double)(wanted - n_ctx) / (double)n_ctx;
+    buf_printf(out, "  tandem chat … -c %-8lld a larger context: %s more memory%s\n",
+               (long long)wanted, human_bytes(more, size, sizeof size),
+               n_ctx >= trained ? ", and more than the model was trained for" : "");
+}
+
+/* The ways on, by what they cost. */
+static void print_ways_on(const struct chat *c, int64_t n_ctx)
+{
+    struct buf text = { 0 };
+    int n = oldest_to_drop(c);
+    buf_printf(&text, "the context of %lld tokens is full. Nothing is forgotten by itself; ways on:\n",
+               (long long)n_ctx);
+    buf_puts(&text, "  /undo                    forget the last exchange\n");
+    if (n > 0)
+        buf_printf(&text, "  /branch NAME, /trim %-4d a branch without the oldest %d of %d; this one "
+                          "stays whole\n", n, n, c->n_exchanges);
+    else
+        buf_puts(&text, "  /clear                   begin anew\n");
+    add_larger(&text, c, n_ctx);
+    err_write(buf_str(&text).data, text.len);
+    buf_release(&text);
+}
+
 static void warn_of_context(struct chat *c, const struct generation *g, int percent)
 {
     int64_t n_ctx = session_n_ctx(c->m.session);
     if (g->finish == FINISH_CONTEXT)
-        note("the context of %lld tokens is full: /undo drops the last exchange, /trim the first, "
-             "/clear all; a larger one: -c %lld", (long long)n_ctx, (long long)(2 * n_ctx));
+        print_ways_on(c, n_ctx);
     else if (percent >= WARN_AT_PERCENT && !c->warned)
-        note("the context is %d %% full: /trim drops the oldest exchange, /clear all", percent);
+        note("the context is %d %% full: %lld tokens are left. /branch NAME and /trim make room, "
+             "/clear begins anew", percent, (long long)(n_ctx - session_n_past(c->m.session)));
     c->warned = percent >= WARN_AT_PERCENT;
 }
 

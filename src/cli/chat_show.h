@@ -14,6 +14,7 @@ struct chat_show {
     const struct generation *g; /* what is being generated; borrowed */
     double start_s, drawn_s;
     enum show_thinking thinking; /* Ctrl-T changes it */
+    double token_bytes, dram_gb_s; /* weights read per token, what memory can; 0: not known */
     size_t n_thought;            /* bytes of the thinking that are shown */
     bool in_thinking;            /* what stands on the screen last is thinking */
     bool drawn;                  /* the answer is drawn; else written as it comes */
