@@ -10,6 +10,7 @@
 #include "src/cli/option_table.h"
 #include "src/cli/paths.h"
 #include "src/cli/signals.h"
+#include "src/cli/term.h"
 #include "src/engine/card.h"
 #include "src/engine/engine.h"
 #include "src/engine/machine.h"
@@ -89,8 +90,13 @@ bool rates_here(struct rates *r, const struct options *o, bool measure, struct e
     *r = (struct rates){ .ram_bytes = memory_available(),
                          .n_cores = threads > 0 ? threads : cpus_usable()->n_cores };
     machine_cpu_name(r->cpu, sizeof r->cpu);
-    if (measure && !machine_get(&m, has_path ? path : NULL, r->n_cores, isa, signals_cancel_flag(),
-                                err))
+    struct progress progress = { 0 };
+    if (measure) /* at once, or about a second */
+        progress_begin(&progress, "measuring this machine", NULL);
+    bool ok = !measure || machine_get(&m, has_path ? path : NULL, r->n_cores, isa,
+                                      signals_cancel_flag(), err);
+    progress_end(&progress);
+    if (!ok)
         return false;
     if (measure || (has_path && machine_load(&m, path, &why)))
         copy_measured(r, &m);
