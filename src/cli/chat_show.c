@@ -212,9 +212,9 @@ enum interrupt_choice chat_show_ask(void *ctx)
     add_grey_line(&line, question);
     bool thinking = s->in_thinking;
     keys_ask();
+    signals_new_input(); /* the next Ctrl-C stops the answer, not the program */
     s->in_thinking = true; /* to stderr */
     show_lines(s, none, buf_str(&line), NULL);
-    signals_new_input(); /* the next Ctrl-C stops the answer, not the program */
     for (int key = 0; key >= 0 && !signals_cancelled() && !signals_leave(); key = keys_wait()) {
         if (key == 'a' || key == 'A')
             choice = INTERRUPT_ANSWER;
