@@ -104,6 +104,62 @@ static void test_markdown(void)
     leave();
 }
 
+/* One shell command; its output, and in *code what the shell ends with. */
+static char *run_shell(const char *command, int *code)
+{
+    struct buf out = { 0 };
+    char part[4096];
+    size_t n;
+    FILE *f = popen(command, "r");
+    while (f && (n = fread(part, 1, sizeof part, f)) > 0)
+        buf_add(&out, part, n);
+    int status = f ? pclose(f) : -1;
+    *code = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+    char *text = strdup(buf_str(&out).data);
+    buf_release(&out);
+    return text;
+}
+
+static void test_pipes(void)
+{
+    char command[2048];
+    int code;
+    const char *grammar = write_file("answer.gbnf", GRAMMAR);
+    check_case("in a pipe the answer is what the model wrote, byte for byte");
+    snprintf(command, sizeof command, "echo hi | HOME=%s %s chat %s --temp 0 --no-think --grammar %s "
+             "2>%s/notes", home, binary, MODEL, grammar, home);
+    char *text = run_shell(command, &code);
+    CHECK_STR(text, "# Title\n\nSome **bold** words and 日本語 that are long enough to wrap in a narrow "
+                    "window.\n\n| a | b |\n|---|---|\n| one | two |\n\n```c\nint x = 1;\n```\n"
+                    "- item\n");
+    CHECK_INT(code, 0);
+    free(text);
+    check_case("a reader that goes away ends the chat quietly with 141");
+    snprintf(command, sizeof command, "{ echo hi | HOME=%s timeout 60 %s chat %s --no-think "
+             "--logit-bias %s 2>%s/notes; echo $? >%s/code; } | head -c 3 >/dev/null; cat %s/code "
+             "%s/notes", home, binary, MODEL, never_end, home, home, home, home);
+    text = run_shell(command, &code);
+    CHECK_STR(text, "141\n");
+    free(text);
+}
+
+static void test_wide_line(void)
+{
+    check_case("wide characters are edited and wrapped in a narrow window");
+    window_columns = 40;
+    CHECK(spawn(&s, ARGUMENTS("chat", MODEL, "--no-think", "-n", "2", "--no-history")));
+    CHECK(expect_prompt(&s));
+    type(&s, "日日日日日日日日日日日日日日日日日日日日日日月月\177\177\002\002本");
+    type(&s, "\005x\r");
+    CHECK(expect(&s, "tok/s"));
+    CHECK(expect_prompt(&s));
+    char *text = shown(40, window_rows);
+    CHECK_MSG(strstr(text, "> 日日日日日日日日日日日日日日日日日日日\n日本日日x\n"), "%s", text);
+    free(text);
+    window_columns = 100;
+    leave();
+}
+
 static void test_resize(void)
 {
     check_case("the window becomes narrow during an answer");
@@ -519,6 +575,8 @@ int main(void)
             test_markdown();
             test_resize();
         }
+        test_pipes();
+        test_wide_line();
         test_thinking();
         test_paste();
         test_editor();
