@@ -25,28 +25,37 @@ static bool do_system(struct chat *c, const char *argument, struct error *err)
     return buf_ok(&c->system, err);
 }
 
+/* What thinking is now. */
+static void note_thinking(const struct chat *c)
+{
+    static const char *const modes[] = { "on", "off", "on", "high", "max" };
+    enum think_mode mode = c->m.think == THINK_DEFAULT && !c->m.thinks ? THINK_OFF : c->m.think;
+    if (c->m.thinks && c->think_budget > 0)
+        note("thinking is %s, at most %lld tokens", modes[mode], (long long)c->think_budget);
+    else
+        note("thinking is %s", modes[mode]);
+}
+
+/* By the reader of --think, into a copy: what the command line said stays known. */
 static bool do_think(struct chat *c, const char *argument, struct error *err)
 {
+    struct options asked = *c->o;
+    struct error why = { 0 };
     (void)err;
-    char *end;
-    long long n = strtoll(argument, &end, 10);
     if (!chat_format_thinks(c->m.format)) {
         note("this model's chat format (%s) has no switch for thinking",
              chat_format_name(c->m.format));
-    } else if (!*argument) {
-        note("thinking is %s", c->m.thinks ? "on" : "off");
-    } else if (strcmp(argument, "on") == 0 || strcmp(argument, "off") == 0 ||
-               (end != argument && !*end && n >= 0)) {
-        c->m.thinks = strcmp(argument, "off") != 0 && strcmp(argument, "0") != 0;
-        c->m.think = c->m.thinks ? THINK_ON : THINK_OFF;
-        c->think_budget = end != argument && n > 0 ? n : -1;
-        if (c->think_budget > 0)
-            note("thinking is on, at most %lld tokens", n);
-        else
-            note("thinking is %s", c->m.thinks ? "on" : "off");
-    } else {
-        note("/think on, off, or a number of tokens");
+        return true;
     }
+    if (*argument && !options_set(&asked, CMD_CHAT, "think", argument, &why)) {
+        note("%s", why.text);
+        return true;
+    }
+    if (*argument) {
+        loaded_think(&c->m, (enum think_mode)asked.think);
+        c->think_budget = asked.think_budget == UNSET ? -1 : asked.think_budget;
+    }
+    note_thinking(c);
     return true;
 }
 
@@ -122,7 +131,8 @@ static bool do_quit(struct chat *c, const char *argument, struct error *err)
 }
 
 /* What Tab offers behind a command's name. */
-enum argument { NO_ARGUMENT, FREE_TEXT, FILE_NAME, SESSION_NAME, BRANCH_NAME, ON_OFF, SETTING };
+enum argument { NO_ARGUMENT, FREE_TEXT, FILE_NAME, SESSION_NAME, BRANCH_NAME, THINK_MODE,
+                SETTING };
 
 static const struct {
     const char *name, *argument, *help; /* help NULL: another name for a row above */
@@ -135,7 +145,8 @@ static const struct {
     { "/read", "FILE", "put a file behind the next message", chat_do_read, FILE_NAME },
     { "/copy", "", "the last answer into the clipboard", chat_do_copy, NO_ARGUMENT },
     { "/system", "[TEXT]", "show or set the system prompt; - removes it", do_system, FREE_TEXT },
-    { "/think", "[on|off|N]", "thinking before the answer, at most N tokens", do_think, ON_OFF },
+    { "/think", "[MODE]", "thinking: on, off, high, max, or at most N tokens", do_think,
+      THINK_MODE },
     { "/retry", "[N]", "answer the last question again; N times, each a branch", chat_do_retry,
       FREE_TEXT },
     { "/undo", "", "forget the last exchange", chat_do_undo, NO_ARGUMENT },
@@ -183,7 +194,7 @@ static int find_row(const char *line)
 
 void chat_offers(void *ctx, const char *line, int from, struct line_offer *offer)
 {
-    static const char *const on_off[] = { "on", "off", NULL };
+    static const char *const modes[] = { "on", "off", "high", "max", NULL };
     struct chat *c = ctx;
     int n, row;
     if (line[0] != '/')
@@ -196,8 +207,8 @@ void chat_offers(void *ctx, const char *line, int from, struct line_offer *offer
     if (row < 0)
         return;
     offer->files = table[row].kind == FILE_NAME;
-    if (table[row].kind == ON_OFF)
-        offer->words = on_off;
+    if (table[row].kind == THINK_MODE)
+        offer->words = modes;
     if (table[row].kind == SETTING && from == (int)strlen("/set "))
         offer->words = chat_set_names();
     if (table[row].kind == SESSION_NAME)

@@ -37,6 +37,10 @@ bool chat_do_set(struct chat *c, const char *argument, struct error *err)
         return show_all(c);
     memcpy(name, argument, min_of(len, sizeof name - 1));
     value += strspn(value, " \t\n=");
+    if (strcmp(name, "think") == 0) {
+        note("/think %s does that", *value ? value : "MODE");
+        return true;
+    }
     if (!options_set(c->o, CMD_CHAT, name, value, &why) || !loaded_resample(&c->m, c->o, &why)) {
         *c->o = before;
         note("%s", why.text);

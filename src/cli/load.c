@@ -195,6 +195,14 @@ static bool open_constraint(struct loaded *m, struct error *err)
     return !g || constraint_open(&m->constraint, g, m->tokenizer, usable, err);
 }
 
+void loaded_think(struct loaded *m, enum think_mode asked)
+{
+    const struct gguf *g = &m->model->gguf;
+    m->think = chat_format_think_mode(m->format, g, asked);
+    m->thinks = m->think >= THINK_ON ||
+                (m->think == THINK_DEFAULT && chat_format_think_default(m->format, g));
+}
+
 static bool open_text(struct loaded *m, const struct options *o, const char *path,
                       struct error *err)
 {
@@ -206,9 +214,7 @@ static bool open_text(struct loaded *m, const struct options *o, const char *pat
                     "write text (tandem eval --ids works)", path);
     if (!loaded_format(o, g, &m->format, &m->format_why, err))
         return false;
-    m->think = chat_format_think_mode(m->format, g, (enum think_mode)o->think);
-    m->thinks = m->think >= THINK_ON ||
-                (m->think == THINK_DEFAULT && chat_format_think_default(m->format, g));
+    loaded_think(m, (enum think_mode)o->think);
     if ((enum think_mode)o->think != THINK_DEFAULT && !chat_format_thinks(m->format))
         note("--think: the chat format %s has no switch for it", chat_format_name(m->format));
     for (int i = 0; i < o->n_bias; i++)

@@ -44,6 +44,9 @@ const char *experts_text(const struct loaded *m, char *text, size_t size);
 /* The next seed: another answer to the same question. */
 bool loaded_reseed(struct loaded *m, struct error *err);
 
+/* Think as asked from now on; THINK_DEFAULT: as file and format have it. */
+void loaded_think(struct loaded *m, enum think_mode asked);
+
 /* Options of sampling have changed: a new sampler by them. On failure the old one stays. */
 bool loaded_resample(struct loaded *m, const struct options *o, struct error *err);
 

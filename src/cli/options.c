@@ -212,7 +212,8 @@ bool options_set(struct options *o, unsigned command, const char *name, const ch
     const char *names[64];
     for (int i = 0; i < n_option_rows; i++) {
         const struct option *row = &option_rows[i];
-        if (!is_settable(row, command) || strcmp(row->name, name) != 0)
+        bool thinking = strcmp(row->name, "think") == 0 && (row->commands & command);
+        if ((!is_settable(row, command) && !thinking) || strcmp(row->name, name) != 0)
             continue;
         int answer = row->kind == OPT_FLAG ? (*value ? yes_or_no(value) : 1) : 0;
         bool ok = row->kind != OPT_FLAG ? apply(o, row, value, err)

@@ -196,7 +196,7 @@ const char *options_configured_model(const struct options *o, const char *name);
 int options_settable(unsigned command, const char **names, int size);
 /* One line each: name, values, help. */
 void options_show_settable(struct buf *out, const struct options *o, unsigned command);
-/* Change one; a flag takes on, off or nothing. ERR_USAGE, then nothing has changed. */
+/* Change one, or `think`; a flag takes on, off or nothing. ERR_USAGE, then nothing has changed. */
 bool options_set(struct options *o, unsigned command, const char *name, const char *value,
                  struct error *err);
 
