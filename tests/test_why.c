@@ -1,4 +1,5 @@
 /* Where time goes: the clock of a forward pass, the bytes of each block, and what is said of them. */
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -78,6 +79,16 @@ static void test_text(const struct loaded *m, double wall)
     const char *at = strstr(out.data, "sampling, text ");
     CHECK_MSG(at && strtol(at + 15, NULL, 10) >= 50, "%s", out.data); /* half of the loop at least */
 
+    if (js_available(NULL)) {
+        double routed = 0, sampling = 0;
+        check_case("programs get the same numbers");
+        struct json *j = why_json(&g);
+        CHECK(js_as_real(js_get(j, "routed"), &routed) && js_as_real(js_get(j, "sampling"), &sampling));
+        CHECK(fabs(routed * N_STEPS / 1e3 - g.times.decode.seconds[PHASE_ROUTED]) < 1e-9);
+        CHECK(sampling * N_STEPS / 1e3 >= wall);
+        js_free(j);
+    }
+
     check_case("without a decoded token there is nothing to explain");
     g.times = (struct session_times){ 0 };
     buf_clear(&out);
@@ -86,6 +97,7 @@ static void test_text(const struct loaded *m, double wall)
     buf_clear(&out);
     why_line(&out, &g);
     CHECK_INT(out.len, 0);
+    CHECK(!why_json(&g));
     buf_release(&out);
 }
 

@@ -217,6 +217,9 @@ static bool print_json(const struct loaded *m, const struct generation *g,
     js_set(j, "thinking_tokens", js_int(g->n_thinking));
     js_set(j, "prefill_tok_s", js_real(generation_prefill_rate(g)));
     js_set(j, "decode_tok_s", js_real(generation_decode_rate(g)));
+    struct json *times = why_json(g);
+    if (times)
+        js_set(j, "ms_per_step", times);
     put_draft(j, m);
     put_experts(j, m);
     js_set(j, "load_s", js_real(m->load_s));

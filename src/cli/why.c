@@ -65,6 +65,22 @@ void why_line(struct buf *out, const struct generation *g)
     buf_printf(out, " sampling, text %.0f %%", 100 * outside(g) / all);
 }
 
+struct json *why_json(const struct generation *g)
+{
+    static const char *const keys[N_PHASES] = {
+        [PHASE_ATTENTION] = "attention", [PHASE_DENSE] = "dense", [PHASE_SHARED] = "shared",
+        [PHASE_ROUTED] = "routed", [PHASE_HEAD] = "head", [PHASE_REST] = "rest",
+    };
+    double steps = (double)g->times.n_steps;
+    if (g->times.n_steps == 0)
+        return NULL;
+    struct json *j = js_object();
+    for (int i = 0; i < N_PHASES; i++)
+        js_set(j, keys[i], js_real(1e3 * g->times.decode.seconds[i] / steps));
+    js_set(j, "sampling", js_real(1e3 * outside(g) / steps));
+    return j;
+}
+
 /* One row: name, time per step, share, and with bytes the rate. */
 static void add_row(struct buf *out, const char *name, double seconds, double all, double steps,
                     double bytes, double dram_gb_s)

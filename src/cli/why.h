@@ -4,6 +4,7 @@
 #define TANDEM_CLI_WHY_H
 
 #include "src/cli/generate.h"
+#include "src/cli/json.h"
 
 /* A paragraph. `dram_gb_s`: measured, 0: nobody knows. */
 void why_text(struct buf *out, const struct loaded *m, const struct generation *g,
@@ -11,6 +12,9 @@ void why_text(struct buf *out, const struct loaded *m, const struct generation *
 
 /* The same in one line, for --stats; nothing when nothing was decoded. */
 void why_line(struct buf *out, const struct generation *g);
+
+/* The same for programs: milliseconds per step of each block; NULL when nothing was decoded. */
+struct json *why_json(const struct generation *g);
 
 /* Bytes of weights that one token reads in each block. */
 void why_bytes(const struct model *m, double bytes[N_PHASES]);
