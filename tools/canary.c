@@ -30,10 +30,9 @@ static void choose_tokens(int64_t n_vocab, int32_t tokens[CANARY_POSITIONS])
 }
 
 /* The weights of the layers behind us are not needed again. */
-static void let_go(void *ctx, int layer)
+static void let_go(void *ctx)
 {
     struct engine *const *e = ctx;
-    (void)layer;
     gguf_forget(&engine_model(*e)->gguf);
 }
 
@@ -56,7 +55,7 @@ static bool run(struct listener *l, logits_sink *sink, const char *path, bool un
 {
     struct engine *e = NULL;
     struct session *s = NULL;
-    struct observer observer = { .layer = let_go, .ctx = &e };
+    struct observer observer = { .pause = let_go, .ctx = &e };
     struct placement_wishes wishes = placement_wishes_default();
     wishes.force = true; /* each weight is read once: from the disk will do */
     struct engine_options o = {

@@ -83,6 +83,11 @@ static void add_inputs(void *ctx, const struct weight *w, const struct weight *a
     struct collected *e = at ? &c->entries[at - 1] : new_entry(c, w, also);
     if (!e)
         return;
+    if (w->cols != e->cols || matrix >= e->n_matrices) {
+        fail(&c->err, ERR_INTERNAL, "%s: is multiplied with inputs of %lld and of %lld columns", w->name,
+             (long long)e->cols, (long long)w->cols);
+        return;
+    }
     double *sums = e->sums + matrix * e->cols;
     for (int t = 0; t < n; t++) {
         const float *row = inputs + t * stride;

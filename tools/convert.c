@@ -239,7 +239,7 @@ static bool announce_canary(const struct plan *p, const struct options *o, struc
 {
     struct error why = { 0 };
     int64_t n_vocab = p->config->params.n_vocab;
-    *canary = !o->no_canary && canary_runs(p->config->arch, n_vocab, &why);
+    *canary = !o->canary_off && canary_runs(p->config->arch, n_vocab, &why);
     if (why.code)
         note("no canary: %s", why.text);
     return !*canary || canary_reserve(w, n_vocab, err);

@@ -70,7 +70,7 @@ static bool announce_canary(struct gguf_writer *w, const char *in, const struct 
 {
     struct error why = { 0 };
     int64_t n_vocab = 0;
-    *canary = !o->no_canary && canary_possible(in, &n_vocab, &why);
+    *canary = !o->canary_off && canary_possible(in, &n_vocab, &why);
     if (*canary)
         return canary_reserve(w, n_vocab, err);
     if (why.code)

@@ -313,7 +313,7 @@ void type_plan_describe(const struct type_plan *p, const struct options *o, stru
                    (unsigned)p->imatrix.crc);
     else
         buf_puts(text, "no importance\n");
-    buf_printf(text, "a canary is %s\n", o->no_canary ? "left out" : "written");
+    buf_printf(text, "a canary is %s\n", o->canary_off ? "left out" : "written");
     buf_printf(text, "values that are not finite are %s\n",
                o->replace_nonfinite ? "replaced" : "refused");
     buf_printf(text, "parts of %lld bytes\nmixture %s\n", (long long)o->split_max_bytes,

@@ -163,7 +163,8 @@ struct options {
     /* quantize, convert */
     struct text_list tensor_types; /* RE=TYPE */
     const char *recipe, *imatrix, *only;
-    bool collect_imatrix, no_canary;
+    bool collect_imatrix;
+    int canary_off;            /* 0: a canary is kept in the file, 1: none */
     int64_t fit_ram, fit_vram; /* bytes; 0: not said */
     bool pure, strict_mixture, allow_requantize, replace_nonfinite;
     bool force, resume, dry_run, keep_kv_b;

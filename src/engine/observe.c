@@ -45,23 +45,23 @@ static void tap_matmul(struct device *d, struct rows dst, const struct weight *w
     t->inner->matmul(d, dst, w, src, bias);
 }
 
-static void begin_layer(const struct tap *t, int layer)
+static void pause_at(const struct tap *t)
 {
-    if (t->observer->layer)
-        t->observer->layer(t->observer->ctx, layer);
+    if (t->observer->pause)
+        t->observer->pause(t->observer->ctx);
 }
 
 static void tap_cache_gqa(struct device *d, struct kvcache *c, int layer, struct rows k,
                           struct rows v)
 {
-    begin_layer(tap_of(d), layer);
+    pause_at(tap_of(d));
     tap_of(d)->inner->cache_gqa(d, c, layer, k, v);
 }
 
 static void tap_cache_mla(struct device *d, struct kvcache *c, int layer, struct rows latent_rope)
 {
     tap_of(d)->latent = latent_rope;
-    begin_layer(tap_of(d), layer);
+    pause_at(tap_of(d));
     tap_of(d)->inner->cache_mla(d, c, layer, latent_rope);
 }
 
@@ -124,6 +124,7 @@ static void tap_attention_mla(struct device *d, struct rows dst, struct rows q,
 
 static void tap_experts_begin(struct device *d, const struct experts *e, struct rows src)
 {
+    pause_at(tap_of(d));
     tap_of(d)->experts = e;
     tap_of(d)->src = src;
     tap_of(d)->inner->experts_begin(d, e, src);

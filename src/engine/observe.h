@@ -13,8 +13,9 @@ struct observer {
      * `also` (may be NULL), which sees the same. Called by one thread; may be NULL. */
     void (*inputs)(void *ctx, const struct weight *w, const struct weight *also, int64_t matrix,
                    const float *inputs, int64_t stride, int n);
-    /* A layer's attention begins; may be NULL. */
-    void (*layer)(void *ctx, int layer);
+    /* Attention or routed experts of a layer begin: what was read of the weights before is not wanted
+     * again in this step. May be NULL. */
+    void (*pause)(void *ctx);
     void *ctx;
 };
 
