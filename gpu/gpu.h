@@ -411,6 +411,7 @@ struct gpu_info {
     int major, minor; /* compute capability */
     int n_sms;
     bool emulated;
+    bool limits_kernels; /* one that runs for seconds is stopped, and the card lost (a screen hangs on it) */
     char pci[24]; /* "0000:65:00.0" */
 };
 

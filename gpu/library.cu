@@ -95,10 +95,12 @@ static bool describe_card(int index, struct gpu_info *info, struct error *err)
 {
     struct cudaDeviceProp p;
     size_t free_bytes = 0, total_bytes = 0;
+    int limited = 0;
     memset(info, 0, sizeof *info);
     if (card_hangs())
         return fail(err, ERR_DEVICE, "GPU %d does not answer", index);
     if (!CUDA_TRY(err, cudaGetDeviceProperties(&p, index)) || !enter_card(index, p.name, err) ||
+        !CUDA_TRY(err, cudaDeviceGetAttribute(&limited, cudaDevAttrKernelExecTimeout, index)) ||
         !CUDA_TRY(err, cudaMemGetInfo(&free_bytes, &total_bytes)))
         return false;
     snprintf(info->name, sizeof info->name, "%.127s", p.name);
@@ -109,6 +111,7 @@ static bool describe_card(int index, struct gpu_info *info, struct error *err)
     info->n_sms = p.multiProcessorCount;
     snprintf(info->pci, sizeof info->pci, "%04x:%02x:%02x.0", (unsigned)p.pciDomainID & 0xffff,
              (unsigned)p.pciBusID & 0xff, (unsigned)p.pciDeviceID & 0xff);
+    info->limits_kernels = limited;
     info->emulated = p.maxThreadsPerBlock < MAX_THREADS; /* no card has such small blocks */
     return true;
 }

@@ -239,6 +239,26 @@ static void test_affinity(void)
         CHECK_INT(CPU_COUNT(&inside), 1);
     CHECK(CPU_EQUAL(&before, &after));
 
+    check_case("the caller leaves its place and comes back");
+    cpu_set_t left, back, both;
+    p = open_pool(2);
+    sched_getaffinity(0, sizeof inside, &inside);
+    pool_leave(p);
+    sched_getaffinity(0, sizeof left, &left);
+    pool_enter(p);
+    sched_getaffinity(0, sizeof back, &back);
+    pool_close(p);
+    CPU_AND(&both, &left, &before);
+    CHECK(CPU_EQUAL(&both, &left)); /* nowhere that was not allowed */
+    CHECK(CPU_EQUAL(&back, &inside));
+    CPU_AND(&both, &left, &inside);
+    if (CPU_COUNT(&inside) == 1 && CPU_COUNT(&before) > 2)
+        CHECK_INT(CPU_COUNT(&both), 0);
+    else
+        CHECK(CPU_EQUAL(&left, &before));
+    sched_getaffinity(0, sizeof after, &after);
+    CHECK(CPU_EQUAL(&before, &after));
+
     check_case("by default there is a thread for every usable core");
     p = open_pool(0);
     CHECK_INT(pool_threads(p), cpu_usable_cores());

@@ -344,6 +344,27 @@ void pool_close(struct pool *p)
     mem_free(p);
 }
 
+void pool_leave(struct pool *p)
+{
+    cpu_set_t mask = p->callers_mask;
+    if (!p->pinned)
+        return;
+    for (int w = 0; w < p->n_threads; w++)
+        CPU_CLR(p->seats[w].cpu, &mask);
+    const cpu_set_t *to = CPU_COUNT(&mask) > 0 ? &mask : &p->callers_mask;
+    pthread_setaffinity_np(pthread_self(), sizeof *to, to);
+}
+
+void pool_enter(struct pool *p)
+{
+    cpu_set_t mask;
+    if (!p->pinned)
+        return;
+    CPU_ZERO(&mask);
+    CPU_SET(p->seats[0].cpu, &mask);
+    pthread_setaffinity_np(pthread_self(), sizeof mask, &mask);
+}
+
 int pool_threads(const struct pool *p)
 {
     return p->n_threads;

@@ -28,6 +28,12 @@ bool pool_open(struct pool **out, int n_threads, struct error *err);
 void pool_close(struct pool *p); /* joins; NULL is fine */
 int pool_threads(const struct pool *p);
 
+/* For who has a thread of its own call pool_run, one that shares the caller's processor: the caller of
+ * pool_open, who has other things to do, goes to processors that no worker is pinned to, or where there
+ * are none, to all it had before. And comes back. */
+void pool_leave(struct pool *p);
+void pool_enter(struct pool *p);
+
 /* Run `job` over items 0 .. n-1 in contiguous shares whose borders are multiples of `grain`
  * (>= 1); returns when all are done. Everything written before the call is seen by the job,
  * everything the job wrote is seen after it. */

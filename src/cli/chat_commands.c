@@ -92,7 +92,7 @@ static bool do_stats(struct chat *c, const char *argument, struct error *err)
     (void)argument, (void)err;
     const struct generation *g = &c->last;
     struct memory_report r = { 0 };
-    char mapped[32], copied[32], cache[32], work[32], split[48] = "";
+    char mapped[32], copied[32], cache[32], work[32], split[48] = "", line[200];
     session_memory(c->m.session, &r);
     note("model     %s, chat format %s (%s)", c->m.description, chat_format_name(c->m.format),
          c->m.format_why);
@@ -106,6 +106,8 @@ static bool do_stats(struct chat *c, const char *argument, struct error *err)
     char experts[192];
     if (*experts_text(&c->m, experts, sizeof experts))
         note("experts   %s", experts);
+    if (handoff_line(c->m.engine, line, sizeof line))
+        note("hand-off  %s", line);
     note("memory    weights %s mapped, %s copied; cache %s; working memory %s",
          human_bytes((double)r.mapped_bytes, mapped, sizeof mapped),
          human_bytes((double)r.copied_bytes, copied, sizeof copied),

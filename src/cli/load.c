@@ -11,6 +11,7 @@
 #include "src/cli/rates.h"
 #include "src/cli/signals.h"
 #include "src/cli/term.h"
+#include "src/engine/handoff_probe.h"
 
 static bool on_load(void *ctx, uint64_t done_bytes, uint64_t total_bytes)
 {
@@ -130,6 +131,15 @@ const char *experts_text(const struct loaded *m, char *text, size_t size)
         snprintf(text + n, size - (size_t)n, "%llu sent for prompts (%s)",
                  (unsigned long long)r.n_sent, human_bytes((double)r.sent_bytes, sent, sizeof sent));
     return text;
+}
+
+bool handoff_line(const struct engine *e, char *text, size_t size)
+{
+    struct handoff_rates rates;
+    enum handoff_way way = engine_handoff(e, &rates);
+    if (way != HANDOFF_AUTO)
+        handoff_text(way, &rates, text, size);
+    return way != HANDOFF_AUTO;
 }
 
 bool loaded_reseed(struct loaded *m, struct error *err)

@@ -40,6 +40,8 @@ void loaded_close(struct loaded *m);
 
 /* What the GPU has done with routed experts since loading, for people; empty: nothing. */
 const char *experts_text(const struct loaded *m, char *text, size_t size);
+/* How a GPU hands experts to the CPU, for people; false: it does not. */
+bool handoff_line(const struct engine *e, char *text, size_t size);
 
 /* The next seed: another answer to the same question. */
 bool loaded_reseed(struct loaded *m, struct error *err);

@@ -310,7 +310,8 @@ const struct option option_rows[] = {
     { "handoff", NULL, NULL, "auto|stop|callback|flags", COMPUTES, GROUP_MODEL,
       CHOICE(handoff, "auto|stop|callback|flags"),
       .help = "how a GPU hands experts to the CPU: the program stops for each layer, or the GPU's "
-              "queue calls it", .fallback = "auto: callback" },
+              "queue calls it, or both poll words in memory",
+      .fallback = "auto: the fastest, by a short probe" },
     { "load", NULL, NULL, "auto|mmap|copy|direct", COMPUTES, GROUP_MODEL,
       CHOICE(load, "auto|mmap|copy|direct"),
       .help = "use the weights where the file is mapped, or copy them into memory; direct: past "

@@ -42,6 +42,19 @@ static void cell(struct buf *out, double x, const char *format, int width)
     buf_printf(out, " %*s |", width, text);
 }
 
+/* The hand-off to the CPU and back, microseconds per layer, in each way. */
+#define N_HANDOFFS 4
+static const char *const handoffs[N_HANDOFFS] = {
+    "hand-off stop, us", "hand-off callback, us", "callback in a graph, us", "hand-off flags, us",
+};
+
+static double handoff_of(const struct card_rates *r, int i)
+{
+    const double us[N_HANDOFFS] = { r->handoff.stop_us, r->handoff.callback_us,
+                                    r->handoff.recorded_us, r->handoff.flags_us };
+    return us[i];
+}
+
 static bool print_table(const struct card_bench *b, struct error *err)
 {
     struct buf out = { 0 };
@@ -58,6 +71,11 @@ static bool print_table(const struct card_bench *b, struct error *err)
                "| one more launch, us      | %7.4g |\n| launch and wait, us      | %7.4g |\n",
                r->vram_gb_s, r->h2d_gb_s, r->d2h_gb_s, r->h2d_pageable_gb_s, r->d2h_pageable_gb_s,
                r->tops, b->launch_us, b->round_trip_us);
+    for (int i = 0; i < N_HANDOFFS; i++)
+        if (handoff_of(r, i) > 0)
+            buf_printf(&out, "| %-24s | %7.4g |\n", handoffs[i], handoff_of(r, i));
+        else
+            buf_printf(&out, "| %-24s |    none |\n", handoffs[i]);
     buf_printf(&out, "\n| %-18s | %-30s |       us |   GB/s | TFLOP/s |   of bound |\n"
                "|--------------------|--------------------------------|---------:|-------:|--------:"
                "|-----------:|\n", "kernel", "shape");
@@ -108,6 +126,8 @@ static bool print_csv(const struct card_bench *b, struct error *err)
     csv_rate(&out, "F16 GEMM", NAN, NAN, r->tops);
     csv_rate(&out, "one more launch", b->launch_us, NAN, NAN);
     csv_rate(&out, "launch and wait", b->round_trip_us, NAN, NAN);
+    for (int i = 0; i < N_HANDOFFS; i++)
+        csv_rate(&out, handoffs[i], handoff_of(r, i) > 0 ? handoff_of(r, i) : NAN, NAN, NAN);
     for (int i = 0; i < b->n_rows; i++) {
         const struct card_row *row = &b->rows[i];
         buf_printf(&out, "\"%s\",\"%s\",", row->kernel, row->shape);
@@ -142,10 +162,18 @@ static struct json *row_json(const struct card_bench *b, const struct card_row *
     return j;
 }
 
+static struct json *handoff_json(const struct card_rates *r, int i)
+{
+    struct json *j = js_object();
+    js_set(j, "way", js_text(str_of(handoffs[i])));
+    js_set(j, "us", handoff_of(r, i) > 0 ? number(handoff_of(r, i)) : js_null());
+    return j;
+}
+
 static bool print_json(const struct card_bench *b, struct error *err)
 {
     const struct card_rates *r = &b->rates;
-    struct json *j = js_object(), *kernels = js_array();
+    struct json *j = js_object(), *kernels = js_array(), *ways = js_array();
     js_set(j, "gpu", js_text(str_of(b->info.name)));
     js_set(j, "emulated", js_bool(b->info.emulated));
     js_set(j, "total_bytes", js_int((int64_t)b->info.total_bytes));
@@ -158,6 +186,9 @@ static bool print_json(const struct card_bench *b, struct error *err)
     js_set(j, "gemm_tflop_s", number(r->tops));
     js_set(j, "launch_us", number(b->launch_us));
     js_set(j, "round_trip_us", number(b->round_trip_us));
+    for (int i = 0; i < N_HANDOFFS; i++)
+        js_push(ways, handoff_json(r, i));
+    js_set(j, "handoff", ways);
     for (int i = 0; i < b->n_rows; i++)
         js_push(kernels, row_json(b, &b->rows[i]));
     js_set(j, "kernels", kernels);

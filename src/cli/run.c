@@ -253,6 +253,9 @@ static void print_stats(const struct loaded *m, const struct options *o, const s
     char experts[192];
     if (*experts_text(m, experts, sizeof experts))
         note("experts on the GPU: %s", experts);
+    char text[200];
+    if (handoff_line(m->engine, text, sizeof text))
+        note("hand-off to the CPU: %s", text);
     if (g->finish == FINISH_LENGTH)
         note("stopped at %lld tokens (-n)%s", (long long)g->n_generated,
              g->ended_in_thinking ? ", still thinking" : "");

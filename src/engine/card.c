@@ -5,6 +5,7 @@
 
 #include "src/base/mem.h"
 #include "src/base/util.h"
+#include "src/engine/handoff_probe.h"
 #include "src/gpu_load.h"
 
 #define MIB ((size_t)1 << 20)
@@ -244,7 +245,8 @@ bool card_probe(struct card_rates *r, int index, const atomic_int *cancel, struc
     if (!card_open(&c, index, &limits, err))
         return false;
     c.cancel = cancel;
+    const struct gpu_library *library = c.library;
     bool ok = probe_memory(&c, r, err) && probe_arithmetic(&c, r, err);
     card_close(&c);
-    return ok;
+    return ok && handoff_probe(&r->handoff, library, index, GEMM_SIZE, err);
 }

@@ -6,6 +6,7 @@
 #include <stdatomic.h>
 
 #include "gpu/gpu.h"
+#include "src/engine/engine.h"
 
 /* The library and card number `index` of those that can be used. ERR_DEVICE with the reason: no GPU
  * code installed, no driver or one too old, no card, no card of that number, in use by another
@@ -60,6 +61,7 @@ struct card_rates {
     double h2d_gb_s, d2h_gb_s;                    /* pinned memory */
     double h2d_pageable_gb_s, d2h_pageable_gb_s;  /* memory as malloc gives it */
     double tops;
+    struct handoff_rates handoff;                 /* to the CPU and back: src/engine/handoff_probe.h */
 };
 
 /* About half a second. ERR_DEVICE, ERR_FIT, ERR_INTERRUPTED. */

@@ -95,6 +95,7 @@ bool engine_leave_gpu(struct engine *e, const struct error *why)
     log_warning("%s; going on on the CPU", why->text);
     hybrid_close(e->hybrid);
     e->hybrid = NULL;
+    pool_enter(e->pool);
     e->last = NULL; /* its users find out by its pair */
     if (!weave_weights(e, NULL, &err)) /* they serve as they are, too */
         log_detail("%s", err.text);
@@ -161,6 +162,13 @@ static bool check_runnable(const struct model *m, struct error *err)
                 m->arch->name);
 }
 
+/* With a GPU another thread than ours is the pool's first worker, unless ours waits at each layer. */
+static void give_seat(struct engine *e)
+{
+    if (e->hybrid && hybrid_take_seat(e->hybrid))
+        pool_leave(e->pool);
+}
+
 bool engine_open(struct engine **out, const char *path, const struct engine_options *o,
                  struct error *err)
 {
@@ -189,6 +197,7 @@ bool engine_open(struct engine **out, const char *path, const struct engine_opti
     if (e->hybrid)
         hybrid_follow(e->hybrid);
     e->options.rates = NULL;
+    give_seat(e);
     *out = e;
     return true;
 }
@@ -238,7 +247,10 @@ bool engine_retune(struct engine *e, int n_threads, int n_batch, struct error *e
         return true;
     pool_close(e->pool);
     e->pool = NULL;
-    return pool_open(&e->pool, n_threads, err);
+    if (!pool_open(&e->pool, n_threads, err))
+        return false;
+    give_seat(e);
+    return true;
 }
 
 int engine_nodes(const struct engine *e)
@@ -254,6 +266,12 @@ unsigned engine_isa(const struct engine *e)
 unsigned engine_common_isa(void)
 {
     return ISA_AVX2 | ISA_NEON;
+}
+
+enum handoff_way engine_handoff(const struct engine *e, struct handoff_rates *rates)
+{
+    *rates = (struct handoff_rates){ 0 };
+    return e->hybrid ? hybrid_handoff(e->hybrid, rates) : HANDOFF_AUTO;
 }
 
 const struct gpu_info *engine_gpu(const struct engine *e)

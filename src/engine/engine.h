@@ -20,6 +20,12 @@ struct observer; /* src/engine/observe.h */
 /* How the GPU hands routed experts to the CPU: src/engine/hybrid.h. */
 enum handoff_way { HANDOFF_AUTO, HANDOFF_STOP, HANDOFF_CALLBACK, HANDOFF_FLAGS };
 
+/* What each way takes per layer, in microseconds; 0: not measured, or it does not work here. */
+struct handoff_rates {
+    double stop_us, callback_us; /* queued one by one ... */
+    double recorded_us, flags_us; /* ... and as one graph per token: callbacks, flags */
+};
+
 /* Whether the trunk goes to a GPU: never; when there is one that can hold it; or else fail. */
 enum gpu_use { GPU_NEVER, GPU_AUTO, GPU_MUST };
 
@@ -46,7 +52,7 @@ struct engine_options {
     int expert_moves;       /* experts copied to the card per step at most; 0: by the rates */
     enum upload_use upload;
     const struct rates *rates; /* of this machine; borrowed during engine_open; NULL: nobody knows */
-    enum handoff_way handoff; /* HANDOFF_AUTO: by callbacks */
+    enum handoff_way handoff; /* HANDOFF_AUTO: the fastest here, by a short probe */
     double gpu_patience_s;  /* a card that is silent for longer is given up; 0: two minutes */
     int64_t n_ctx;          /* what the first session will ask for: refused before loading when it
                                does not fit; 0: nobody knows, CONTEXT_TRAINED: as trained */
@@ -82,6 +88,9 @@ unsigned engine_common_isa(void);
 /* The card that computes the trunk; NULL: the CPU does. With GPU_AUTO a card that fails is given up:
  * one warning, and sessions go on on the CPU, whose cache they fill from their tokens first. */
 const struct gpu_info *engine_gpu(const struct engine *e);
+/* How it hands experts to the CPU: HANDOFF_AUTO when there is nothing to hand over. *rates: what was
+ * measured to choose it. */
+enum handoff_way engine_handoff(const struct engine *e, struct handoff_rates *rates);
 
 /* Go on with other numbers of threads and tokens per step (0: as in engine_options); no session may
  * be open. ERR_USAGE, ERR_FIT: only engine_close may follow. */

@@ -192,6 +192,13 @@ bool handoff_open(struct handoff **out, double limit_s, struct error *err)
     return true;
 }
 
+void handoff_take_seat(struct handoff *h)
+{
+    cpu_set_t mask;
+    if (pthread_getaffinity_np(pthread_self(), sizeof mask, &mask) == 0)
+        pthread_setaffinity_np(h->thread, sizeof mask, &mask);
+}
+
 void handoff_close(struct handoff *h)
 {
     if (!h)

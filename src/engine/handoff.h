@@ -29,6 +29,8 @@ typedef void handoff_work(void *ctx, int job);
 
 /* The thread inherits where its creator may run. ERR_FIT, ERR_RUN. */
 bool handoff_open(struct handoff **out, double limit_s, struct error *err);
+/* The thread may run where the caller may, from now on. */
+void handoff_take_seat(struct handoff *h);
 /* Waits for a piece that is still being computed. When the card was given up, its queue may call later
  * yet: then what it calls stays in memory, and does nothing. Accepts NULL. */
 void handoff_close(struct handoff *h);

@@ -11,6 +11,7 @@
 #include "src/engine/expert_store.h"
 #include "src/engine/expert_upload.h"
 #include "src/engine/handoff.h"
+#include "src/engine/handoff_probe.h"
 #include "src/engine/split.h"
 #include "src/format/quant.h"
 #include "src/gpu_load.h"
@@ -34,7 +35,8 @@ struct hybrid {
     struct model *model; /* borrowed */
     struct gpu_stream *s; /* for the weights */
     struct handoff *handoff; /* NULL: stop and read */
-    enum handoff_way way;
+    enum handoff_way way;    /* HANDOFF_AUTO: there are no experts */
+    struct handoff_rates handoff_rates;
     double patience_s;       /* with the card; 0: the usual */
     const struct placement *placement;
     struct expert_store *store; /* NULL: no slots */
@@ -134,6 +136,26 @@ static bool find_card(struct hybrid *h, int index, struct error *err)
            h->library->stream_open(&h->s, index, &none, err);
 }
 
+/* Choose the way, and start the thread that computes if that needs one. With all of the trunk there, that
+ * may work beside the thread that queues. Where the CPU has part of it, the thread that queues computes
+ * too, and one at a time may use the pool. */
+static bool open_handoff(struct hybrid *h, const struct engine_options *o, struct error *err)
+{
+    const struct params *p = &h->model->params;
+    char text[200];
+    if (p->n_routed == 0)
+        return true;
+    h->way = h->partial ? HANDOFF_STOP : o->handoff;
+    if (h->way == HANDOFF_AUTO) {
+        if (!handoff_probe(&h->handoff_rates, h->library, h->index, p->hidden_size, err))
+            return false;
+        h->way = handoff_best(&h->handoff_rates);
+    }
+    handoff_text(h->way, &h->handoff_rates, text, sizeof text);
+    log_detail("hand-off to the CPU: %s", text);
+    return h->way == HANDOFF_STOP || handoff_open(&h->handoff, HANDOFF_LIMIT_S, err);
+}
+
 bool hybrid_open(struct hybrid **out, struct model *m, const struct engine_options *o,
                  struct error *err)
 {
@@ -145,7 +167,6 @@ bool hybrid_open(struct hybrid **out, struct model *m, const struct engine_optio
         return false;
     h->model = m;
     h->patience_s = o->gpu_patience_s;
-    h->way = o->handoff == HANDOFF_AUTO ? HANDOFF_CALLBACK : o->handoff;
     if (!find_card(h, o->gpu_index, err)) {
         hybrid_close(h);
         return false;
@@ -175,8 +196,6 @@ static bool check_split(const struct hybrid *h, struct error *err)
            fail(err, ERR_DEVICE, "%s cannot be shared out between GPU and CPU yet", h->model->arch->name);
 }
 
-/* With all of the trunk there, calls in the GPU's queue may work beside the thread that queues. Where
- * the CPU has part of it, that thread computes too, and one at a time may use the pool. */
 bool hybrid_load(struct hybrid *h, const struct placement *p, const struct engine_options *o,
                  struct error *err)
 {
@@ -192,8 +211,7 @@ bool hybrid_load(struct hybrid *h, const struct placement *p, const struct engin
     if (!hybrid_free_bytes(h, &free_bytes, err) || !list_weights(h, err) ||
         !check_split(h, err) || !upload(h, err) || !expert_store_open(&h->store, &so, err))
         return false;
-    bool by_calls = o->handoff != HANDOFF_STOP && h->model->params.n_routed > 0 && !h->partial;
-    if (by_calls && !handoff_open(&h->handoff, HANDOFF_LIMIT_S, err))
+    if (!open_handoff(h, o, err))
         return false;
     h->left_bytes = free_bytes > p->vram_budget ? free_bytes - p->vram_budget : 0;
     log_detail("GPU %d: %s, %zu MiB of weights, %d of %d layers%s", h->index, h->card.name,
@@ -223,6 +241,19 @@ void hybrid_close(struct hybrid *h)
     }
     mem_free(h->moved);
     mem_free(h);
+}
+
+enum handoff_way hybrid_handoff(const struct hybrid *h, struct handoff_rates *rates)
+{
+    *rates = h->handoff_rates;
+    return h->way;
+}
+
+bool hybrid_take_seat(struct hybrid *h)
+{
+    if (h->handoff)
+        handoff_take_seat(h->handoff);
+    return h->handoff;
 }
 
 const struct gpu_info *hybrid_card(const struct hybrid *h)

@@ -6,11 +6,13 @@
  * device, whose experts_begin and experts_end are served here, and the CPU's working memory for them;
  * with part of the trunk on the CPU both under a split (src/engine/split.h).
  *
- * There are two ways of handing a layer's tokens to the CPU, with the same bits:
+ * There are three ways of handing a layer's tokens to the CPU, with the same bits:
  *   stop      begin queues copies of hidden rows and picks and marks the queue, the forward pass goes
  *             on queueing the shared experts, end waits for the mark, computes on the CPU and queues the
  *             copy of the result
- *   callback  begin and end only queue, calls of the host among the rest: src/engine/handoff.h */
+ *   callback  begin and end only queue, calls of the host among the rest: src/engine/handoff.h
+ *   flags     the same by kernels that poll, in steps that were recorded; others go by callbacks
+ * With callbacks and flags the device records steps of few tokens (src/device.h). */
 #ifndef TANDEM_ENGINE_HYBRID_H
 #define TANDEM_ENGINE_HYBRID_H
 
@@ -45,6 +47,12 @@ bool hybrid_report(const struct hybrid *h, struct expert_report *r);
 
 /* Device memory for steps within these sizes, as known before there is a hybrid: the library is loaded. */
 uint64_t hybrid_work_bytes(const struct model *m, const struct device_cpu_options *o);
+
+/* How it hands experts to the CPU, and what was measured to choose that; HANDOFF_AUTO: there are none. */
+enum handoff_way hybrid_handoff(const struct hybrid *h, struct handoff_rates *rates);
+/* If experts are computed by a thread of its own: that may run where the caller may from now on, and
+ * true. */
+bool hybrid_take_seat(struct hybrid *h);
 
 /* A device for steps within these sizes, and its share of device memory. */
 uint64_t hybrid_pair_bytes(struct hybrid *h, const struct device_cpu_options *o);

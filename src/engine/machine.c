@@ -12,6 +12,7 @@
 #include "src/base/pool.h"
 #include "src/base/util.h"
 #include "src/engine/card.h"
+#include "src/engine/handoff_probe.h"
 #include "src/format/quant.h"
 #include "src/model/memory.h"
 
@@ -302,7 +303,7 @@ bool machine_add_card(struct machine *m, struct gpu_info *info, const char *path
     struct error why = { 0 };
     if (!card_find(&library, info, index, err))
         return false;
-    if (strcmp(m->gpu, info->name) == 0 && m->vram_gb_s > 0)
+    if (strcmp(m->gpu, info->name) == 0 && m->vram_gb_s > 0 && m->hand_off_us > 0)
         return true;
     if (!card_probe(&r, index, cancel, err))
         return false;
@@ -311,7 +312,7 @@ bool machine_add_card(struct machine *m, struct gpu_info *info, const char *path
     m->h2d_gb_s = r.h2d_gb_s;
     m->d2h_gb_s = r.d2h_gb_s;
     m->gpu_tops = r.tops;
-    m->hand_off_us = 0; /* another card's */
+    m->hand_off_us = handoff_us(&r.handoff, HANDOFF_AUTO);
     if (path && !machine_save(m, path, &why))
         log_detail("the card's rates are not kept: %s", why.text);
     return true;
