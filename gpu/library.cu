@@ -3,6 +3,7 @@
 
 #include <sched.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <time.h>
 
 #define ALIGNMENT ((size_t)256)
@@ -512,5 +513,8 @@ tandem_gpu(uint32_t abi, const struct gpu_host *host)
     if (abi != GPU_ABI)
         return NULL;
     gpu_host = host;
+    /* All kernels are loaded with the first call. The first launch of one that is not may wait for
+     * the whole card: for ever, when that waits for what launches it (gpu/handoff.cu). */
+    setenv("CUDA_MODULE_LOADING", "EAGER", 0);
     return &library;
 }

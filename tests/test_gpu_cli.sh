@@ -76,12 +76,12 @@ run 4 run "$model" -p x -ngl all --vram 450M; says "-ngl auto"
 begin "bench --probe-gpu times every kernel, in three forms"
 run 0 bench --probe-gpu
 for word in "memory read" "to the card, pinned" "gemv Q4_K" "gemv IQ2_XXS" "gemm F16" "mla decode, added" \
-    "gqa decode" "mla prefill" "experts Q4_K" "router top-k" "% VRAM" "% GEMM" "launch and wait"; do
+    "gqa decode" "mla prefill" "experts Q4_K" "router top-k" "% VRAM" "% GEMM" "launch and wait" "hand-off flags"; do
     prints "$word"
 done
 n=$(grep -c '^| gemv' "$out"); [ "$n" -gt 25 ] || bad "$n rows of gemv"
 run 0 bench --probe-gpu -o csv; prints "kernel,shape,us,gb_s,tflop_s,of_bound,bound"
-awk -F, 'NR > 9 && $0 !~ /^"[^"]*","[^"]*",-?[0-9.e+-]+,-?[0-9.e+-]*,-?[0-9.e+-]*,-?[0-9.e+-]*,[A-Z]*$/ { exit 1 }' "$out" ||
+awk -F, 'NR > 13 && $0 !~ /^"[^"]*","[^"]*",-?[0-9.e+-]+,-?[0-9.e+-]*,-?[0-9.e+-]*,-?[0-9.e+-]*,[A-Z]*$/ { exit 1 }' "$out" ||
     bad "a row without figures"
 [ $json = 0 ] || { run 0 bench --probe-gpu -o json; prints '"kernels":'; prints '"vram_gb_s":'; }
 run 5 bench --probe-gpu --device 7; says "no GPU 7"

@@ -6,8 +6,9 @@
 #include "tests/gpu_test.h"
 
 #define N_JOBS 20
-#define N_REPLAYS 1000
+#define N_REPLAYS 1000 /* ten times as many in long tests */
 #define PATIENCE_S 0.4
+#define LIMIT_S 0.2 /* for a piece; long enough for a busy machine */
 
 static const struct gpu_library *library;
 static const struct gpu_launchers *gpu;
@@ -96,18 +97,18 @@ static void test_late(struct work *w, float *x)
     struct handoff *h;
     float result = 0;
     check_case("a piece that takes longer than the limit fails the step");
-    CHECK_MSG(handoff_open(&h, 0.05, &err), "%s", err.text);
-    w->delay_s = 0.4;
+    CHECK_MSG(handoff_open(&h, LIMIT_S, &err), "%s", err.text);
+    w->delay_s = 3 * LIMIT_S;
     CHECK(!run_step(h, w, x, &result, &err));
     CHECK_INT(err.code, ERR_RUN);
-    CHECK_MSG(strstr(err.text, "within 0.05 seconds"), "says %s", err.text);
+    CHECK_MSG(strstr(err.text, "within 0.2 seconds"), "says %s", err.text);
     check_case("so does the next step while that piece is running");
     error_clear(&err);
     CHECK(!run_step(h, w, x, &result, &err));
     CHECK_INT(err.code, ERR_RUN);
     check_case("afterwards all is well");
     w->delay_s = 0;
-    nanosleep(&(struct timespec){ 0, 600000000 }, NULL);
+    nanosleep(&(struct timespec){ 0, 800000000 }, NULL);
     error_clear(&err);
     w->wrong = 0;
     CHECK_MSG(run_step(h, w, x, &result, &err), "%s", err.text);
@@ -206,7 +207,8 @@ static void test_flags(struct work *w, float *x, float *result)
         !record_step(&r, w, x, -1, 60, &err))
         return;
     w->random_delays = true;
-    for (uint32_t i = 0; i < N_REPLAYS; i++) {
+    uint32_t n_replays = getenv("TANDEM_TEST_LONG") ? 10 * N_REPLAYS : N_REPLAYS;
+    for (uint32_t i = 0; i < n_replays; i++) {
         uint32_t epoch = UINT32_MAX / GPU_JOBS - N_REPLAYS / 2 + i; /* tickets wrap around */
         float sum = 0;
         if (set_order)
@@ -225,8 +227,8 @@ static void test_flags(struct work *w, float *x, float *result)
 
     check_case("flags: a piece that takes longer than the limit fails the step");
     handoff_close(h);
-    handoff_open(&h, 0.05, &err);
-    w->delay_s = 0.4;
+    handoff_open(&h, LIMIT_S, &err);
+    w->delay_s = 3 * LIMIT_S;
     start_step(&r, h, w, 7, x, result);
     CHECK(!handoff_finish(h, gpu, stream, &err));
     CHECK_INT(err.code, ERR_RUN);
@@ -239,7 +241,7 @@ static void test_flags(struct work *w, float *x, float *result)
     CHECK(gpu->finish(stream, NULL));
     check_case("flags: afterwards all is well");
     w->delay_s = 0;
-    nanosleep(&(struct timespec){ 0, 600000000 }, NULL);
+    nanosleep(&(struct timespec){ 0, 800000000 }, NULL);
     error_clear(&err);
     w->wrong = 0;
     start_step(&r, h, w, 9, x, result);
@@ -278,6 +280,9 @@ static void test_missing_publish(struct work *w, float *x, float *result)
     CHECK(!gpu->finish(stream, &err));
     CHECK_INT(err.code, ERR_DEVICE);
     CHECK_INT(w->n_calls, 2);
+    for (int i = 0; i < 500 && !gpu->is_idle(stream); i++) /* it was told to go on without us */
+        nanosleep(&(struct timespec){ 0, 10000000 }, NULL);
+    CHECK(gpu->is_idle(stream));
     handoff_close(h);
     drop_step(&r);
 }
@@ -323,7 +328,7 @@ static void test_device(float *x)
 {
     struct error err = { 0 };
     struct device *d;
-    struct slow p = { .seconds = 0.3 };
+    struct slow p = { .seconds = 3 * LIMIT_S };
     struct gpu_device_options o = { .limits = { .act_f32 = true, .max_tokens = 1, .max_cols = 32,
                                                 .n_ctx = 8, .head_width = 8 },
                                     .n_vocab = 1,
@@ -334,7 +339,7 @@ static void test_device(float *x)
     struct experts e = { .top_k = 1 };
     struct rows r = { x, 1, 1 };
     check_case("a device's step fails with it, and the next one does not");
-    bool ok = handoff_open(&p.handoff, 0.04, &err) && library->device_open(&d, &o, &err);
+    bool ok = handoff_open(&p.handoff, LIMIT_S, &err) && library->device_open(&d, &o, &err);
     if (!CHECK_MSG(ok, "%s", err.text))
         return;
     p.s = library->device_stream(d);
@@ -345,7 +350,7 @@ static void test_device(float *x)
         ok = d->ops->end(d, &err);
         CHECK_MSG(ok == (i == 1), "%s", err.text);
         CHECK_INT(err.code, ok ? ERR_NONE : ERR_RUN);
-        nanosleep(&(struct timespec){ 0, 400000000 }, NULL);
+        nanosleep(&(struct timespec){ 0, 700000000 }, NULL);
         p.seconds = 0;
         error_clear(&err);
     }

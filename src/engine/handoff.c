@@ -83,13 +83,18 @@ static inline void pause_core(void)
 #endif
 }
 
+static bool must_stop(const struct handoff *h)
+{
+    return atomic_load_explicit(&h->stop_polling, memory_order_relaxed);
+}
+
 /* Poll until the GPU has published that piece: what it wrote before is visible then. False: somebody
  * says that it will not. */
 static bool await_published(struct handoff *h, const uint32_t *word, uint32_t ticket)
 {
     double start = now_s(), waited = 0;
     for (unsigned n = 1; __atomic_load_n(word, __ATOMIC_ACQUIRE) != ticket; n++) {
-        if (atomic_load_explicit(&h->stop_polling, memory_order_relaxed))
+        if (must_stop(h))
             return false;
         if (waited < SPIN_S)
             pause_core();
@@ -106,8 +111,7 @@ static bool await_published(struct handoff *h, const uint32_t *word, uint32_t ti
 /* Under the lock: is the next piece there, or will it be by a flag? */
 static bool has_next(const struct handoff *h)
 {
-    bool polls = h->flags && !atomic_load_explicit(&h->stop_polling, memory_order_relaxed);
-    return h->n_done < h->n_started || (polls && h->n_done < h->n_queued);
+    return h->n_done < h->n_started || (h->flags && !must_stop(h) && h->n_done < h->n_queued);
 }
 
 /* Under the lock, which is not held meanwhile: compute the next piece. */
@@ -122,10 +126,10 @@ static void compute_next(struct handoff *h)
         bool came = await_published(h, &flags->published.word, ticket);
         pthread_mutex_lock(&h->lock);
         h->polling = false;
-        if (!came || h->late) {
+        if (must_stop(h)) /* somebody waits for that */
             pthread_cond_broadcast(&h->changed);
+        if (!came || must_stop(h))
             return;
-        }
         h->n_started++;
     }
     h->moved_s = now_s();
@@ -136,7 +140,8 @@ static void compute_next(struct handoff *h)
     pthread_mutex_lock(&h->lock);
     h->n_done++;
     h->moved_s = now_s();
-    if (!flags || h->n_done == h->n_queued) /* with flags nobody sleeps for a single piece */
+    /* with flags nobody sleeps for a single piece, unless the step ends before its time */
+    if (!flags || h->n_done == h->n_queued || must_stop(h))
         pthread_cond_broadcast(&h->changed);
 }
 
