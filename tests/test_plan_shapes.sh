@@ -79,6 +79,13 @@ for shape in v2-lite:mix v3:mix v3.2:q4_k v4-flash:native; do
     [ ! -s "$work/ways" ] || bad "$(head -n 1 "$work/ways")"
 done
 v3=$work/v3.gguf
+begin "main memory too small, VRAM large: experts of whole layers there"
+plan 4 "$v3" --what-if "ram=256G,bw=460,cores=32,vram=192G,vbw=3000,pcie=50,tops=400,handoff=30"
+flags=$(sed -n 's/.*experts of the last .* in VRAM .* \(-ncmoe [0-9]*\)$/\1/p' "$out")
+[ -n "$flags" ] || bad "no -ncmoe: $(grep '^  1' "$out")"
+# shellcheck disable=SC2086
+plan 0 "$v3" $flags --what-if "ram=256G,bw=460,cores=32,vram=192G,vbw=3000,pcie=50,tops=400,handoff=30"
+prints "routed experts +GPU"; prints "routed experts +RAM"; prints "^  fits\."
 begin "a wish that 8 GiB cannot fulfil: refused, with the wish that they can"
 plan 4 "$v3" --what-if "$server,$card" --vram 8G -ngl all
 prints "does not fit. Ways out:"; prints "-ngl auto"; prints "-ngl 0"

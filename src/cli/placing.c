@@ -264,6 +264,29 @@ static int add_disk(struct way_out *ways, int n, const struct model *m, const st
     return n + 1;
 }
 
+/* Experts of as many of the last layers to VRAM as main memory is short of. */
+static int add_experts_on_gpu(struct way_out *ways, int n, const struct model *m,
+                              const struct placement *p, const struct rates *mc,
+                              const struct placement_wishes *w, const char *command,
+                              const char *path)
+{
+    struct placement_wishes other = *w;
+    int n_layers = m->params.n_layers, n_moe = n_layers - m->params.n_dense_lead;
+    double routed = (double)(p->bytes[PART_ROUTED][HOME_RAM] + p->bytes[PART_ROUTED][HOME_MAPPED]);
+    double lacking = (double)(p->ram_used + p->ram_mapped) - (double)p->ram_budget;
+    if (w->cpu_moe != PLACE_AUTO || !mc->vram_bytes || n_moe <= 0 || !(routed > 0))
+        return n;
+    int layers = (int)min_of(ceil(lacking / routed * n_moe), (double)n_moe), before = n;
+    for (int more = 0; more < 3 && layers <= n_moe && n == before; more++, layers++) {
+        char what[64], flags[32];
+        other.cpu_moe = n_layers - layers;
+        snprintf(what, sizeof what, "experts of the last %d layers in VRAM", layers);
+        snprintf(flags, sizeof flags, " -ncmoe %d", other.cpu_moe);
+        n = add_wish(ways, n, what, flags, &other, m, mc, command, path);
+    }
+    return n;
+}
+
 /* The same file with as much memory as it wants. */
 static int add_memory(struct way_out *ways, int n, const struct model *m,
                       const struct placement *p, const struct rates *mc,
@@ -310,7 +333,7 @@ int placing_ways(struct way_out ways[MAX_WAYS], const struct model *m, const str
         other.gpu_layers = 0;
         n = add_wish(ways, n, "without the GPU", " -ngl 0", &other, m, mc, command, path);
     } else {
-        int before = n;
+        int before = n = add_experts_on_gpu(ways, n, m, p, mc, w, command, path);
         n = add_mixture(ways, n, m, p, path);
         if (n > before)
             n = add_budget(ways, n, mc, w, path);
