@@ -29,6 +29,7 @@ ONLY=bench B=$B timeout 120 sh tools/gpu_report.sh 2>"$work/err"
 check "bench passes: $(tail -n 3 "$OUT/bench.log" 2>/dev/null)" [ $? = 0 ]
 check "kernels in the text" has "| gemv Q4_K |" report.md
 check "models in the text" has "tok/s" report.md
+check "goals" has "hand-off within 40 us per layer: [a-z]* ([0-9.]* us, [a-z -]*)" report.md
 check "JSON" json
 check "kernels in JSON" has '"kernel": "gemv Q4_K"' report.json
 check "models in JSON" has '"shape": "v2-lite", "way": "cpu", "test": "tg4"' report.json

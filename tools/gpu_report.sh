@@ -124,6 +124,57 @@ commit=$("$B/tandem" --version 2>/dev/null | head -n 1)
 nvcc=$( (nvcc --version || /usr/local/cuda/bin/nvcc --version) 2>/dev/null | sed -n 's/.*release \([^,]*\).*/\1/p')
 date=$(date -u '+%Y-%m-%d %H:%M UTC')
 
+# For awk: the cells of a csv line into c; how many.
+csv_cells='
+    function cells(line, c,    n, i, ch, quoted) {
+        n = 1; c[1] = ""; quoted = 0
+        for (i = 1; i <= length(line); i++) {
+            ch = substr(line, i, 1)
+            if (ch == "\"" && quoted && substr(line, i + 1, 1) == "\"") { c[n] = c[n] ch; i++ }
+            else if (ch == "\"") quoted = !quoted
+            else if (ch == "," && !quoted) c[++n] = ""
+            else c[n] = c[n] ch
+        }
+        return n
+    }'
+
+# What the project wants of a card, and what this one gave.
+goals() {
+    [ -s "$out/kernels.csv" ] || return
+    echo "## Goals"
+    echo
+    awk "$csv_cells"'
+        function verdict(ok) { return ok ? "reached" : "missed" }
+        { n = cells($0, c) }
+        c[1] ~ /^gemv/ && c[2] !~ /token/ && c[6] != "" {
+            share = 100 * c[6]
+            if (worst == "" || share < least) { least = share; worst = c[1] }
+            if (c[1] == "gemv Q4_K") q4 = share
+        }
+        c[1] == "mla decode, added" && c[6] > 0 { added = 1 / c[6] }
+        c[1] ~ /hand-off|callback in a graph/ && c[3] != "" && (way == "" || c[3] + 0 < us) {
+            us = c[3] + 0; way = c[1]; sub(/, us$/, "", way) }
+        END {
+            if (worst != "")
+                printf "- GEMV at 70 %% of VRAM bandwidth: %s (Q4_K %.0f %%; the slowest, %s, %.0f %%)\n",
+                       verdict(q4 >= 70), q4, worst, least
+            if (added != "")
+                printf "- latent attention adds at most twice its bound: %s (%.1f times)\n",
+                       verdict(added <= 2), added
+            if (way != "")
+                printf "- hand-off within 40 us per layer: %s (%.1f us, %s)\n", verdict(us <= 40), us, way
+        }' "$out/kernels.csv"
+    [ ! -s "$out/models.csv" ] || awk "$csv_cells"'
+        NR == 1 { n = cells($0, c); for (i = 1; i <= n; i++) at[c[i]] = i; next }
+        { n = cells($0, c); share = 100 * c[at["of_limit"]] }
+        c[1] == "v2-lite" && c[2] != "cpu" && c[at["test"]] ~ /^tg/ && share > best { best = share; way = c[2] }
+        END { if (way != "")
+            printf "- V2-Lite decodes at 70 %% of the serial bound: %s (%.0f %%, %s)\n",
+                   best >= 70 ? "reached" : "missed", best, way }' "$out/models.csv"
+    [ "$emulated" = 0 ] || echo "- (the card was emulated: none of this means anything)"
+    echo
+}
+
 {
     echo "# $(field 1), $date"
     echo
@@ -134,6 +185,7 @@ date=$(date -u '+%Y-%m-%d %H:%M UTC')
     echo "|---|---:|---|"
     awk -F'\t' '{ printf "| %s | %s | %s |\n", $1, $2, $3 }' "$out/parts"
     echo
+    goals
     for name in tests memcheck racecheck; do
         [ -f "$out/$name.log" ] || continue
         echo "## $name"
@@ -155,18 +207,7 @@ date=$(date -u '+%Y-%m-%d %H:%M UTC')
 # Rows of a csv file as JSON objects: numbers as such, empty cells as null.
 csv_json() {
     [ -s "$1" ] || { printf '[]'; return; }
-    awk '
-        function cells(line, c,    n, i, ch, quoted) {
-            n = 1; c[1] = ""; quoted = 0
-            for (i = 1; i <= length(line); i++) {
-                ch = substr(line, i, 1)
-                if (ch == "\"" && quoted && substr(line, i + 1, 1) == "\"") { c[n] = c[n] ch; i++ }
-                else if (ch == "\"") quoted = !quoted
-                else if (ch == "," && !quoted) c[++n] = ""
-                else c[n] = c[n] ch
-            }
-            return n
-        }
+    awk "$csv_cells"'
         function text(s) { gsub(/\\/, "\\\\", s); gsub(/"/, "\\\"", s); return "\"" s "\"" }
         function value(s) {
             if (s == "") return "null"

@@ -106,7 +106,7 @@ static void csv_number(struct buf *out, double x)
 
 static void csv_rate(struct buf *out, const char *name, double us, double gb_s, double tflop_s)
 {
-    buf_printf(out, "%s,,", name);
+    buf_printf(out, "\"%s\",,", name);
     csv_number(out, us);
     csv_number(out, gb_s);
     csv_number(out, tflop_s);
