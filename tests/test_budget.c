@@ -9,6 +9,7 @@
 #include "tools/mixture.h"
 #include "tools/quantize_plan.h"
 
+#define CHECK_OK(code, said) CHECK_MSG((code) == 0, "%s", said)
 #define MAX_GROUPS 300
 #define MAX_CHOICES 12
 #define GIB ((int64_t)1 << 30)
@@ -234,6 +235,35 @@ static void test_command(const char *path, const char *out)
     CHECK_MSG(run_tandem(line, said, sizeof said) == 4 && strstr(said, "--min-tps"), "%s", said);
 }
 
+/* With importance the errors are measured, and types that need it may be chosen. */
+static void test_importance(const char *imatrix, const char *out)
+{
+    static char said[20000];
+    char line[1200];
+    double plain = 0, measured = 0;
+    const char *fit = "quantize models/demo.gguf %s --fit-ram %dM -c 512 --allow-requantize --dry-run";
+    check_case("with importance: errors measured on the weights");
+    snprintf(line, sizeof line, "quantize --collect-imatrix -m models/demo.gguf -f README.md -o %s "
+             "-c 64 --chunks 6", imatrix);
+    if (!CHECK_OK(run_tandem(line, said, sizeof said), said))
+        return;
+    int low = 1, high = 1000; /* MiB: what is needed beside the weights depends on the machine */
+    while (high - low > 1) {
+        int middle = (low + high) / 2;
+        snprintf(line, sizeof line, fit, out, middle);
+        *(run_tandem(line, said, sizeof said) == 0 ? &high : &low) = middle;
+    }
+    snprintf(line, sizeof line, fit, out, high);
+    CHECK_OK(run_tandem(line, said, sizeof said), said);
+    const char *loss = strstr(said, "expected loss");
+    CHECK(loss && sscanf(loss, "expected loss %lf", &plain) == 1 && strstr(loss, "normally"));
+    snprintf(line + strlen(line), sizeof line - strlen(line), " --imatrix %s", imatrix);
+    CHECK_OK(run_tandem(line, said, sizeof said), said);
+    loss = strstr(said, "expected loss");
+    CHECK(loss && sscanf(loss, "expected loss %lf", &measured) == 1 && strstr(loss, "samples"));
+    CHECK_MSG(measured > 0 && measured != plain, "%g measured, %g by the table", measured, plain);
+}
+
 int main(void)
 {
     char path[256], out[256];
@@ -244,6 +274,9 @@ int main(void)
     test_large();
     test_models(path);
     test_command(path, out);
+    unlink(path);
+    unlink(out);
+    test_importance(path, out);
     unlink(path);
     unlink(out);
     return check_finish();
