@@ -551,6 +551,27 @@ static void test_first_sign(void)
     CHECK_MSG(s.len > 0 && now_s() - start < 5, "the first sign came after %.2f s", now_s() - start);
     CHECK(expect_prompt(&s));
     leave();
+
+    check_case("commands that take long say what they do");
+    static const struct {
+        const char *arguments[8], *sign;
+    } rows[] = {
+        { { "run", MODEL, "-p", "hi", "-n", "1" }, "loading" },
+        { { "run", MODEL, "-p", "hi", "-n", "1" }, "reading" },
+        { { "eval", MODEL, "--tasks", "models/demo/tasks.jsonl" }, "loading" },
+        { { "inspect", MODEL, "--verify" }, "verifying" },
+        { { "inspect", MODEL, "--hash" }, "hashing" },
+        { { "plan", MODEL }, "measuring" }, /* in this home it is the first time */
+        { { "bench", "--probe" }, "measuring" },
+    };
+    for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+        CHECK(spawn(&s, rows[i].arguments));
+        CHECK_MSG(expect(&s, rows[i].sign), "%s does not say \"%s\"", rows[i].arguments[0],
+                  rows[i].sign);
+        kill(s.pid, SIGKILL);
+        finish(&s);
+        close(s.master);
+    }
 }
 
 int main(void)

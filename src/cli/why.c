@@ -162,5 +162,9 @@ void why_text(struct buf *out, const struct loaded *m, const struct generation *
         buf_printf(out, "  before it, %lld tokens were read in %.2f s (%.0f tok/s), %lld were in the "
                    "cache\n", (long long)(g->n_prompt - g->n_reused), g->prefill_s,
                    generation_prefill_rate(g), (long long)g->n_reused);
+    struct expert_report r;
+    if (engine_expert_report(m->engine, &r) && r.n_picks > 0)
+        buf_printf(out, "  expert hits %.0f %% on the GPU since the model was loaded\n",
+                   100 * expert_hit_rate(&r));
     add_advice(out, m, g, gb_s, dram_gb_s);
 }
