@@ -145,7 +145,7 @@ static void test_pipes(void)
 
 static void test_wide_line(void)
 {
-    check_case("wide characters are edited and wrapped in a narrow window");
+    check_case("wide characters and the help wrap in a narrow window");
     window_columns = 40;
     CHECK(spawn(&s, ARGUMENTS("chat", MODEL, "--no-think", "-n", "2", "--no-history")));
     CHECK(expect_prompt(&s));
@@ -155,6 +155,12 @@ static void test_wide_line(void)
     CHECK(expect_prompt(&s));
     char *text = shown(40, window_rows);
     CHECK_MSG(strstr(text, "> 日日日日日日日日日日日日日日日日日日日\n日本日日x\n"), "%s", text);
+    free(text);
+    type(&s, "/help\r");
+    CHECK(expect(&s, "with a\r\n  slash."));
+    CHECK(expect_prompt(&s));
+    text = shown(40, window_rows);
+    CHECK_MSG(strstr(text, "  /ctx\n    how full the context is\n"), "%s", text);
     free(text);
     window_columns = 100;
     leave();

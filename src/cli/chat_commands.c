@@ -7,6 +7,7 @@
 #include "src/cli/chat_actions.h"
 #include "src/cli/chat_sessions.h"
 #include "src/cli/options.h"
+#include "src/cli/styled.h"
 #include "src/cli/term.h"
 #include "src/cli/repair.h"
 
@@ -219,16 +220,51 @@ void chat_offers(void *ctx, const char *line, int from, struct line_offer *offer
         offer->words = chat_branch_names(c);
 }
 
+/* One row of the help, the words of its text below each other in a narrow window. */
+static void add_help(struct buf *out, const char *name, const char *argument, const char *help,
+                     int columns)
+{
+    struct margins margins = { 0 };
+    struct styled text = { 0 };
+    char first[32], rest[32];
+    bool narrow = columns < 60;
+    if (narrow)
+        buf_printf(out, "  %s %s\n", name, argument);
+    snprintf(first, sizeof first, "  %-9s %-14s ", narrow ? "" : name, narrow ? "" : argument);
+    snprintf(rest, sizeof rest, "%*s", narrow ? 4 : (int)strlen(first), "");
+    margins_push(&margins, narrow ? rest : first, rest);
+    styled_add(&text, str_of(help), 0);
+    styled_wrap(out, &text, &margins, columns, false, PALETTE_PLAIN);
+    styled_release(&text);
+}
+
 static bool do_help(struct chat *c, const char *argument, struct error *err)
 {
-    (void)c, (void)argument, (void)err;
+    static const char *const keys[] = {
+        "Enter sends. Several lines: paste them, Alt-Enter, between lines of \"\"\", Ctrl-G for an "
+        "editor.",
+        "Ctrl-R searches the history, Ctrl-T shows or folds the thinking.",
+        "Ctrl-C stops an answer and keeps it; // sends a line that begins with a slash.",
+    };
+    struct buf out = { 0 };
+    int columns = max_of(term_columns() - 1, 20);
+    (void)c, (void)argument;
     for (size_t i = 0; i < ARRAY_LEN(table); i++)
         if (table[i].help)
-            note("  %-10s %-15s %s", table[i].name, table[i].argument, table[i].help);
-    note("  Enter sends; several lines: paste them, Alt-Enter, between lines of \"\"\", or Ctrl-G for");
-    note("  an editor. Ctrl-R searches the history, Ctrl-T shows or folds the thinking.");
-    note("  Ctrl-C stops an answer and keeps it; // sends a line that begins with a slash.");
-    return true;
+            add_help(&out, table[i].name, table[i].argument, table[i].help, columns);
+    for (size_t i = 0; i < ARRAY_LEN(keys); i++) {
+        struct margins margins = { 0 };
+        struct styled text = { 0 };
+        margins_push(&margins, "  ", "  ");
+        styled_add(&text, str_of(keys[i]), 0);
+        styled_wrap(&out, &text, &margins, columns, false, PALETTE_PLAIN);
+        styled_release(&text);
+    }
+    bool ok = buf_ok(&out, err);
+    if (ok)
+        err_write(buf_str(&out).data, out.len);
+    buf_release(&out);
+    return ok;
 }
 
 bool chat_command(struct chat *c, const char *line, struct error *err)

@@ -30,7 +30,7 @@ void styled_release(struct styled *s);
 
 /* What stands before the lines of nested blocks: bullets, bars, indentation. */
 struct margin {
-    char first[24], rest[24]; /* before the first line, and before those below it */
+    char first[32], rest[32]; /* before the first line, and before those below it */
     int columns;              /* of either */
     bool used;                /* the first line is written */
 };
