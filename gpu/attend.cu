@@ -21,8 +21,11 @@ struct query {
     bool exists;
 };
 
+/* Over selected rows the token is the third index of the block. */
 DEVICE struct query query_of(const struct attend &a, int tile, int rows, int i)
 {
+    if (a.ids)
+        return { (int)blockIdx.z, tile * rows + i, tile * rows + i < a.n_heads };
     int n_tiles = (a.n_tokens * a.group + rows - 1) / rows, kv_head = tile / n_tiles;
     int row = tile % n_tiles * rows + i;
     return { row / a.group, kv_head * a.group + row % a.group, row / a.group < a.n_tokens };
@@ -38,10 +41,24 @@ DEVICE void range_of(const struct attend &a, int tile, int rows, int64_t *begin,
 {
     struct query last = query_of(a, tile, rows, rows - 1);
     int64_t seen = a.step->n_past + (last.exists ? last.token : a.n_tokens - 1) + 1 - a.first;
+    if (a.ids)
+        seen = a.n_ids[blockIdx.z];
     *begin = blockIdx.y * a.per_split;
     *end = *begin + a.per_split;
     *end = *end < a.n_positions ? *end : a.n_positions;
     *end = *end < seen ? *end : seen;
+}
+
+/* Is position p, within the range, one that the query may see? */
+DEVICE bool sees(const struct attend &a, struct query q, int64_t p)
+{
+    return a.ids || a.first + p <= a.step->n_past + q.token;
+}
+
+/* Which row of the cache position p is. */
+DEVICE int64_t row_of(const struct attend &a, int64_t p)
+{
+    return a.ids ? a.ids[(int64_t)blockIdx.z * a.most + p] : p;
 }
 
 /* What a row remembers: largest score so far, sum of weights, and by how much sums shrink now. */
@@ -94,11 +111,11 @@ DEVICE void score_plain(const struct attend &a, const float *q, float *score, in
     int width = a.key + a.tail;
     for (int p = warp_id(); p < n; p += (int)blockDim.x / 32) {
         float dots[ROWS] = { 0 };
-        add_products(dots, q, width, 0, (const T *)a.k + (pos + p) * a.k_stride + kv_head * a.k_head,
+        int64_t row = row_of(a, pos + p);
+        add_products(dots, q, width, 0, (const T *)a.k + row * a.k_stride + kv_head * a.k_head,
                      a.key);
         if (a.tail > 0)
-            add_products(dots, q, width, a.key, (const T *)a.k_tail + (pos + p) * a.tail_stride,
-                         a.tail);
+            add_products(dots, q, width, a.key, (const T *)a.k_tail + row * a.tail_stride, a.tail);
         for (int i = 0; i < ROWS; i++) {
             float dot = warp_sum(dots[i]);
             if (lane_id() == 0)
@@ -113,12 +130,12 @@ DEVICE void sum_plain(const struct attend &a, const float *weight, const struct 
                       float *sum, int kv_head, int64_t pos, int n)
 {
     for (int c = (int)threadIdx.x; c < a.value; c += (int)blockDim.x) {
-        const T *v = (const T *)a.v + pos * a.v_stride + kv_head * a.v_head + c;
+        const T *v = (const T *)a.v + kv_head * a.v_head + c;
         float s[ROWS];
         for (int i = 0; i < ROWS; i++)
             s[i] = sum[i * a.value + c] * state[i].shrink;
         for (int p = 0; p < n; p++) {
-            float x = element(v + p * a.v_stride);
+            float x = element(v + row_of(a, pos + p) * a.v_stride);
             UNROLL for (int i = 0; i < ROWS; i++) s[i] += weight[i * BLOCK + p] * x;
         }
         for (int i = 0; i < ROWS; i++)
@@ -155,8 +172,8 @@ template <typename T> KERNEL void attend_plain(struct attend a)
         score_plain<T>(a, q, score, kv_head, pos, n);
         block_sync();
         for (int i = warp_id(); i < ROWS; i += n_warps) {
-            int p = lane_id(), token = query_of(a, tile, ROWS, i).token;
-            bool seen = p < n && a.first + pos + p <= a.step->n_past + token;
+            int p = lane_id();
+            bool seen = p < n && sees(a, query_of(a, tile, ROWS, i), pos + p);
             score[i * BLOCK + p] = weigh(&state[i], seen ? score[i * BLOCK + p] : 0, seen, false);
         }
         block_sync();
@@ -228,18 +245,18 @@ DEVICE void load_block(const struct attend &a, struct tile_shape shape, uint16_t
 {
     for (int p = warp_id(); p < BLOCK; p += TILE_WARPS) {
         uint16_t *to = k + p * shape.q_pitch;
-        const uint16_t *row = (const uint16_t *)a.k + (pos + p) * a.k_stride + kv_head * a.k_head;
+        int64_t row = p < n ? row_of(a, pos + p) : 0;
         if (p < n) {
-            load_row(to, row, a.key);
+            load_row(to, (const uint16_t *)a.k + row * a.k_stride + kv_head * a.k_head, a.key);
             if (a.tail > 0)
-                load_row(to + a.key, (const uint16_t *)a.k_tail + (pos + p) * a.tail_stride, a.tail);
+                load_row(to + a.key, (const uint16_t *)a.k_tail + row * a.tail_stride, a.tail);
         }
         zero_row(to, p < n ? a.key + a.tail : 0, shape.q_pitch);
         if (shape.v_in_k)
             continue;
         if (p < n)
             load_row(v + p * shape.v_pitch,
-                     (const uint16_t *)a.v + (pos + p) * a.v_stride + kv_head * a.v_head, a.value);
+                     (const uint16_t *)a.v + row * a.v_stride + kv_head * a.v_head, a.value);
         zero_row(v + p * shape.v_pitch, p < n ? a.value : 0, shape.v_pitch);
     }
     async_commit();
@@ -352,8 +369,8 @@ template <int TILES> KERNEL void attend_tile(struct attend a, struct tile_shape 
         score_tile(a, q, k, shape.q_pitch, score);
         block_sync();
         for (int i = warp_id(); i < TILE_ROWS; i += TILE_WARPS) {
-            int p = lane_id(), token = query_of(a, tile, TILE_ROWS, i).token;
-            bool seen = p < n && a.first + pos + p <= a.step->n_past + token;
+            int p = lane_id();
+            bool seen = p < n && sees(a, query_of(a, tile, TILE_ROWS, i), pos + p);
             weight[i * (BLOCK + PITCH) + p] =
                 float_to_f16(weigh(&state[i], score[i * BLOCK + p], seen, true));
         }
@@ -418,15 +435,19 @@ static bool on_tensor_cores(const struct gpu_stream *s, const struct attend *a,
            a->n_tokens * a->group >= TILE_ROWS && tile_shared(*a, *tiles) <= s->max_shared;
 }
 
+/* Of one token over selected rows, else of all. */
 static int n_tiles(const struct attend *a, int rows)
 {
+    if (a->ids)
+        return (int)divide_up(a->n_heads, rows);
     return (int)divide_up((int64_t)a->n_tokens * a->group, rows) * (a->n_heads / a->group);
 }
 
 int attend_splits(const struct gpu_stream *s, struct attend *a, void *scratch, bool one_split)
 {
     int64_t rows = (int64_t)a->n_tokens * a->n_heads, most = most_rows(&s->limits) / rows;
-    int64_t wanted = divide_up(2 * s->n_sms, n_tiles(a, ROWS)); /* two blocks for each SM */
+    int64_t blocks = (int64_t)n_tiles(a, ROWS) * (a->ids ? a->n_tokens : 1);
+    int64_t wanted = divide_up(2 * s->n_sms, blocks); /* two blocks for each SM */
     int64_t useful = divide_up(a->n_positions, 2 * BLOCK);
     most = most < ATTEND_SPLITS ? most : ATTEND_SPLITS;
     int64_t n = wanted < useful ? wanted : useful;
@@ -442,8 +463,9 @@ int attend_splits(const struct gpu_stream *s, struct attend *a, void *scratch, b
 void attend_run(struct gpu_stream *s, const struct attend *a, enum tensor_type type, int n_splits)
 {
     int tiles;
+    unsigned depth = a->ids ? (unsigned)a->n_tokens : 1;
     if (on_tensor_cores(s, a, type, &tiles)) {
-        dim3 grid((unsigned)n_tiles(a, TILE_ROWS), (unsigned)n_splits);
+        dim3 grid((unsigned)n_tiles(a, TILE_ROWS), (unsigned)n_splits, depth);
         struct tile_shape shape = tile_shape_of(*a, tiles);
         size_t shared = tile_shared(*a, tiles);
         if (tiles == 2)
@@ -456,7 +478,7 @@ void attend_run(struct gpu_stream *s, const struct attend *a, enum tensor_type t
             LAUNCH(s, attend_tile<16>, grid, 32 * TILE_WARPS, shared, *a, shape);
         return;
     }
-    dim3 grid((unsigned)n_tiles(a, ROWS), (unsigned)n_splits);
+    dim3 grid((unsigned)n_tiles(a, ROWS), (unsigned)n_splits, depth);
     int threads = gpu_threads(s, 256);
     size_t shared = (size_t)ROWS * (size_t)(a->key + a->tail + BLOCK + a->value) * sizeof(float) +
                     ROWS * sizeof(struct row_state);

@@ -28,6 +28,10 @@ struct attend {
     float *states; /* [splits, n_tokens * n_heads, 2] largest score, sum of weights */
     bool carry;
     const struct gpu_step *step;
+    /* Not NULL: token t sees rows ids[t * most .. ] of the cache, n_ids[t] of them, as positions
+     * 0, 1, ...; all heads share keys then (group == n_heads), and a tile holds heads of one token. */
+    const int32_t *ids, *n_ids;
+    int most;
 };
 
 /* Bytes of sums and states, whatever the tokens of a step. */

@@ -318,6 +318,13 @@ static void device_rmsnorm(struct device *d, struct rows dst, struct rows src,
                 n_tokens(d));
 }
 
+static void device_layernorm(struct device *d, struct rows dst, struct rows src,
+                             const struct weight *weight, const struct weight *bias, float eps)
+{
+    gpu_layernorm(gpu(d)->s, dst, src, (const float *)weight->data, (const float *)bias->data,
+                  weight->cols, eps, n_tokens(d));
+}
+
 static void device_matmul(struct device *d, struct rows dst, const struct weight *w,
                           struct rows src, const struct weight *bias)
 {
@@ -383,6 +390,12 @@ static void device_cache_mla(struct device *dev, struct kvcache *c, int layer,
     gpu_cache_store(d->s, c->k[layer], c->type, latent_rope, d->state, n_tokens(dev));
 }
 
+static void device_cache_index(struct device *dev, struct kvcache *c, int layer, struct rows keys)
+{
+    struct gpu_device *d = gpu(dev);
+    gpu_cache_store(d->s, c->sparse[layer].index, c->type, keys, d->state, n_tokens(dev));
+}
+
 static void device_attention_gqa(struct device *dev, struct rows dst, struct rows q,
                                  const struct kvcache *c, int layer, int n_heads, int n_kv_heads,
                                  int head_dim, float scale)
@@ -399,6 +412,12 @@ static void device_attention_mla(struct device *dev, struct rows dst, struct row
     struct gpu_device *d = gpu(dev);
     enum mla_form form = d->step.mla_form;
     keep_pace(d);
+    if (m->n_selected > 0 && d->kv_bound > m->n_selected) {
+        assert(d->index_top_k == m->n_selected);
+        gpu_mla_selected(d->s, dst, q, c->k[layer], c->type, m, d->selected, d->n_selected,
+                         d->state, d->kv_bound, n_tokens(dev));
+        return;
+    }
     if (form == MLA_AUTO)
         form = n_tokens(dev) < MLA_DECOMPRESS_TOKENS ? MLA_ABSORBED : MLA_DECOMPRESSED;
     if (form == MLA_ABSORBED)
@@ -610,12 +629,12 @@ static const struct device_ops device_ops_gpu = {
     .recorded = device_recorded,
     .embed = device_embed,
     .rmsnorm = device_rmsnorm,
-    .layernorm = NULL, /* of V3.2, which runs on the CPU only: src/engine/hybrid.c */
+    .layernorm = device_layernorm,
     .matmul = device_matmul,
     .rope = device_rope,
     .cache_gqa = device_cache_gqa,
     .cache_mla = device_cache_mla,
-    .cache_index = NULL,
+    .cache_index = device_cache_index,
     .attention_gqa = device_attention_gqa,
     .attention_mla = device_attention_mla,
     .swiglu = device_swiglu,

@@ -31,7 +31,7 @@
 extern "C" {
 #endif
 
-#define GPU_ABI 5 /* of everything in this file; the library refuses another one */
+#define GPU_ABI 6 /* of everything in this file; the library refuses another one */
 
 /* An in-order queue of one card, with an error latch and scratch memory. Opaque to C. */
 struct gpu_stream;
@@ -171,6 +171,11 @@ void gpu_clamp(struct gpu_stream *s, struct rows x, float low, float high, int n
 void gpu_rmsnorm(struct gpu_stream *s, struct rows dst, struct rows src, const float *weight,
                  int64_t n, int n_groups, float eps, int n_tokens);
 
+/* dst = (src - mean) / sqrt(variance + eps) * weight + bias over n elements; weight, bias [n]. In place
+ * ok. */
+void gpu_layernorm(struct gpu_stream *s, struct rows dst, struct rows src, const float *weight,
+                   const float *bias, int64_t n, float eps, int n_tokens);
+
 /* ---- weights: gpu/dequantize.cu, gpu/gemv.cu, gpu/gemm.cu, gpu/experts.cu ----
  * Every type with a dequantizer (quant_traits(type)->dequantize: all block types, F32, F16, BF16)
  * is accepted everywhere; decoding gives the bits of quant_traits(type)->dequantize. */
@@ -258,6 +263,11 @@ void gpu_attention_gqa(struct gpu_stream *s, struct rows dst, struct rows q, con
 void gpu_mla_absorbed(struct gpu_stream *s, struct rows dst, struct rows q, const void *latents,
                       enum tensor_type cache_type, const struct mla *m, const struct gpu_step *step,
                       int64_t kv_bound, int n_tokens);
+/* Absorbed, over the positions that gpu_indexer selected with a top_k of m->n_selected. */
+void gpu_mla_selected(struct gpu_stream *s, struct rows dst, struct rows q, const void *latents,
+                      enum tensor_type cache_type, const struct mla *m, const int32_t *ids,
+                      const int32_t *n_ids, const struct gpu_step *step, int64_t kv_bound,
+                      int n_tokens);
 void gpu_mla_decompressed(struct gpu_stream *s, struct rows dst, struct rows q, const void *latents,
                           enum tensor_type cache_type, const struct mla *m,
                           const struct gpu_step *step, int64_t kv_bound, int n_tokens);
@@ -338,11 +348,11 @@ void gpu_stream_close(struct gpu_stream *s);
     X(alloc) X(release) X(write) X(read) X(fill) X(mark) X(wait) X(call) X(enter)                          \
     X(is_idle) X(finish) X(deadline) X(give_up)                                                   \
     X(record) X(recorded) X(replay) X(forget) X(publish) X(collect)                               \
-    X(add) X(add3) X(copy) X(swiglu) X(clamp) X(rmsnorm)                                          \
+    X(add) X(add3) X(copy) X(swiglu) X(clamp) X(rmsnorm) X(layernorm)                              \
     X(hyper_mix) X(hyper_join) X(compress) X(indexer) X(attention_window)                         \
     X(rope_angles) X(rope) X(cache_store) X(router_topk)                                          \
     X(dequantize) X(embed) X(gemv) X(gemv_swiglu) X(gemm) X(matmul) X(experts)                    \
-    X(attention_gqa) X(mla_absorbed) X(mla_decompressed) X(probe_read)
+    X(attention_gqa) X(mla_absorbed) X(mla_selected) X(mla_decompressed) X(probe_read)
 
 struct gpu_launchers {
 #define GPU_ROW(name) __typeof__(gpu_##name) *name;

@@ -169,8 +169,6 @@ static void test_session_memory(const char *model)
 
 static bool wanted(const char *name, int argc, char **argv)
 {
-    if (strncmp(name, "deepseek32", 10) == 0)
-        return false; /* on the CPU only */
     for (int i = 1; i < argc; i++) {
         if (strcmp(argv[i], name) == 0)
             return true;

@@ -160,8 +160,6 @@ bool hybrid_open(struct hybrid **out, struct model *m, const struct engine_optio
                  struct error *err)
 {
     *out = NULL;
-    if (m->params.index_top_k > 0 && m->params.n_streams == 0)
-        return fail(err, ERR_DEVICE, "%s runs on the CPU only", m->arch->name);
     struct hybrid *h = mem_alloc(1, sizeof *h, "hybrid", err);
     if (!h)
         return false;
