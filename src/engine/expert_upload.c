@@ -9,8 +9,9 @@
 #include "src/engine/expert_copy.h"
 #include "src/model/placement.h"
 
-#define CORES_PER_COPIER 4 /* of RING_COPIERS at most: 4 GB/s each are what PCIe 4.0 takes */
-#define COPIER_GB_S 4.0    /* weaving back, one thread */
+#define CORES_PER_COPIER 4
+#define PLAIN_GB_S 8.0     /* of one thread: rows as in the file, as measured on a server's core ... */
+#define WOVEN_GB_S 2.2     /* ... and woven ones, undone on the way */
 #define USUAL_DRAM_GB_S 50.0
 #define USUAL_GOPS 150.0   /* int8 products of one core with many tokens */
 #define USUAL_PCIE_GB_S 12.0
@@ -41,11 +42,12 @@ struct upload_costs upload_costs_of(const struct experts *e, const struct rates 
     int n_cores = here && here->n_cores > 0 ? here->n_cores : cpus_usable()->n_cores;
     double dram = or_usual(here ? here->dram_gb_s : 0, USUAL_DRAM_GB_S);
     double pcie = or_usual(here ? here->pcie_gb_s : 0, USUAL_PCIE_GB_S);
+    double copier = e->down.woven ? WOVEN_GB_S : PLAIN_GB_S;
     return (struct upload_costs){
         .read_s = bytes / (dram * GIGA),
         .token_s = matrix_s(&e->gate, here, n_cores) + matrix_s(&e->up, here, n_cores) +
                    matrix_s(&e->gate_up, here, n_cores) + matrix_s(&e->down, here, n_cores),
-        .send_s = bytes / (min_of(pcie, n_copiers * COPIER_GB_S) * GIGA),
+        .send_s = bytes / (min_of(pcie, n_copiers * copier) * GIGA),
     };
 }
 

@@ -19,7 +19,7 @@
 
 #define ALIGNMENT ((size_t)256)
 #define HANDOFF_LIMIT_S 300 /* for a layer: a long prompt, with experts that come from a slow disk */
-#define COPY_GB_S 4.0 /* of one thread that takes experts from main memory */
+#define COPY_GB_S 2.2 /* of one thread that takes experts from main memory, woven */
 #define USUAL_GB_S 50.0 /* of main memory where nothing was measured */
 
 /* A weight that lives on the card, and where it came from. */
