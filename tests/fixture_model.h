@@ -95,6 +95,15 @@ static inline bool fixture_load(struct fixture *f, const char *tokens, const cha
 
 /* ---- running ---- */
 
+/* Wishes of a user who wants routed experts with the CPU, though all would fit on the GPU. */
+static inline const struct placement_wishes *cpu_experts(void)
+{
+    static struct placement_wishes w;
+    w = placement_wishes_default();
+    w.cpu_moe = PLACE_ALL;
+    return &w;
+}
+
 struct setup {
     enum numerics numerics;
     bool act_f32;
@@ -125,7 +134,7 @@ static inline float *run_model(const char *path, const struct fixture *f, const 
     struct engine_options eo = {
         .n_threads = u->n_threads, .numerics = u->numerics, .act_f32 = u->act_f32,
         .n_batch = (int)f->n_tokens, .load = u->load, .gpu = u->gpu,
-        .handoff = fixture_handoff,
+        .handoff = fixture_handoff, .wishes = cpu_experts(),
     };
     struct session_options so = { .n_ctx = f->n_tokens, .mla_form = u->form };
     struct fixture into = { .n_vocab = f->n_vocab };

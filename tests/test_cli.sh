@@ -131,7 +131,7 @@ run 0 plan "$model" -t 1 -c 640 --emit; lines "$out" 1; prints "-c 640"
 run 0 run "$model" $(cat "$out") -p hi -n 2 --no-think -q
 
 begin "plan for another machine"
-run 0 plan "$model" --what-if "ram=512G,bw=460,vram=24G,pcie=25,vbw=1000" --ctx-size 2048
+run 0 plan "$model" --what-if "ram=512G,bw=460,vram=24G,pcie=25,vbw=1000" --ctx-size 2048 -cmoe
 prints "GPU"; prints "left free"; prints "some rates are estimates"
 run 0 plan "$model" --vram 8G -ngl all -t 1; prints "GPU"
 run 2 plan "$model" --what-if "ram=512G,speed=3"; says "speed=3"

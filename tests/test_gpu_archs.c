@@ -147,7 +147,7 @@ static void test_session_memory(const char *model)
     struct error err = { 0 };
     struct engine *e = NULL;
     struct session *s = NULL;
-    struct engine_options eo = { .n_threads = 1, .gpu = GPU_MUST };
+    struct engine_options eo = { .n_threads = 1, .gpu = GPU_MUST, .wishes = cpu_experts() };
     struct session_options so = { .n_ctx = 64 };
     if (!CHECK_MSG(engine_open(&e, check_fixture(model), &eo, &err), "%s", err.text))
         return;

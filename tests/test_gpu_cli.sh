@@ -70,7 +70,7 @@ done
 run 0 run "$model" $ask -ngl all --gpu-experts 8 --stats; says "picks answered by 8 slots per layer"
 # shellcheck disable=SC2086
 run 0 run "$model" $ask -ngl all --gpu-experts 8 --json; [ "$(field expert_hit_rate)" != null ] || bad "no hits"
-run 2 run "$model" -p x -ngl all -ot down_exps=gpu; says "go together"
+run 2 run "$model" -p x -ngl all -ot down_exps=cpu; says "go together"
 run 4 run "$model" -p x -ngl all --vram 450M; says "-ngl auto"
 
 begin "bench --probe-gpu times every kernel, in three forms"

@@ -34,6 +34,7 @@ static bool open_model(struct engine **e, const char *model, enum gpu_use gpu, e
                        struct error *err)
 {
     struct engine_options o = { .n_threads = 1, .act_f32 = act_f32, .n_batch = 7, .gpu = gpu,
+                                .wishes = cpu_experts(),
                                 .numerics = NUMERICS_LLAMACPP, .load = load,
                                 .handoff = handoff, .gpu_patience_s = patience_s };
     n_warnings = 0;

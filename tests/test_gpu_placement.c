@@ -83,19 +83,21 @@ static void test_layers(const char *name, const char *model, const struct fixtur
         const char *what;
         int gpu_layers, cpu_moe, n_batch; /* gpu_layers 0: all, with the head */
     } rows[] = {
-        { "half of the layers", (n_layers + 1) / 2, PLACE_AUTO, 7 },
-        { "all layers, the output with the CPU", n_layers, PLACE_AUTO, 0 },
+        { "half of the layers", (n_layers + 1) / 2, PLACE_ALL, 7 },
+        { "all layers, the output with the CPU", n_layers, PLACE_ALL, 0 },
         { "everything with its experts", 0, 0, 7 },
         { "experts of the later half", 0, (n_layers + 1) / 2, 0 },
+        { "what is best, with room for everything", 0, PLACE_AUTO, 0 },
     };
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
-        struct placement_wishes w = placement_wishes_default();
+        struct placement_wishes w = *cpu_experts();
         struct outcome out;
         check_case("%s: %s", name, rows[i].what);
         w.cpu_moe = rows[i].cpu_moe;
         struct engine_options o = options_of(&w, rows[i].gpu_layers);
         if (run(model, f, &o, 0, rows[i].n_batch, &out)) {
             check_logits(&out, f);
+            CHECK(rows[i].cpu_moe != PLACE_AUTO || out.experts.n_cpu_picks == 0);
             CHECK_INT(out.gpu_layers, rows[i].gpu_layers ? rows[i].gpu_layers : n_layers);
             uint64_t records = (uint64_t)n_layers * MIB; /* counted, and taken by a real driver */
             CHECK_MSG(out.vram_used <= out.vram_planned + MIB &&
@@ -123,7 +125,7 @@ static void test_slots(const char *name, const char *model, const struct fixture
     };
     float *off = NULL;
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
-        struct placement_wishes w = placement_wishes_default();
+        struct placement_wishes w = *cpu_experts();
         struct outcome out;
         check_case("%s: slots %s", name, rows[i].what);
         w.gpu_experts = rows[i].slots;
@@ -159,7 +161,7 @@ static void test_uploads(const char *name, const char *model, const struct fixtu
     uint64_t n_moe = (uint64_t)(q->n_layers - q->n_dense_lead);
     float *never = NULL;
     for (int i = 0; i < 4; i++) { /* never; always; always beside slots; by half of the layers */
-        struct placement_wishes w = placement_wishes_default();
+        struct placement_wishes w = *cpu_experts();
         struct outcome out;
         check_case("%s: uploads %s%s", name, i == 0 ? "never" : "always",
                    i == 2 ? ", beside slots" : i == 3 ? ", half of the layers" : "");
@@ -228,7 +230,7 @@ static void test_same_bits(const char *name, const char *model, const struct fix
 {
     struct outcome out[2];
     check_case("%s: the same bits again", name);
-    struct engine_options o = options_of(NULL, 0);
+    struct engine_options o = options_of(cpu_experts(), 0);
     o.act_f32 = false;
     bool ok = true;
     for (int i = 0; i < 2; i++)
@@ -255,7 +257,7 @@ static void test_woven(const char *type)
     f.n_tokens = N_TOKENS;
     for (int sent = 0; sent < 2; sent++) {
         check_case("%s: %s beside a copy in two parts", type, sent ? "uploads" : "slots");
-        struct engine_options o = options_of(NULL, 0);
+        struct engine_options o = options_of(cpu_experts(), 0);
         o.act_f32 = false;
         o.load = LOAD_COPY;
         o.n_nodes = 2;
@@ -283,13 +285,13 @@ static void test_rules(const char *name, const char *model, const struct fixture
     };
     for (size_t i = 0; i < sizeof to_cpu / sizeof to_cpu[0]; i++) {
         struct placement_rule rule = { .on_gpu = false };
-        struct placement_wishes w = placement_wishes_default();
+        struct placement_wishes w = *cpu_experts();
         struct outcome out;
         check_case("%s: %s with the CPU", name, to_cpu[i]);
         regcomp(&rule.name, to_cpu[i], REG_EXTENDED | REG_NOSUB);
         w.rules = &rule;
         w.n_rules = 1;
-        w.cpu_moe = i % 2 ? 0 : PLACE_AUTO;
+        w.cpu_moe = i % 2 ? 0 : PLACE_ALL;
         struct engine_options o = options_of(&w, 0);
         if (run(model, f, &o, 0, 7, &out))
             check_logits(&out, f);
@@ -315,7 +317,7 @@ static void test_refusals(void)
 {
     const char *model = "models/deepseek2-lite27.gguf";
     struct placement_rule rule = { .on_gpu = true };
-    struct placement_wishes w = placement_wishes_default();
+    struct placement_wishes w = *cpu_experts();
     w.rules = &rule;
     w.n_rules = 1;
     check_case("part of a layer's experts");
@@ -329,7 +331,7 @@ static void test_refusals(void)
     refuse(model, &o, ERR_USAGE, "layer 1 is the CPU's");
     regfree(&rule.name);
     check_case("more than fits");
-    w = placement_wishes_default();
+    w = *cpu_experts();
     o = options_of(&w, 0);
     o.max_vram_bytes = 448 * MIB; /* less than driver and trunk */
     refuse(model, &o, ERR_FIT, "-ngl auto");
@@ -342,7 +344,7 @@ static void test_refusals(void)
 static void test_budgets(const char *name, const char *model, const struct fixture *f)
 {
     struct error err = { 0 };
-    struct placement_wishes w = placement_wishes_default();
+    struct placement_wishes w = *cpu_experts();
     struct engine *e = NULL;
     check_case("%s: less and less VRAM", name);
     w.gpu_experts = 0;

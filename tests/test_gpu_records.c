@@ -53,6 +53,7 @@ static bool open_engine(struct timeline *t, const char *model, const struct fixt
 {
     struct error err = { 0 };
     struct engine_options o = { .n_threads = 1, .act_f32 = act_f32, .gpu = GPU_MUST,
+                                .wishes = cpu_experts(),
                                 .n_batch = 64, .handoff = way, .numerics = NUMERICS_LLAMACPP };
     *t = (struct timeline){ .f = f };
     next_order();

@@ -44,6 +44,7 @@ static void test_stop(const char *name, enum handoff_way way)
     if (!fixture_of_model(&f, name, model))
         return;
     struct engine_options eo = { .n_threads = 1, .act_f32 = true, .gpu = GPU_MUST,
+                                 .wishes = cpu_experts(),
                                  .n_batch = (int)f.n_tokens, .handoff = way,
                                  .numerics = NUMERICS_LLAMACPP };
     struct session_options so = { .n_ctx = 2 * f.n_tokens, .cancel = &cancel };

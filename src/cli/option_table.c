@@ -338,7 +338,7 @@ const struct option option_rows[] = {
     /* placement */
     { "n-cpu-moe", "-ncmoe", NULL, "N", COMPUTES, GROUP_PLACEMENT, INT(cpu_moe, 0, 512),
       .help = "routed experts of the first N layers stay with the CPU, the others are on the GPU",
-      .fallback = "all" },
+      .fallback = "0 where everything fits, else all" },
     { "cpu-moe", "-cmoe", NULL, NULL, COMPUTES, GROUP_PLACEMENT, .kind = OPT_ACTION,
       .read = read_cpu_moe, .help = "all routed experts stay with the CPU" },
     { "gpu-experts", NULL, NULL, "auto|N|SIZE|P%", COMPUTES, GROUP_PLACEMENT,

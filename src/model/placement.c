@@ -356,12 +356,26 @@ static bool fit_layers(const struct chooser *c, struct draft *d, int64_t floor)
     return false;
 }
 
+/* A GPU that holds everything computes everything: no hand-off, no copies. Experts never cost context, and
+ * never override what was asked for. */
+static bool fit_whole(const struct chooser *c)
+{
+    const struct placement_wishes *w = c->w;
+    int n_layers = c->m->params.n_layers;
+    int64_t most = most_context(c);
+    bool open = w->cpu_moe == PLACE_AUTO && w->gpu_experts == PLACE_AUTO && !w->gpu_experts_bytes &&
+                w->gpu_experts_share < 0 &&
+                (w->gpu_layers == PLACE_AUTO || w->gpu_layers > n_layers);
+    struct draft d = { .gpu_layers = n_layers, .head = true };
+    return open && c->p->vram_budget > 0 && fit_loading(c, &d, most, most);
+}
+
 static void choose(const struct chooser *c)
 {
     int64_t most = most_context(c), floor = c->w->n_ctx ? most : min_of(most, CONTEXT_FLOOR);
     bool all_cpu = c->w->cpu_moe == PLACE_AUTO || c->p->vram_budget == 0;
     struct draft d = { .cpu_moe = all_cpu ? c->m->params.n_layers : c->w->cpu_moe };
-    if (fit_layers(c, &d, floor) ||
+    if (fit_whole(c) || fit_layers(c, &d, floor) ||
         (!c->w->n_ctx && fit_layers(c, &d, min_of(most, CONTEXT_GRAIN))))
         return;
     /* Nothing fits: show the cheapest that keeps what was asked for. */

@@ -5,8 +5,8 @@
  * the cache, working memory, what a GPU's driver takes. The loader follows it, `plan` prints it, a
  * model that does not fit is refused with it, and the memory report adds it up; so they agree.
  *
- * The automatic choice is an expert's: the trunk to the GPU, which reads it for every token, then
- * the cache behind it, then routed experts into what VRAM is left; everything else to main memory,
+ * The automatic choice is an expert's: everything to the GPU if it fits, else the trunk, which is read
+ * for every token, then the cache behind it, then routed experts into what VRAM is left; everything else to main memory,
  * copied to huge pages where there is room for a copy, else read from the mapped file.
  * Without a GPU everything is in main memory. */
 #ifndef TANDEM_MODEL_PLACEMENT_H
@@ -137,7 +137,7 @@ const char *home_name(enum home h);
 #define RING_SLOTS 2
 #define RING_EXPERTS 8
 #define RING_BORDERS 1024 /* bytes between its matrices, per part */
-#define RING_COPIERS 4    /* threads that fill it, at most, with two pinned buffers each */
+#define RING_COPIERS 4 /* threads that fill it, at most, with two pinned buffers each */
 
 /* Positions that a session gets when nobody says: the trained number, at most this. */
 #define USUAL_CONTEXT 32768
