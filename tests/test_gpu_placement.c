@@ -120,8 +120,9 @@ static void test_slots(const char *name, const char *model, const struct fixture
         enum handoff_way way;
     } rows[] = {
         { "off", 0, 0, HANDOFF_AUTO },
-        { "for all experts", PLACE_AUTO, 64, HANDOFF_AUTO },
-        { "too few, always changing", 1, 64, HANDOFF_STOP },
+        { "for all experts", PLACE_AUTO, 64, HANDOFF_FLAGS }, /* in recorded steps, as those below */
+        { "too few, always changing", 1, 64, HANDOFF_CALLBACK },
+        { "for half of them, one at a time", q->n_routed / 2, 1, HANDOFF_STOP },
     };
     float *off = NULL;
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
