@@ -304,6 +304,7 @@ static void test_output(void)
     struct str kept = { 0 };
     check_case("the same bytes for any number of threads, and again");
     RUN(0, "in.gguf one.gguf q4_k_m 1 --imatrix im.dat");
+    said("no canary: "); /* of what is no whole model */
     RUN(0, "in.gguf two.gguf q4_k_m --threads 2 --imatrix im.dat");
     RUN(0, "in.gguf five.gguf q4_k_m -t 5 --imatrix im.dat");
     CHECK(same_bytes("one.gguf", "two.gguf"));

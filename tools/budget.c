@@ -13,8 +13,8 @@
 
 /* ---- how bad a type is ---- */
 
-/* Relative errors on normally distributed weights, plain and weighted by importance; types that need
- * importance have only the second. */
+/* Relative errors on normally distributed weights, plain and weighted by importance; types that
+ * need importance have only the second. */
 static const struct {
     enum tensor_type type;
     double plain, weighted;
@@ -39,8 +39,8 @@ double budget_type_error(enum tensor_type type, bool weighted)
     return type == TYPE_F32 ? 0 : 1;
 }
 
-/* Those that may be chosen, smallest first; the hungry need importance. Not more than 8 bits: what they
- * would save of the loss is nothing beside the time to read them. */
+/* Those that may be chosen, smallest first; the hungry need importance. Not more than 8 bits:
+ * what they would save of the loss is nothing beside the time to read them. */
 static const struct {
     enum tensor_type type;
     bool hungry;
@@ -325,7 +325,8 @@ static void add_layer_types(const struct type_plan *p, size_t line, int layer, c
     for (size_t i = 0; i < p->n; i++) {
         const struct recipe_tensor *t = &p->tensors[i];
         if (t->reason == RECIPE_BUDGET && tensor_layer(t->name) == layer &&
-            has(t->name, lines[line].has) && !(*lines[line].lacks && has(t->name, lines[line].lacks)))
+            has(t->name, lines[line].has) &&
+            !(*lines[line].lacks && has(t->name, lines[line].lacks)))
             seen[t->type] = true;
     }
     for (int type = 0; type < N_TENSOR_TYPES; type++)
@@ -346,7 +347,8 @@ void budget_explain(const struct type_plan *p, struct buf *out)
             if (layer > 0 && strcmp(run, types) == 0)
                 continue;
             if (*run && first < layer - 1)
-                buf_printf(out, "%-24s layers %d to %d: %s\n", lines[line].label, first, layer - 1, run);
+                buf_printf(out, "%-24s layers %d to %d: %s\n", lines[line].label, first, layer - 1,
+                           run);
             else if (*run)
                 buf_printf(out, "%-24s layer %d: %s\n", lines[line].label, first, run);
             memcpy(run, types, sizeof run);

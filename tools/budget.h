@@ -1,16 +1,17 @@
 /* Choosing types by a budget: the least expected loss within so many bytes.
  *
- * Tensors are taken together by layer and part: attention; dense or shared feed-forward; the routed
- * experts, whose down matrices never get fewer bits than gate and up; embedding; output. Each group
- * has a choice for every type of a ladder, with its size in bytes and its loss; a knapsack finds the
- * best combination. What the recipe keeps or names itself is not touched.
+ * Tensors are taken together by layer and part: attention; dense or shared feed-forward; the
+ * routed experts, whose down matrices never get fewer bits than gate and up; embedding; output.
+ * Each group has a choice for every type of a ladder, with its size in bytes and its loss; a
+ * knapsack finds the best combination. What the recipe keeps or names itself is not touched.
  *
  * Loss of a tensor: the square of the relative error of what it computes, times how much of the
  * model's error comes from such a tensor. The first is the type's error on normally distributed
- * weights (7.5 of the format notes), or measured on the tensor's own weights and importance. The second
- * are round numbers: every block of a layer adds about the same to the residual stream, whatever its
- * size, so a matrix that serves every token at small cost deserves more bits than one expert of many;
- * early and late layers and down projections count more, as in the named mixtures. */
+ * weights (7.5 of the format notes), or measured on the tensor's own weights and importance. The
+ * second are round numbers: every block of a layer adds about the same to the residual stream,
+ * whatever its size, so a matrix that serves every token at small cost deserves more bits than
+ * one expert of many; early and late layers and down projections count more, as in the named
+ * mixtures. */
 #ifndef TANDEM_TOOLS_BUDGET_H
 #define TANDEM_TOOLS_BUDGET_H
 

@@ -24,7 +24,8 @@ struct job {
 static bool check_arguments(const struct options *o, struct error *err)
 {
     if (!o->output || o->files.n == 0 || o->n_positional > 0)
-        return fail(err, ERR_USAGE, "wants tandem quantize --collect-imatrix -m MODEL -f TEXT -o FILE");
+        return fail(err, ERR_USAGE, "wants tandem quantize --collect-imatrix -m MODEL -f TEXT "
+                    "-o FILE");
     if (!o->force && access(o->output, F_OK) == 0)
         return fail(err, ERR_USAGE, "%s exists; --force replaces it (add to it: --imatrix %s)",
                     o->output, o->output);

@@ -40,8 +40,8 @@ static bool check_tokens(const struct canary *c, int64_t n_vocab, struct error *
 {
     for (int i = 0; i < CANARY_POSITIONS; i++)
         if (c->tokens[i] < 0 || c->tokens[i] >= n_vocab)
-            return fail(err, ERR_FILE, KEY_TOKENS ": token %d of a vocabulary of %lld", c->tokens[i],
-                        (long long)n_vocab);
+            return fail(err, ERR_FILE, KEY_TOKENS ": token %d of a vocabulary of %lld",
+                        c->tokens[i], (long long)n_vocab);
     for (int i = 0; i < N_TOP; i++)
         if (c->ids[i] < 0 || c->ids[i] >= n_vocab)
             return fail(err, ERR_FILE, KEY_IDS ": token %d of a vocabulary of %lld", c->ids[i],
@@ -208,8 +208,8 @@ static bool compare(void *ctx, int64_t first, int n_rows, const float *rows, str
             if (!(off <= l->worst)) /* NaN, too */
                 l->worst = off;
             if (!(off <= CANARY_TOLERANCE))
-                return fail(err, ERR_CHECK, "the canary has changed: behind token %lld the logit of "
-                            "%d is %.6g, when the file was written it was %.6g",
+                return fail(err, ERR_CHECK, "the canary has changed: behind token %lld the logit "
+                            "of %d is %.6g, when the file was written it was %.6g",
                             (long long)(first + r + 1), ids[i], (double)row[ids[i]],
                             (double)logits[i]);
         }

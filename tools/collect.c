@@ -84,8 +84,8 @@ static void add_inputs(void *ctx, const struct weight *w, const struct weight *a
     if (!e)
         return;
     if (w->cols != e->cols || matrix >= e->n_matrices) {
-        fail(&c->err, ERR_INTERNAL, "%s: is multiplied with inputs of %lld and of %lld columns", w->name,
-             (long long)e->cols, (long long)w->cols);
+        fail(&c->err, ERR_INTERNAL, "%s: is multiplied with inputs of %lld and of %lld columns",
+             w->name, (long long)e->cols, (long long)w->cols);
         return;
     }
     double *sums = e->sums + matrix * e->cols;
@@ -122,8 +122,9 @@ bool collection_add(struct collection *c, const struct imatrix *m, struct error 
             continue;
         if (old->n_values != n * (uint64_t)e->cols || old->n_counts != counts)
             return fail(err, ERR_FILE, "%s: %llu values and %llu counts were collected before, "
-                        "expected %llu and %llu: it is of another model, or not a GGUF file", e->name,
-                        (unsigned long long)old->n_values, (unsigned long long)old->n_counts,
+                        "expected %llu and %llu: it is of another model, or not a GGUF file",
+                        e->name, (unsigned long long)old->n_values,
+                        (unsigned long long)old->n_counts,
                         (unsigned long long)n * (unsigned long long)e->cols,
                         (unsigned long long)counts);
         for (uint64_t k = 0; k < old->n_values; k++)
@@ -267,8 +268,9 @@ void collection_coverage(const struct collection *c, struct buf *out)
         return;
     buf_printf(out, "%llu experts in %d layers: ", (unsigned long long)all.n, n_layers);
     if (all.few)
-        buf_printf(out, "%llu saw fewer than %d tokens, of which %llu in %d layers none", (unsigned long long)all.few,
-                   COLLECT_FEW, (unsigned long long)all.unseen, n_unseen_layers);
+        buf_printf(out, "%llu saw fewer than %d tokens, of which %llu in %d layers none",
+                   (unsigned long long)all.few, COLLECT_FEW, (unsigned long long)all.unseen,
+                   n_unseen_layers);
     else
         buf_printf(out, "each saw %d tokens or more", COLLECT_FEW);
     buf_puts(out, all.unseen ? "; those will be rounded with all columns alike: a longer, more "

@@ -1,8 +1,8 @@
 /* Collecting an importance matrix: what observers of an engine see, added up.
  *
- * Per weight matrix (an expert, a head) and input column the sum of the squared inputs, and the number
- * of tokens. Sums are doubles and counts 64 bits wide, so that long texts lose nothing; the file holds
- * both as F32. The same file can be read back and added to (collection_add). */
+ * Per weight matrix (an expert, a head) and input column the sum of the squared inputs, and the
+ * number of tokens. Sums are doubles and counts 64 bits wide, so that long texts lose nothing;
+ * the file holds both as F32. The same file can be read back and added to (collection_add). */
 #ifndef TANDEM_TOOLS_COLLECT_H
 #define TANDEM_TOOLS_COLLECT_H
 

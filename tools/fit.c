@@ -120,7 +120,8 @@ static bool measure_errors(struct fit *f, const struct fit_source *source, struc
     f->budget.errors = mem_alloc(f->p->n, sizeof *f->budget.errors, "errors of types", err);
     bool ok = f->budget.errors && pool_open(&pool, (int)f->o->threads, err);
     if (ok)
-        s.rows = mem_alloc((size_t)pool_threads(pool) * 2 * MAX_COLS, sizeof *s.rows, "samples", err);
+        s.rows = mem_alloc((size_t)pool_threads(pool) * 2 * MAX_COLS, sizeof *s.rows, "samples",
+                           err);
     ok = ok && s.rows;
     if (ok)
         pool_run(pool, sample_job, &s, (int64_t)f->p->n, 1);
@@ -146,7 +147,8 @@ static int find_in_model(const struct model *m, const char *name)
     int at = model_tensor(m, name);
     if (at >= 0 || !strstr(name, ".attn_v_b."))
         return at;
-    snprintf(whole, sizeof whole, "%.*sattn_kv_b.weight", (int)(strstr(name, "attn_v_b") - name), name);
+    int prefix = (int)(strstr(name, "attn_v_b") - name);
+    snprintf(whole, sizeof whole, "%.*sattn_kv_b.weight", prefix, name);
     return model_tensor(m, whole);
 }
 
@@ -301,8 +303,8 @@ static bool choose_fast(struct fit *f, struct error *err)
     memcpy(f->p->tensors, base, f->p->n * sizeof *base);
     mem_free(base);
     if (best == 0)
-        return fail(err, ERR_FIT, "--min-tps %g: the smallest types that fit decode about %.3g tokens "
-                    "per second here", f->o->min_tok_s, speed);
+        return fail(err, ERR_FIT, "--min-tps %g: the smallest types that fit decode about %.3g "
+                    "tokens per second here", f->o->min_tok_s, speed);
     return choose_within(f, best, err);
 }
 
@@ -325,7 +327,8 @@ static void explain(const struct fit *f, struct buf *out)
         add_purse(f, PURSE_VRAM, f->rates.vram_bytes, "VRAM", out);
     add_purse(f, PURSE_RAM, f->rates.ram_bytes, "main memory", out);
     if (f->o->min_tok_s > 0)
-        buf_printf(out, "%-24s about %.3g tokens per second\n", "decode", f->forecast.decode_tok_s.mid);
+        buf_printf(out, "%-24s about %.3g tokens per second\n", "decode",
+                   f->forecast.decode_tok_s.mid);
     budget_explain(f->p, out);
     buf_printf(out, "%-24s %.4g by %s; %s\n\n", "expected loss", f->budget.loss,
                f->budget.errors ? "samples of the weights and their importance"

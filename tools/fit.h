@@ -1,5 +1,5 @@
-/* tandem quantize IN OUT --fit-ram SIZE --fit-vram SIZE --min-tps F: the best types with which a model
- * fits into a machine.
+/* tandem quantize IN OUT --fit-ram SIZE --fit-vram SIZE --min-tps F: the best types with which a
+ * model fits into a machine.
  *
  * The memory that weights may take is what the placement leaves: from the sizes go the cache of a
  * session of -c tokens (8192), working memory and what others need. The choice is then placed as if

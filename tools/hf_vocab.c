@@ -220,12 +220,14 @@ static bool type_pieces(struct hf_vocab *v, struct error *err)
     }
     for (int byte = 0; byte < 256; byte++)
         if (!seen[byte])
-            return fail(err, ERR_FILE, "tokenizer.json: byte fallback, but no token <0x%02X>", byte);
+            return fail(err, ERR_FILE, "tokenizer.json: byte fallback, but no token <0x%02X>",
+                        byte);
     return true;
 }
 
-/* SentencePiece joins the neighbours whose piece has the best score; tokenizer.json lists the joints
- * in that order. So a piece's score is the place of its first merge; what no merge makes comes last. */
+/* SentencePiece joins the neighbours whose piece has the best score; tokenizer.json lists the
+ * joints in that order. So a piece's score is the place of its first merge; what no merge makes
+ * comes last. */
 static bool score_pieces(struct hf_vocab *v, struct error *err)
 {
     const struct json *vocab = js_get(v->model, "vocab");
@@ -471,8 +473,8 @@ static bool read_json(struct hf_vocab *v, const struct json *tokenizer, struct e
     v->pre = recognise(js_get(tokenizer, "pre_tokenizer"));
     js_as_bool(js_get(v->model, "byte_fallback"), &fallback);
     if (!js_as_text(js_get(v->model, "type"), &type) || !str_is(type, "BPE"))
-        return fail(err, ERR_FILE, "tokenizer.json: model \"%.*s\": only BPE, byte-level or with byte "
-                    "fallback, can be converted", (int)min_of(type.len, (size_t)20),
+        return fail(err, ERR_FILE, "tokenizer.json: model \"%.*s\": only BPE, byte-level or with "
+                    "byte fallback, can be converted", (int)min_of(type.len, (size_t)20),
                     type.data ? type.data : "");
     if (fallback)
         return read_pieces(v, tokenizer, err);

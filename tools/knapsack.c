@@ -72,8 +72,8 @@ static size_t add_exactly(struct table *t, const struct state *s, size_t n,
         for (int c = 0; c < g->n; c++) {
             uint64_t more = g->choices[c].bytes - least;
             if (more <= t->budget - s[i].bytes)
-                t->fresh[made++] = (struct state){ s[i].bytes + more, s[i].loss + g->choices[c].loss,
-                                                   (uint32_t)i, (uint8_t)c };
+                t->fresh[made++] = (struct state){
+                    s[i].bytes + more, s[i].loss + g->choices[c].loss, (uint32_t)i, (uint8_t)c };
         }
     qsort(t->fresh, made, sizeof *t->fresh, by_bytes);
     return prune(t->fresh, made);

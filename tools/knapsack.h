@@ -1,9 +1,9 @@
 /* One choice for each of many things, at the least loss within a budget (multiple-choice knapsack).
  *
- * Dynamic programming over the useful sums: those for which no other has fewer bytes and less loss.
- * Exact while there are at most KNAPSACK_EXACT of them; beyond that sums that differ by less than one
- * part in KNAPSACK_STATES of the room are taken for one, the better of them kept, which never breaks
- * the budget. Equal input gives equal choices. */
+ * Dynamic programming over the useful sums: those for which no other has fewer bytes and less
+ * loss. Exact while there are at most KNAPSACK_EXACT of them; beyond that sums that differ by
+ * less than one part in KNAPSACK_STATES of the room are taken for one, the better of them kept,
+ * which never breaks the budget. Equal input gives equal choices. */
 #ifndef TANDEM_TOOLS_KNAPSACK_H
 #define TANDEM_TOOLS_KNAPSACK_H
 
@@ -28,8 +28,8 @@ struct knapsack_group {
 /* The least budget with which there is an answer. */
 uint64_t knapsack_least(const struct knapsack_group *groups, size_t n);
 
-/* picks[i]: the choice of group i. *exact (may be NULL): nothing was taken for one. ERR_FIT with the
- * least that would do when not even the smallest choices fit; ERR_FIT without memory. */
+/* picks[i]: the choice of group i. *exact (may be NULL): nothing was taken for one. ERR_FIT with
+ * the least that would do when not even the smallest choices fit; ERR_FIT without memory. */
 bool knapsack_solve(const struct knapsack_group *groups, size_t n, uint64_t budget, int *picks,
                     bool *exact, struct error *err);
 

@@ -134,8 +134,8 @@ static bool take_older(struct quantize_plan *p, size_t i, struct error *err)
     struct recipe_tensor *r = &p->types.tensors[i];
     const struct tensor *t = gguf_tensor(&p->older, r->name);
     if (!t || memcmp(t->ne, r->ne, sizeof t->ne) != 0)
-        return fail(err, ERR_USAGE, "--only: %s has no %s of the shape that is in %s: it was not made "
-                    "from it", p->older.shards[0].path, r->name, p->gguf.shards[0].path);
+        return fail(err, ERR_USAGE, "--only: %s has no %s of the shape that is in %s: it was not "
+                    "made from it", p->older.shards[0].path, r->name, p->gguf.shards[0].path);
     *item = (struct quantize_item){ .gguf = &p->older, .from = t, .how = MADE_WHOLE };
     r->name = t->name;
     r->source = t->type;
@@ -155,7 +155,8 @@ static bool leave_others(struct quantize_plan *p, const struct options *o, struc
     if (bad) {
         char why[128];
         regerror(bad, &re, why, sizeof why);
-        return fail(err, ERR_USAGE, "option --only: \"%s\" is no regular expression: %s", o->only, why);
+        return fail(err, ERR_USAGE, "option --only: \"%s\" is no regular expression: %s", o->only,
+                    why);
     }
     p->types.partial = true;
     for (size_t i = 0; ok && i < p->types.n; i++) {
@@ -179,7 +180,8 @@ static void describe_tensors(struct quantize_plan *p)
     for (size_t i = 0; i < p->types.n; i++) {
         struct quantize_item *item = &p->items[i];
         const struct recipe_tensor *r = &p->types.tensors[i];
-        struct transcode_source source = transcode_gguf_source(&item->source, item->gguf, item->from);
+        struct transcode_source source =
+            transcode_gguf_source(&item->source, item->gguf, item->from);
         bool copy = r->type == item->from->type && item->how != MADE_KEYS;
         if (item->how == MADE_KEYS)
             source = kv_b_keys(&item->view, &source, &item->shape);
@@ -232,9 +234,10 @@ bool quantize_plan_open(struct quantize_plan *p, const struct options *o, const 
     bool by_budget = fit_wanted(o);
     *p = (struct quantize_plan){ .n_split = 0 };
     if (by_budget && type)
-        return fail(err, ERR_USAGE, "a type and a budget: leave out %s, or --fit-ram, --fit-vram and "
-                    "--min-tps", type);
-    if (!type_plan_begin(&p->types, o, by_budget ? "q8_0" : type, err) || !gguf_open(&p->gguf, in, err) ||
+        return fail(err, ERR_USAGE, "a type and a budget: leave out %s, or --fit-ram, --fit-vram "
+                    "and --min-tps", type);
+    if (!type_plan_begin(&p->types, o, by_budget ? "q8_0" : type, err) ||
+        !gguf_open(&p->gguf, in, err) ||
         !recipe_model_read(&p->types.model, &p->gguf, err) ||
         (o->only && !open_older(p, out, err)))
         return false;

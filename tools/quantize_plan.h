@@ -36,9 +36,9 @@ struct quantize_plan {
     int n_split; /* tensors attn_kv_b that become two */
 };
 
-/* type: NULL when the recipe file names it, or a budget decides (tools/fit.h). With --only RE, tensors whose name does not match are
- * copied from `out` when it exists, which must hold the same tensors, else from `in`; those that do
- * get the types they would have without it. */
+/* type: NULL when the recipe file names it, or a budget decides (tools/fit.h). With --only RE,
+ * tensors whose name does not match are copied from `out` when it exists, which must hold the
+ * same tensors, else from `in`; those that do get the types they would have without it. */
 bool quantize_plan_open(struct quantize_plan *p, const struct options *o, const char *in,
                         const char *out, const char *type, struct error *err);
 /* Are the files still those that were opened? ERR_RUN naming the one that is not. */

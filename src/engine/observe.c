@@ -104,7 +104,8 @@ static void tell_values(struct device *d, struct rows q, const struct kvcache *c
         tell(t, &m->v_b, NULL, head, t->mixed + head * m->rank, width, t->n_tokens);
 }
 
-/* Old files hold both halves in one matrix of as many rows as they have together: it sees latents. */
+/* Old files hold both halves in one matrix of as many rows as they have together: it sees
+ * latents. */
 static void tap_attention_mla(struct device *d, struct rows dst, struct rows q,
                               const struct kvcache *c, int layer, const struct mla *m)
 {

@@ -38,6 +38,7 @@ struct gguf_shard {
     const uint8_t *map;
     uint64_t size;
     uint64_t data_start;
+    bool in_memory;         /* a copy, because this file cannot be mapped */
     uint64_t device, inode; /* who the file was when it was opened, see gguf_unchanged */
     int64_t changed_ns;
 };

@@ -223,7 +223,8 @@ void *gguf_file_read_whole(int fd, const char *path, uint64_t size, struct error
 static bool map_bytes(struct gguf_shard *shard, struct error *err)
 {
     void *map = mmap(NULL, shard->size, PROT_READ, MAP_SHARED, shard->fd, 0);
-    if (map == MAP_FAILED)
+    shard->in_memory = map == MAP_FAILED;
+    if (shard->in_memory)
         map = gguf_file_read_whole(shard->fd, shard->path, shard->size, err);
     if (!map)
         return false;
@@ -242,7 +243,7 @@ static int64_t changed_ns(const struct stat *st)
 void gguf_forget(const struct gguf *g)
 {
     for (int i = 0; i < g->n_shards; i++)
-        if (g->shards[i].fd >= 0 && g->shards[i].map)
+        if (g->shards[i].fd >= 0 && g->shards[i].map && !g->shards[i].in_memory)
             madvise((void *)g->shards[i].map, g->shards[i].size, MADV_DONTNEED);
 }
 
