@@ -248,6 +248,8 @@ const struct option option_rows[] = {
       .help = "a line of figures below the answer while it comes" },
     { "prefix-cache", NULL, "--prompt-cache", "FILE|DIR", CMD_RUN, GROUP_TASK, TEXT(prefix_cache),
       .help = "keep there what was computed for prompts; what begins alike is not read twice" },
+    { "save-session", NULL, NULL, "NAME", CMD_RUN, GROUP_TASK, TEXT(save_session),
+      .help = "begin a session with this answer, for tandem chat --session NAME" },
     { "session", NULL, NULL, "NAME", CMD_CHAT, GROUP_TASK, TEXT(session), .common = true,
       .help = "go on with this session, or begin it" },
     { "continue", NULL, NULL, NULL, CMD_CHAT, GROUP_TASK, FLAG(go_on), .common = true,

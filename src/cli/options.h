@@ -132,7 +132,7 @@ struct options {
     struct logit_bias bias[MAX_LIST];
     int n_bias;
     bool no_history;
-    const char *session, *prefix_cache;
+    const char *session, *save_session, *prefix_cache;
     bool go_on, no_save; /* --continue */
     int markdown; /* enum markdown_use */
     bool live;

@@ -11,6 +11,7 @@
 #include "src/cli/json.h"
 #include "src/cli/paths.h"
 #include "src/cli/prefix_cache.h"
+#include "src/cli/run_session.h"
 #include "src/cli/signals.h"
 #include "src/cli/term.h"
 #include "src/cli/why.h"
@@ -308,8 +309,15 @@ static bool finish_text(struct output *out, const struct chat_reply *reply, stru
     return ok;
 }
 
+/* What outlives the run. */
+struct kept {
+    struct prefix_cache cache;
+    struct store session;
+    const char *model_path;
+};
+
 static bool answer(struct loaded *m, const struct options *o, struct str prompt,
-                   struct prefix_cache *cache, struct error *err)
+                   struct kept *kept, struct error *err)
 {
     struct tokens ids = { 0 };
     struct generation g = { 0 };
@@ -325,7 +333,7 @@ static bool answer(struct loaded *m, const struct options *o, struct str prompt,
         .sink_ctx = &out,
         .before = prefix_cache_before,
         .after = prefix_cache_after,
-        .keep_ctx = cache,
+        .keep_ctx = &kept->cache,
     };
     if (out.thinking == THINKING_AUTO)
         out.thinking = term_stdout() && term_stderr() && !o->json ? THINKING_FULL : THINKING_HIDDEN;
@@ -342,6 +350,7 @@ static bool answer(struct loaded *m, const struct options *o, struct str prompt,
         ok = finish_text(&out, &reply, ok ? err : NULL) && ok;
     if (ok && (o->stats || (term_stderr() && !stdout_is_pipe())))
         print_stats(m, o, &g);
+    ok = run_session_end(&kept->session, ok, m, o, kept->model_path, prompt, &g, err);
     if (ok && g.finish == FINISH_INTERRUPTED)
         ok = fail(err, ERR_INTERRUPTED, "interrupted");
     chat_reply_release(&reply);
@@ -356,18 +365,20 @@ bool cmd_run(struct options *o, struct error *err)
     char path[PATH_SIZE];
     struct buf prompt = { 0 };
     struct loaded m = { 0 };
-    struct prefix_cache cache = { 0 };
+    static struct kept kept; /* large: it holds paths */
     bool wants_json = o->json || o->tools || o->messages;
     if (o->raw && (o->tools || o->messages)) {
         return fail(err, ERR_USAGE, "--raw feeds the prompt as written: it goes with neither --tools "
                     "nor --messages");
     }
+    kept.model_path = path;
     bool ok = (!wants_json || js_available(err)) && resolve_model(o, true, path, sizeof path, err) &&
-              gather_prompt(o, &prompt, err) &&
+              gather_prompt(o, &prompt, err) && run_session_begin(&kept.session, o, err) &&
               loaded_open(&m, o, path, WANT_TEXT, UNSET, err) &&
-              (!o->prefix_cache || prefix_cache_open(&cache, o->prefix_cache, &m, err)) &&
-              answer(&m, o, buf_str(&prompt), &cache, err);
-    prefix_cache_close(&cache);
+              (!o->prefix_cache || prefix_cache_open(&kept.cache, o->prefix_cache, &m, err)) &&
+              answer(&m, o, buf_str(&prompt), &kept, err);
+    prefix_cache_close(&kept.cache);
+    run_session_end(&kept.session, false, &m, o, path, buf_str(&prompt), NULL, NULL);
     loaded_close(&m);
     buf_release(&prompt);
     return ok;
