@@ -15,14 +15,6 @@
 
 /* ---- trouble ---- */
 
-/* For a chat that is not saved, or not yet. */
-static void open_unnamed(struct chat *c)
-{
-    struct error why = { 0 };
-    if (!prefix_file_open_unnamed(&c->keep->file, c->m.session, &why))
-        note("%s: every turn reads the whole conversation again", why.text);
-}
-
 /* From here on the chat is in memory alone. */
 static void give_up(struct chat *c, struct error *why)
 {
@@ -32,8 +24,6 @@ static void give_up(struct chat *c, struct error *why)
     c->keep->file = NULL;
     c->keep->saves = false;
     error_clear(why);
-    if (c->m.session)
-        open_unnamed(c);
 }
 
 static void drop_file(struct chat *c, const char *reason)
@@ -322,7 +312,6 @@ bool keep_begin(struct chat *c, const char *path, struct error *err)
     snprintf(k->path, sizeof k->path, "%s", realpath(path, whole) ? whole : path);
     if (*k->store.name)
         return take_session(c, err);
-    open_unnamed(c);
     return !c->o->session || begin_folder(c, c->o->session, err);
 }
 

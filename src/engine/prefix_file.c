@@ -2,8 +2,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -218,57 +216,27 @@ static bool open_whole(struct prefix_file *f, struct error *err)
     return true;
 }
 
-/* A file nobody else can open; the name is for messages. */
-static bool open_unnamed(struct prefix_file *f, struct error *err)
-{
-    const char *folder = getenv("TMPDIR");
-    char path[4096];
-    int n = snprintf(path, sizeof path, "%s/tandem-XXXXXX", folder && *folder ? folder : "/tmp");
-    f->fd = n > 0 && (size_t)n < sizeof path ? mkostemp(path, O_CLOEXEC) : -1;
-    if (f->fd < 0)
-        return fail(err, ERR_RUN, "%s: %s", f->path, strerror(errno));
-    unlink(path);
-    f->writes = f->unnamed = true;
-    f->end = PREFIX_HEAD;
-    return prefix_write_head(f, f->fd, err);
-}
-
-/* path NULL: unnamed. */
-static bool open_any(struct prefix_file **out, const char *path, struct session *s,
-                     struct error *err)
+bool prefix_file_open(struct prefix_file **out, const char *path, struct session *s,
+                      struct error *err)
 {
     struct session_cache c;
     *out = NULL;
     if (!session_cache_settle(s, &c, err))
         return false;
-    if (!path && c.any_position)
-        return true;
     struct prefix_file *f = mem_alloc(1, sizeof *f, "cached prompts", err);
     if (!f)
         return false;
-    const char *name = path ? path : "a temporary file of cached prompts";
     f->fd = -1;
     f->fingerprint = engine_fingerprint(session_engine(s));
     f->parts_sum = prefix_sum(c.cache->parts, c.cache->n_parts);
-    f->path = mem_strndup(name, strlen(name), err);
+    f->path = mem_strndup(path, strlen(path), err);
     f->buffer = f->path ? mem_alloc_aligned(1, PREFIX_STREAM_BYTES, "cached prompts", err) : NULL;
-    if (!f->buffer || !(path ? open_whole(f, err) : open_unnamed(f, err))) {
+    if (!f->buffer || !open_whole(f, err)) {
         prefix_file_close(f);
         return false;
     }
     *out = f;
     return true;
-}
-
-bool prefix_file_open(struct prefix_file **out, const char *path, struct session *s,
-                      struct error *err)
-{
-    return open_any(out, path, s, err);
-}
-
-bool prefix_file_open_unnamed(struct prefix_file **out, struct session *s, struct error *err)
-{
-    return open_any(out, NULL, s, err);
 }
 
 void prefix_file_close(struct prefix_file *f)

@@ -49,11 +49,6 @@ bool prefix_file_open(struct prefix_file **out, const char *path, struct session
                       struct error *err);
 void prefix_file_close(struct prefix_file *f); /* NULL is fine */
 
-/* A cache that cannot go back to any position needs a file to do so within one program. This one has
- * no name, lies in $TMPDIR, and is gone with the program however that ends. NULL where s does
- * without. ERR_RUN. */
-bool prefix_file_open_unnamed(struct prefix_file **out, struct session *s, struct error *err);
-
 /* Bytes in the file; does it hold anything; did a part of it turn out to be damaged (which was then
  * left out)? */
 uint64_t prefix_file_bytes(const struct prefix_file *f);

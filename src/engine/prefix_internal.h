@@ -28,8 +28,7 @@ struct segment {
 struct prefix_file {
     int fd;
     char *path;
-    bool writes;  /* we hold the lock */
-    bool unnamed; /* it has no name to give to another: it only grows */
+    bool writes; /* we hold the lock */
     bool damaged;
     uint64_t end; /* behind the last whole segment */
     uint64_t fingerprint;

@@ -181,7 +181,7 @@ bool prefix_file_save(struct prefix_file *f, struct session *s, uint64_t max_byt
     }
     struct saving v = { .c = &c };
     plan_segment(f, &v, parent, from, f->end);
-    if (max_bytes && !f->unnamed && f->end > PREFIX_HEAD && f->end + v.s.bytes > max_bytes) {
+    if (max_bytes && f->end > PREFIX_HEAD && f->end + v.s.bytes > max_bytes) {
         if (!begin_anew(f, parent, err))
             return false;
         plan_segment(f, &v, f->n_segments - 1, from, f->end);
