@@ -267,13 +267,26 @@ static bool do_help(struct chat *c, const char *argument, struct error *err)
     return ok;
 }
 
+/* Run a row with what stands behind the command's name, without blanks around it: Tab leaves one. */
+static bool run_row(int row, struct chat *c, const char *text, struct error *err)
+{
+    struct buf argument = { 0 };
+    text += strspn(text, " \t\n");
+    size_t len = strlen(text);
+    while (len > 0 && strchr(" \t\n", text[len - 1]))
+        len--;
+    buf_add(&argument, text, len);
+    bool ok = buf_ok(&argument, err) && table[row].run(c, buf_str(&argument).data, err);
+    buf_release(&argument);
+    return ok;
+}
+
 bool chat_command(struct chat *c, const char *line, struct error *err)
 {
     size_t len = strcspn(line, " \t\n");
-    const char *argument = line + len + strspn(line + len, " \t\n");
     int row = find_row(line), n;
     if (row >= 0)
-        return table[row].run(c, argument, err);
+        return run_row(row, c, line + len, err);
     char word[32] = "";
     memcpy(word, line, min_of(len, sizeof word - 1));
     const char *const *names = command_names(&n);

@@ -318,7 +318,7 @@ bool keep_begin(struct chat *c, const char *path, struct error *err)
 void keep_greet(const struct chat *c)
 {
     const struct keep *k = c->keep;
-    if (!c->n_exchanges) {
+    if (k->fresh || !*k->store.name) {
         note("%s · context %lld · /help", c->m.description, (long long)session_n_ctx(c->m.session));
         return;
     }
