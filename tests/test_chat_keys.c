@@ -306,6 +306,33 @@ static void test_paste(void)
     leave();
 }
 
+static void test_paste_ahead(void)
+{
+    check_case("lines pasted during an answer are one message at the next prompt");
+    CHECK(spawn(&s, ARGUMENTS("chat", MODEL, "--no-think", "--temp", "0", "--logit-bias",
+                              never_end)));
+    CHECK(expect_prompt(&s));
+    type(&s, "hi\r");
+    CHECK(expect(&s, "\033[?2004h"));
+    watch_grow(&s, 400);
+    type(&s, "\033[200~first\rsecond\033[201~");
+    watch_grow(&s, 2000); /* read meanwhile: a Ctrl-C drops what the system still holds */
+    type(&s, "\003");
+    CHECK(expect(&s, "stopped"));
+    CHECK(expect_prompt(&s));
+    CHECK(expect(&s, "first"));
+    CHECK(expect(&s, "second"));
+    type(&s, "\r");
+    watch_grow(&s, 400);
+    type(&s, "\003");
+    CHECK(expect(&s, "stopped"));
+    CHECK(expect_prompt(&s));
+    type(&s, "/ctx\r");
+    CHECK(expect(&s, "2 exchanges"));
+    CHECK(expect_prompt(&s));
+    leave();
+}
+
 static void test_editor(void)
 {
     static char visual[160];
@@ -606,6 +633,7 @@ int main(void)
         test_wide_line();
         test_thinking();
         test_paste();
+        test_paste_ahead();
         test_editor();
         test_history();
         test_completion();

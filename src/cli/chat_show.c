@@ -62,6 +62,9 @@ static void add_live_line(const struct chat_show *s, struct buf *out)
     if (gb_s > 0 && s->dram_gb_s > 0)
         buf_printf(&line, " · weights %.1f GB/s, %.0f %% of memory's", gb_s,
                    100 * gb_s / s->dram_gb_s);
+    struct expert_report r;
+    if (engine_expert_report(s->c->m.engine, &r) && r.n_picks > 0)
+        buf_printf(&line, " · expert hits %.0f %%", 100 * expert_hit_rate(&r));
     add_grey_line(out, buf_str(&line).data);
     buf_release(&line);
 }

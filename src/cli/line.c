@@ -215,9 +215,21 @@ void line_open(const struct line_hooks *hooks)
     stifle_history(MAX_HISTORY);
 }
 
+/* Ask the terminal to put marks around pastes. Readline does so while it reads a line; during an answer
+ * they are wanted, too, so that what is pasted then is one message at the next prompt. */
+static void mark_pastes(bool on)
+{
+    const char *wanted = rl_variable_value("enable-bracketed-paste");
+    if (!wanted || strcmp(wanted, "on") != 0 || !term_draws(fileno(rl_outstream)))
+        return;
+    fputs(on ? "\033[?2004h" : "\033[?2004l", rl_outstream);
+    fflush(rl_outstream);
+}
+
 void line_close(void)
 {
     if (term_stdin()) {
+        mark_pastes(false);
         clear_history();
         rl_clear_history();
         keys_release();
@@ -299,6 +311,7 @@ enum line_result line_read(const char *prompt, struct buf *text, struct error *e
     }
     paste_expand(text, reader.line);
     free(reader.line);
+    mark_pastes(true);
     return buf_ok(text, err) ? LINE_TEXT : LINE_FAILED;
 }
 
