@@ -17,7 +17,8 @@ bool chat_attach(struct chat *c, struct str message, struct buf *full, struct er
  * finds it at the prompt again. */
 bool chat_confirm(struct chat *c, struct str message);
 
-/* chat_why.c: /why, /plan. */
+/* chat_why.c: /why, /plan. And what the plan expects of reading a prompt, in tokens per second. */
+double chat_expected_prefill(const struct chat *c);
 bool chat_do_why(struct chat *c, const char *argument, struct error *err);
 bool chat_do_plan(struct chat *c, const char *argument, struct error *err);
 

@@ -10,6 +10,7 @@
 #define MAX_FILE (64u << 20)
 #define WORTH_COUNTING 2000 /* bytes; less is read at once */
 #define WORTH_ASKING_S 10.0
+#define WORTH_MEASURING 256 /* tokens; the rate of fewer says little */
 
 static int64_t count_tokens(const struct chat *c, struct str text)
 {
@@ -24,7 +25,8 @@ static int64_t count_tokens(const struct chat *c, struct str text)
 static void describe(const struct chat *c, int64_t n, struct buf *out, double *seconds)
 {
     int64_t n_ctx = session_n_ctx(c->m.session), used = chat_n_tokens(c);
-    double rate = c->answered ? generation_prefill_rate(&c->last) : 0;
+    bool measured = c->answered && c->last.n_prompt - c->last.n_reused >= WORTH_MEASURING;
+    double rate = measured ? generation_prefill_rate(&c->last) : chat_expected_prefill(c);
     *seconds = rate > 0 ? (double)n / rate : 0;
     buf_printf(out, "%lld token%s", (long long)n, n == 1 ? "" : "s");
     if (*seconds >= 1)

@@ -1,5 +1,6 @@
 /* /why and /plan: where the time went, and where everything lies. */
 #include "src/cli/chat_actions.h"
+#include "src/cli/chat_keep.h"
 #include "src/cli/plan.h"
 #include "src/cli/rates.h"
 #include "src/cli/term.h"
@@ -35,17 +36,29 @@ bool chat_do_why(struct chat *c, const char *argument, struct error *err)
     return print(&text, err);
 }
 
-bool chat_do_plan(struct chat *c, const char *argument, struct error *err)
+/* The plan that the model was loaded by. What it points to is the engine's. */
+static struct plan current_plan(const struct chat *c)
 {
-    struct buf text = { 0 };
     struct plan p = {
-        .o = c->o, .path = c->o->model ? c->o->model : "", .rates = known_rates(c), .met = true,
-        .model = *c->m.model, .placement = *engine_placement(c->m.engine), /* borrowed */
+        .o = c->o, .path = c->keep ? c->keep->path : "", .rates = known_rates(c), .met = true,
+        .model = *c->m.model, .placement = *engine_placement(c->m.engine),
     };
-    (void)argument;
     forecast_make(&p.forecast, &p.model, &p.placement, &p.rates, 0, p.placement.n_batch);
     forecast_make(&p.full, &p.model, &p.placement, &p.rates, p.placement.n_ctx,
                   p.placement.n_batch);
+    return p;
+}
+
+double chat_expected_prefill(const struct chat *c)
+{
+    return current_plan(c).forecast.prefill_tok_s.mid;
+}
+
+bool chat_do_plan(struct chat *c, const char *argument, struct error *err)
+{
+    struct buf text = { 0 };
+    struct plan p = current_plan(c);
+    (void)argument;
     plan_text(&text, &p);
     return print(&text, err);
 }
