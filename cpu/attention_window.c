@@ -10,7 +10,7 @@
 #include "cpu/sparse.h"
 #include "src/base/util.h"
 
-#define FEW_HEADS 8 /* per unit when few tokens attend */
+#define FEW_HEADS 16 /* per unit when few tokens attend: each unit gathers the rows for itself */
 
 struct window_job {
     struct device_cpu *d;

@@ -20,7 +20,8 @@ static void next_order(void)
 static void test_model(const char *name)
 {
     static const int batches[] = { 0, 7, 1 };
-    bool one_by_one = strcmp(name, "llama-gqa-linear") == 0 || strcmp(name, "deepseek2-v2") == 0;
+    bool one_by_one = strcmp(name, "llama-gqa-linear") == 0 || strcmp(name, "deepseek2-v2") == 0 ||
+                      strcmp(name, "deepseek4") == 0;
     char model[160];
     struct fixture f;
     check_case("%s: fixture", name);

@@ -337,6 +337,8 @@ struct device_cpu_options device_needs(const struct model *m, bool act_f32, int 
         o.cache_width = absorbed;
     }
     o.head_width = max_of(o.head_width, p->index_dim);
+    if (p->n_streams)
+        o.cache_width = 0; /* V4 gathers the rows that it reads */
     if (m->arch->draft && p->n_mtp > 0)
         o.max_cols = max_of(o.max_cols, 2 * p->hidden_size);
     for (int i = 0; i < m->n_tensors; i++) {
