@@ -121,6 +121,9 @@ int main(int argc, char **argv)
                      "quants/models/deepseek2-v3-Q4_K_M.logits.f32", act_f32);
         test_threads("models/deepseek32.gguf", "models/deepseek32.tokens", "models/deepseek32.json",
                      "models/deepseek32.logits.f32", act_f32);
+        test_threads("quants/models/deepseek4-MXFP4.gguf", "quants/models/deepseek4.tokens",
+                     "quants/models/deepseek4-MXFP4.json",
+                     "quants/models/deepseek4-MXFP4.logits.f32", act_f32);
         test_threads("models/qwen2.gguf", "models/qwen2.tokens", "models/qwen2.json",
                      "models/qwen2.logits.f32", act_f32);
     }

@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include "cpu/device_cpu.h"
+#include "cpu/sparse.h"
 #include "src/engine/prefix_file.h"
 #include "src/model/arch.h"
 #include "src/model/checkpoint.h"
@@ -220,9 +221,47 @@ static void test_checkpoints(void)
     pool_close(pool);
 }
 
+/* ---- hyper-connections ---- */
+
+/* Values of a computation in double precision by another program. */
+static void test_gates(void)
+{
+    check_case("gates of hyper-connections: known values, sums of rows and columns");
+    static const float pre[] = { .6657520f, .6660877f, .5142894f, .3477925f };
+    static const float post[] = { .4243161f, .8341104f, 1.4422704f, 1.5920249f };
+    static const float wanted[] = { .3609470f, .2168840f, .1816574f, .2405106f,
+                                    .1543917f, .3982038f, .3401988f, .1072048f,
+                                    .0519538f, .1030988f, .3192365f, .5257099f,
+                                    .4327065f, .2818124f, .1589064f, .1265738f };
+    float mix[24], base[24], scale[] = { 0.7f, 1.3f, 0.9f }, found_pre[4], found_post[4], c[16];
+    for (int i = 0; i < 24; i++) {
+        mix[i] = sinf((float)(i + 1));
+        base[i] = 0.1f * cosf((float)i);
+    }
+    struct hyper h = { .n_streams = 4, .n_passes = 20, .eps = 1e-6f, .rms_eps = 1e-6f,
+                       .scale = { .data = scale, .cols = 3 }, .base = { .data = base, .cols = 24 } };
+    hyper_gates(&h, mix, found_pre, found_post, c);
+    for (int i = 0; i < 4; i++) {
+        float row = 0, column = 0;
+        CHECK(fabsf(found_pre[i] - pre[i]) < 1e-6f && fabsf(found_post[i] - post[i]) < 1e-6f);
+        for (int k = 0; k < 4; k++) {
+            row += c[4 * i + k];
+            column += c[4 * k + i];
+            CHECK_MSG(fabsf(c[4 * i + k] - wanted[4 * i + k]) < 1e-6f, "C[%d][%d] is %g", i, k,
+                      (double)c[4 * i + k]);
+        }
+        CHECK(fabsf(row - 1) < 1e-5f && fabsf(column - 1) < 1e-5f);
+    }
+    h.base.cols = 4; /* at the end there is nothing but pre */
+    found_post[0] = 7;
+    hyper_gates(&h, mix, found_pre, found_post, c);
+    CHECK(found_post[0] == 7 && fabsf(found_pre[3] - pre[3]) < 1e-6f);
+}
+
 int main(void)
 {
     struct error err = { 0 };
+    test_gates();
     if (!check_fixtures()) {
         check_case("timelines of V4");
         check_skip("no fixtures: set TANDEM_FIXTURES to the reference models");

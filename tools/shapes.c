@@ -116,6 +116,13 @@ static const struct shape shapes[] = {
       .rope_base = 10000, .rope_factor = 16, .original_context = 65536, .beta_fast = 32,
       .pre = "deepseek-v3", .index_heads = 64, .index_dim = 128, .index_top_k = 512, .window = 128,
       .out_groups = 8, .out_rank = 1024, .streams = 4, .hash_layers = 3, .compress_base = 160000 },
+    /* an eighth of v4-flash in small: its layers' shapes, fewer experts to choose from */
+    { "v4-flash-cut", "deepseek4", .layers = 8, .hidden = 4096, .heads = 64, .kv_heads = 1,
+      .head = 512, .q_rank = 1024, .rotary = 64, .value = 512, .routed = 64, .top_k = 6,
+      .shared = 1, .expert = 2048, .gating = 4, .scale = 1.5f, .vocab = 129280, .context = 1048576,
+      .rope_base = 10000, .rope_factor = 16, .original_context = 65536, .beta_fast = 32,
+      .pre = "deepseek-v3", .index_heads = 64, .index_dim = 128, .index_top_k = 512, .window = 128,
+      .out_groups = 8, .out_rank = 1024, .streams = 4, .hash_layers = 3, .compress_base = 160000 },
     { "v4-pro", "deepseek4", .layers = 61, .hidden = 7168, .heads = 128, .kv_heads = 1,
       .head = 512, .q_rank = 1536, .rotary = 64, .value = 512, .routed = 384, .top_k = 6,
       .shared = 1, .expert = 3072, .gating = 4, .scale = 2.5f, .vocab = 129280, .context = 1048576,
