@@ -128,7 +128,8 @@ cuda-all:
 emulated: $(EMULATED)
 
 $(B)/tests/tandem-gpu-emulated.so: $(GPU_SRC:gpu/%.cu=$(B)/tests/gpu/%.o) \
-                                   $(B)/tests/cuda_host.o $(B)/tests/cuda_host_api.o
+                                   $(B)/tests/cuda_host.o $(B)/tests/cuda_host_api.o \
+                                   $(B)/tests/cuda_host_blas.o
 	@echo "link  $@"
 	$(Q)$(CXX) -shared $(LDFLAGS) -o $@ $^ -pthread
 

@@ -1,17 +1,34 @@
 /* Attention kernels: a plain one in F32 and one on tensor cores.
  *
- * Decode with grouped heads reads each key and value once per 8 query heads and does 4 operations per
- * element: the bound is the bytes of the cache over VRAM bandwidth (8 kv heads of 128, F16, 32k
- * positions: 134 MB a layer, 134 us at 1 TB/s), which the plain kernel reaches with enough splits to
- * fill the card. Latent attention has 128 heads on one latent: 2 * 1088 * 128 operations per 1152
- * bytes, 240 a byte, which only tensor cores do; a tile of 16 heads takes its latents from L2 after
- * the first. Prefill has the same shape with tokens in place of heads. */
+ * ## Grouped heads
+ * Decode reads each key and value once per 8 query heads and does 4 operations per element: the bound
+ * is the bytes of the cache over VRAM bandwidth (8 kv heads of 128, F16, 32k positions: 134 MB a layer,
+ * 134 us at 1 TB/s), which the plain kernel reaches with enough splits to fill the card. Prefill has
+ * the shape of latent attention, with tokens in place of heads.
+ *
+ * ## Latents (V3, F16, 32k positions, one layer)
+ * 128 heads attend over the same 1152 bytes per position: 37.7 MB and 2 * (576 + 512) * 128 operations
+ * for each, 9.1 Gflop, 240 a byte, which only tensor cores do.
+ *
+ *                      memory   tensor cores   bound   latents from L2, heads of a block
+ *     H100 SXM          11 us       9 us       11 us     75 MB, 14 us      64
+ *     RTX 5090          21 us      43 us       43 us    151 MB, 30 us      32
+ *     RTX 4090          37 us      55 us       55 us    151 MB, 38 us      32
+ *
+ * A block takes as many query rows to the same keys as its shared memory holds: 64 heads of 576 (75 KB
+ * of queries, 37 KB of latents at a time) where it may have 163 KB or more, 32 in 99 KB. All blocks of a
+ * split run at the same time, so VRAM is read once and L2 twice or four times; tiles of 16 heads read it
+ * eight times, 302 MB, which took longer than everything else. With 227 KB the next 32 latents arrive
+ * while these are multiplied. On H100 2 tiles and 64 splits are 128 blocks of 512 threads for 132 SMs,
+ * each 16 turns of 37 KB and 4.5 Mflop: some 1.3 us a turn at half of the peak, 21 us, and 3 us for
+ * the merge, which reads 17 MB of partial sums from L2: twice the bound. */
 #include "gpu/attend.cuh"
 
 #define BLOCK 32      /* positions at a time: one per lane where weights are computed */
 #define ROWS 8        /* query rows of a tile, plain */
 #define TILE_ROWS 16  /* on tensor cores: the height of an mma */
-#define TILE_WARPS 4  /* 8 positions of a block each, then a quarter of the values */
+#define TILE_WARPS 4  /* per 16 rows: 8 positions of a block each, then a quarter of the values */
+#define MOST_GROUPS 4 /* of 16 rows in a block, all on the same keys */
 #define PITCH 8       /* 16 bytes more per row keep rows in different banks */
 
 /* ---- where the query rows of a tile belong ---- */
@@ -143,7 +160,6 @@ DEVICE void sum_plain(const struct attend &a, const float *weight, const struct 
     }
 }
 
-
 template <typename T> KERNEL void attend_plain(struct attend a)
 {
     SHARED(float, q); /* [ROWS, width], then score [ROWS, BLOCK], sum [ROWS, value], states */
@@ -199,35 +215,44 @@ template <typename T> KERNEL void attend_plain(struct attend a)
 
 /* Sizes of the shared arrays, in elements. */
 struct tile_shape {
+    int rows, stages; /* query rows; blocks of keys and values that lie here at once */
     int q_pitch, v_pitch; /* keys have the pitch of queries */
-    bool v_in_k;          /* values are the head of the keys: latents */
+    int k_size, stage; /* of the keys of a block, of keys and values */
+    bool v_in_k;       /* values are the head of the keys: latents */
 };
 
-static struct tile_shape tile_shape_of(const struct attend &a, int tiles)
+static struct tile_shape tile_shape_of(const struct attend &a, int tiles, int groups, int stages)
 {
     int columns = tiles * 8 * TILE_WARPS, width = (a.key + a.tail + 31) / 32 * 32;
-    bool v_in_k = a.v == a.k && a.v_stride == a.k_stride;
-    if (v_in_k && width < columns)
+    struct tile_shape s = {};
+    s.rows = TILE_ROWS * groups;
+    s.stages = stages;
+    s.v_in_k = a.v == a.k && a.v_stride == a.k_stride;
+    if (s.v_in_k && width < columns)
         width = columns;
-    return { width + PITCH, v_in_k ? width + PITCH : columns + PITCH, v_in_k };
+    s.q_pitch = width + PITCH;
+    s.v_pitch = s.v_in_k ? s.q_pitch : columns + PITCH;
+    s.k_size = BLOCK * s.q_pitch;
+    s.stage = s.k_size + (s.v_in_k ? 0 : BLOCK * s.v_pitch);
+    return s;
 }
 
-static size_t tile_shared(const struct attend &a, int tiles)
+static size_t tile_shared(const struct tile_shape &s)
 {
-    struct tile_shape shape = tile_shape_of(a, tiles);
-    size_t halves = (size_t)(TILE_ROWS + BLOCK) * (size_t)shape.q_pitch +
-                    (shape.v_in_k ? 0 : (size_t)BLOCK * (size_t)shape.v_pitch) +
-                    TILE_ROWS * (BLOCK + PITCH);
-    return halves * 2 + TILE_ROWS * (BLOCK * sizeof(float) + sizeof(struct row_state));
+    size_t halves = (size_t)s.rows * (size_t)(s.q_pitch + BLOCK + PITCH) +
+                    (size_t)s.stages * (size_t)s.stage;
+    return halves * 2 + (size_t)s.rows * (BLOCK * sizeof(float) + sizeof(struct row_state));
 }
 
 /* Copy n elements of a row to shared memory, 16 bytes at a time where both sides are aligned. */
 DEVICE void load_row(uint16_t *to, const uint16_t *from, int n)
 {
     if (((uintptr_t)to | (uintptr_t)from | (uintptr_t)(2 * n)) % 16 == 0) {
+        NO_UNROLL
         for (int c = 8 * lane_id(); c < n; c += 8 * 32)
             async_copy16(to + c, from + c);
     } else {
+        NO_UNROLL
         for (int c = lane_id(); c < n; c += 32)
             to[c] = from[c];
     }
@@ -235,15 +260,19 @@ DEVICE void load_row(uint16_t *to, const uint16_t *from, int n)
 
 DEVICE void zero_row(uint16_t *to, int from, int n)
 {
+    NO_UNROLL
     for (int c = from + lane_id(); c < n; c += 32)
         to[c] = 0;
 }
 
-/* Keys and values of BLOCK positions; what does not exist is zero. */
-DEVICE void load_block(const struct attend &a, struct tile_shape shape, uint16_t *k, uint16_t *v,
-                       int kv_head, int64_t pos, int n)
+/* Begin to fetch keys and values of BLOCK positions from pos on; what does not exist is zero. */
+DEVICE void load_block(const struct attend &a, const struct tile_shape &shape, uint16_t *k,
+                       int kv_head, int pos, int end)
 {
-    for (int p = warp_id(); p < BLOCK; p += TILE_WARPS) {
+    uint16_t *v = k + shape.k_size;
+    int n = end - pos < BLOCK ? end - pos : BLOCK;
+    NO_UNROLL
+    for (int p = warp_id(); p < BLOCK; p += (int)blockDim.x / 32) {
         uint16_t *to = k + p * shape.q_pitch;
         int64_t row = p < n ? row_of(a, pos + p) : 0;
         if (p < n) {
@@ -260,7 +289,6 @@ DEVICE void load_block(const struct attend &a, struct tile_shape shape, uint16_t
         zero_row(v + p * shape.v_pitch, p < n ? a.value : 0, shape.v_pitch);
     }
     async_commit();
-    async_wait<0>();
 }
 
 /* The 16 x 16 operand whose first element is `from`. */
@@ -274,7 +302,9 @@ DEVICE void score_tile(const struct attend &a, const uint16_t *q, const uint16_t
                        float *score)
 {
     float d[4] = { 0 };
-    const uint16_t *keys = k + (8 * warp_id() + lane_id() % 8) * pitch + lane_id() / 8 * 8;
+    const uint16_t *keys =
+        k + (8 * (warp_id() % TILE_WARPS) + lane_id() % 8) * pitch + lane_id() / 8 * 8;
+    NO_UNROLL
     for (int c = 0; c < a.key + a.tail; c += 32) {
         uint32_t left[4], right[4];
         load_matrices(right, keys + c);
@@ -283,7 +313,7 @@ DEVICE void score_tile(const struct attend &a, const uint16_t *q, const uint16_t
         load_a(left, q + c + 16, pitch);
         mma_f16(d, left, right + 2);
     }
-    int row = lane_id() / 4, p = 8 * warp_id() + lane_id() % 4 * 2;
+    int row = lane_id() / 4, p = 8 * (warp_id() % TILE_WARPS) + lane_id() % 4 * 2;
     score[row * BLOCK + p] = d[0] * a.scale;
     score[row * BLOCK + p + 1] = d[1] * a.scale;
     score[(row + 8) * BLOCK + p] = d[2] * a.scale;
@@ -299,7 +329,7 @@ DEVICE void sum_tile(float sum[TILES][4], const uint16_t *weight, const uint16_t
     uint32_t near[4], far[4]; /* positions 0 .. 15 and 16 .. 31 */
     load_a(near, weight, BLOCK + PITCH);
     load_a(far, weight + 16, BLOCK + PITCH);
-    const uint16_t *values = v + lane_id() * v_pitch + warp_id() * TILES * 8;
+    const uint16_t *values = v + lane_id() * v_pitch + warp_id() % TILE_WARPS * TILES * 8;
     UNROLL for (int i = 0; i < TILES; i++) {
         uint32_t right[4];
         sum[i][0] *= upper;
@@ -314,16 +344,17 @@ DEVICE void sum_tile(float sum[TILES][4], const uint16_t *weight, const uint16_t
 
 /* This thread's elements of the sums, from or to memory. */
 template <int TILES>
-DEVICE void move_sums(const struct attend &a, float sum[TILES][4], bool out)
+DEVICE void move_sums(const struct attend &a, int rows, float sum[TILES][4], bool out)
 {
+    int first = warp_id() / TILE_WARPS * TILE_ROWS;
     for (int half = 0; half < 2; half++) {
-        struct query row = query_of(a, (int)blockIdx.x, TILE_ROWS, lane_id() / 4 + 8 * half);
+        struct query row = query_of(a, (int)blockIdx.x, rows, first + lane_id() / 4 + 8 * half);
         if (!row.exists)
             continue;
         float *place = a.sums + place_of(a, row) * a.value;
         for (int i = 0; i < TILES; i++) {
             for (int j = 0; j < 2; j++) {
-                int c = (warp_id() * TILES + i) * 8 + lane_id() % 4 * 2 + j;
+                int c = (warp_id() % TILE_WARPS * TILES + i) * 8 + lane_id() % 4 * 2 + j;
                 if (c >= a.value)
                     continue;
                 if (out)
@@ -335,17 +366,20 @@ DEVICE void move_sums(const struct attend &a, float sum[TILES][4], bool out)
     }
 }
 
-template <int TILES> KERNEL void attend_tile(struct attend a, struct tile_shape shape)
+template <int TILES>
+KERNEL_OF(32 * TILE_WARPS * MOST_GROUPS) void attend_tile(struct attend a, struct tile_shape shape)
 {
-    SHARED(uint16_t, q); /* [TILE_ROWS, q_pitch], then k, v, weight, score, states */
-    uint16_t *k = q + TILE_ROWS * shape.q_pitch, *v = shape.v_in_k ? k : k + BLOCK * shape.q_pitch;
-    uint16_t *weight = (shape.v_in_k ? k + BLOCK * shape.q_pitch : v + BLOCK * shape.v_pitch);
-    float *score = (float *)(weight + TILE_ROWS * (BLOCK + PITCH));
-    struct row_state *state = (struct row_state *)(score + TILE_ROWS * BLOCK);
-    int tile = (int)blockIdx.x, kv_head = query_of(a, tile, TILE_ROWS, 0).head / a.group;
+    SHARED(uint16_t, q); /* [rows, q_pitch], then stages of k and v, weight, score, states */
+    uint16_t *fetched = q + shape.rows * shape.q_pitch;
+    uint16_t *weight = fetched + shape.stages * shape.stage;
+    float *score = (float *)(weight + shape.rows * (BLOCK + PITCH));
+    struct row_state *state = (struct row_state *)(score + shape.rows * BLOCK);
+    int tile = (int)blockIdx.x, n_warps = (int)blockDim.x / 32;
+    int kv_head = query_of(a, tile, shape.rows, 0).head / a.group;
+    int first = warp_id() / TILE_WARPS * TILE_ROWS; /* of this warp's 16 rows */
 
-    for (int i = warp_id(); i < TILE_ROWS; i += TILE_WARPS) {
-        struct query row = query_of(a, tile, TILE_ROWS, i);
+    for (int i = warp_id(); i < shape.rows; i += n_warps) {
+        struct query row = query_of(a, tile, shape.rows, i);
         const float *from = a.q + row.token * a.q_stride + row.head * a.q_head;
         for (int c = lane_id(); c < shape.q_pitch; c += 32)
             q[i * shape.q_pitch + c] =
@@ -357,61 +391,73 @@ template <int TILES> KERNEL void attend_tile(struct attend a, struct tile_shape 
     for (int i = 0; i < TILES; i++)
         sum[i][0] = sum[i][1] = sum[i][2] = sum[i][3] = 0;
     if (a.carry)
-        move_sums<TILES>(a, sum, false);
+        move_sums<TILES>(a, shape.rows, sum, false);
 
-    int64_t begin, end;
-    range_of(a, tile, TILE_ROWS, &begin, &end);
-    for (int64_t pos = begin; pos < end; pos += BLOCK) {
-        int n = (int)(end - pos < BLOCK ? end - pos : BLOCK);
+    int64_t from, behind;
+    range_of(a, tile, shape.rows, &from, &behind);
+    int end = (int)behind; /* 32 bits: this loop has no registers to spare */
+    uint16_t *k = fetched, *next = shape.stages > 1 ? fetched + shape.stage : fetched;
+    if (shape.stages > 1 && from < behind)
+        load_block(a, shape, k, kv_head, (int)from, end);
+    for (int pos = (int)from; pos < end; pos += BLOCK) {
         block_sync(); /* everybody is done with the block before */
-        load_block(a, shape, k, v, kv_head, pos, n);
+        if (shape.stages == 1) {
+            load_block(a, shape, k, kv_head, pos, end);
+            async_wait<0>();
+        } else if (pos + BLOCK < end) { /* the next one on its way, this one here */
+            load_block(a, shape, next, kv_head, pos + BLOCK, end);
+            async_wait<1>();
+        } else {
+            async_wait<0>();
+        }
         block_sync();
-        score_tile(a, q, k, shape.q_pitch, score);
+        score_tile(a, q + first * shape.q_pitch, k, shape.q_pitch, score + first * BLOCK);
         block_sync();
-        for (int i = warp_id(); i < TILE_ROWS; i += TILE_WARPS) {
+        NO_UNROLL
+        for (int i = warp_id(); i < shape.rows; i += n_warps) {
             int p = lane_id();
-            bool seen = p < n && sees(a, query_of(a, tile, TILE_ROWS, i), pos + p);
+            bool seen = pos + p < end && sees(a, query_of(a, tile, shape.rows, i), pos + p);
             weight[i * (BLOCK + PITCH) + p] =
                 float_to_f16(weigh(&state[i], score[i * BLOCK + p], seen, true));
         }
         block_sync();
-        sum_tile<TILES>(sum, weight, v, shape.v_pitch, state);
+        sum_tile<TILES>(sum, weight + first * (BLOCK + PITCH), shape.v_in_k ? k : k + shape.k_size,
+                        shape.v_pitch, state + first);
+        uint16_t *done = k;
+        k = next;
+        next = done;
     }
 
     block_sync();
-    move_sums<TILES>(a, sum, true);
-    if (threadIdx.x < TILE_ROWS) {
-        struct query row = query_of(a, tile, TILE_ROWS, (int)threadIdx.x);
+    move_sums<TILES>(a, shape.rows, sum, true);
+    for (int i = (int)threadIdx.x; i < shape.rows; i += (int)blockDim.x) {
+        struct query row = query_of(a, tile, shape.rows, i);
         if (row.exists) {
-            a.states[2 * place_of(a, row)] = state[threadIdx.x].max;
-            a.states[2 * place_of(a, row) + 1] = state[threadIdx.x].sum;
+            a.states[2 * place_of(a, row)] = state[i].max;
+            a.states[2 * place_of(a, row) + 1] = state[i].sum;
         }
     }
 }
 
-/* ---- putting the splits together: one warp per query row ---- */
+/* ---- putting the splits together: a thread per element ---- */
 
 KERNEL void merge_splits(const float *sums, const float *states, int n_splits, int64_t n_rows,
                          int n_heads, int value, float *dst, int64_t dst_stride)
 {
     int64_t row = blockIdx.x;
-    float max = -INFINITY, total = 0;
+    int c = (int)(blockIdx.y * blockDim.x + threadIdx.x);
+    float max = -INFINITY, total = 0, sum = 0;
+    if (c >= value)
+        return;
     for (int i = 0; i < n_splits; i++)
         max = fmaxf(max, states[2 * (i * n_rows + row)]);
     for (int i = 0; i < n_splits; i++) {
         const float *state = states + 2 * (i * n_rows + row);
-        total += state[0] == -INFINITY ? 0 : expf(state[0] - max) * state[1];
+        float weight = expf(state[0] - max); /* 0 for a split without positions */
+        total += weight * state[1];
+        sum += weight * sums[(i * n_rows + row) * value + c];
     }
-    float *to = dst + row / n_heads * dst_stride + row % n_heads * value;
-    for (int c = (int)threadIdx.x; c < value; c += (int)blockDim.x) {
-        float sum = 0;
-        for (int i = 0; i < n_splits; i++) {
-            float m = states[2 * (i * n_rows + row)];
-            if (m != -INFINITY)
-                sum += expf(m - max) * sums[(i * n_rows + row) * value + c];
-        }
-        to[c] = sum / total;
-    }
+    dst[row / n_heads * dst_stride + row % n_heads * value + c] = sum / total;
 }
 
 /* ---- launching ---- */
@@ -427,12 +473,24 @@ size_t attend_scratch(const struct gpu_limits *l)
     return (size_t)most_rows(l) * (size_t)(l->head_width + 2) * sizeof(float);
 }
 
-static bool on_tensor_cores(const struct gpu_stream *s, const struct attend *a,
-                            enum tensor_type type, int *tiles)
+/* How the rows of a call go to tensor cores; rows 0: they do not. As many rows share the fetched keys
+ * as there are and shared memory allows, then the next keys are fetched meanwhile. */
+static struct tile_shape choose_tile(const struct gpu_stream *s, const struct attend *a,
+                                     enum tensor_type type, int *tiles)
 {
+    int rows = a->ids ? a->n_heads : a->n_tokens * a->group;
     *tiles = a->value <= 64 ? 2 : a->value <= 128 ? 4 : a->value <= 256 ? 8 : 16;
-    return !s->limits.act_f32 && type == TYPE_F16 && a->value <= 512 &&
-           a->n_tokens * a->group >= TILE_ROWS && tile_shared(*a, *tiles) <= s->max_shared;
+    if (s->limits.act_f32 || type != TYPE_F16 || a->value > 512 || rows < TILE_ROWS)
+        return {};
+    for (int groups = MOST_GROUPS; groups > 0; groups /= 2) {
+        bool worth = groups == 1 || rows > TILE_ROWS * groups / 2;
+        for (int stages = 2; stages > 0 && worth; stages--) {
+            struct tile_shape shape = tile_shape_of(*a, *tiles, groups, stages);
+            if (tile_shared(shape) <= s->max_shared)
+                return shape;
+        }
+    }
+    return {};
 }
 
 /* Of one token over selected rows, else of all. */
@@ -443,11 +501,15 @@ static int n_tiles(const struct attend *a, int rows)
     return (int)divide_up((int64_t)a->n_tokens * a->group, rows) * (a->n_heads / a->group);
 }
 
-int attend_splits(const struct gpu_stream *s, struct attend *a, void *scratch, bool one_split)
+int attend_splits(const struct gpu_stream *s, struct attend *a, enum tensor_type type,
+                  void *scratch, bool one_split)
 {
     int64_t rows = (int64_t)a->n_tokens * a->n_heads, most = most_rows(&s->limits) / rows;
-    int64_t blocks = (int64_t)n_tiles(a, ROWS) * (a->ids ? a->n_tokens : 1);
-    int64_t wanted = divide_up(2 * s->n_sms, blocks); /* two blocks for each SM */
+    int tiles, in_tile = choose_tile(s, a, type, &tiles).rows;
+    int64_t depth = a->ids ? a->n_tokens : 1;
+    /* two small blocks for each SM, or one that fills it */
+    int64_t wanted = in_tile > TILE_ROWS ? s->n_sms / (n_tiles(a, in_tile) * depth)
+                                         : divide_up(2 * s->n_sms, n_tiles(a, ROWS) * depth);
     int64_t useful = divide_up(a->n_positions, 2 * BLOCK);
     most = most < ATTEND_SPLITS ? most : ATTEND_SPLITS;
     int64_t n = wanted < useful ? wanted : useful;
@@ -464,18 +526,19 @@ void attend_run(struct gpu_stream *s, const struct attend *a, enum tensor_type t
 {
     int tiles;
     unsigned depth = a->ids ? (unsigned)a->n_tokens : 1;
-    if (on_tensor_cores(s, a, type, &tiles)) {
-        dim3 grid((unsigned)n_tiles(a, TILE_ROWS), (unsigned)n_splits, depth);
-        struct tile_shape shape = tile_shape_of(*a, tiles);
-        size_t shared = tile_shared(*a, tiles);
+    struct tile_shape shape = choose_tile(s, a, type, &tiles);
+    if (shape.rows > 0) {
+        dim3 grid((unsigned)n_tiles(a, shape.rows), (unsigned)n_splits, depth);
+        size_t shared = tile_shared(shape);
+        int threads = shape.rows / TILE_ROWS * TILE_WARPS * 32;
         if (tiles == 2)
-            LAUNCH(s, attend_tile<2>, grid, 32 * TILE_WARPS, shared, *a, shape);
+            LAUNCH(s, attend_tile<2>, grid, threads, shared, *a, shape);
         else if (tiles == 4)
-            LAUNCH(s, attend_tile<4>, grid, 32 * TILE_WARPS, shared, *a, shape);
+            LAUNCH(s, attend_tile<4>, grid, threads, shared, *a, shape);
         else if (tiles == 8)
-            LAUNCH(s, attend_tile<8>, grid, 32 * TILE_WARPS, shared, *a, shape);
+            LAUNCH(s, attend_tile<8>, grid, threads, shared, *a, shape);
         else
-            LAUNCH(s, attend_tile<16>, grid, 32 * TILE_WARPS, shared, *a, shape);
+            LAUNCH(s, attend_tile<16>, grid, threads, shared, *a, shape);
         return;
     }
     dim3 grid((unsigned)n_tiles(a, ROWS), (unsigned)n_splits, depth);
@@ -492,6 +555,8 @@ void attend_merge(struct gpu_stream *s, const struct attend *a, int n_splits, fl
                   int64_t dst_stride)
 {
     int64_t rows = (int64_t)a->n_tokens * a->n_heads;
-    LAUNCH(s, merge_splits, dim3((unsigned)rows), gpu_threads(s, a->value < 128 ? a->value : 128), 0,
-           a->sums, a->states, n_splits, rows, a->n_heads, a->value, dst, dst_stride);
+    int threads = gpu_threads(s, a->value < 128 ? a->value : 128);
+    dim3 grid((unsigned)rows, (unsigned)divide_up(a->value, threads));
+    LAUNCH(s, merge_splits, grid, threads, 0, a->sums, a->states, n_splits, rows, a->n_heads,
+           a->value, dst, dst_stride);
 }

@@ -10,7 +10,7 @@
 
 #include "gpu/common.cuh"
 
-#define ATTEND_SPLITS 32 /* most pieces of the positions */
+#define ATTEND_SPLITS 128 /* most pieces of the positions */
 
 /* A key is `key` elements of k and `tail` elements of k_tail (0: none). All distances in elements;
  * cache rows stand for positions first, first + 1, ... */
@@ -37,9 +37,10 @@ struct attend {
 /* Bytes of sums and states, whatever the tokens of a step. */
 size_t attend_scratch(const struct gpu_limits *l);
 
-/* Set sums and states into `scratch` and choose how many splits serve n_positions; with one_split
- * the caller carries on from chunk to chunk. */
-int attend_splits(const struct gpu_stream *s, struct attend *a, void *scratch, bool one_split);
+/* Set sums and states into `scratch` and choose how many splits serve n_positions of `type`; with
+ * one_split the caller carries on from chunk to chunk. */
+int attend_splits(const struct gpu_stream *s, struct attend *a, enum tensor_type type,
+                  void *scratch, bool one_split);
 
 /* One chunk of positions, elements of `type`. A query of token t sees positions up to n_past + t. */
 void attend_run(struct gpu_stream *s, const struct attend *a, enum tensor_type type, int n_splits);
@@ -47,13 +48,5 @@ void attend_run(struct gpu_stream *s, const struct attend *a, enum tensor_type t
 /* dst[t * dst_stride + h * value ...] = weighted values over all splits, divided by the weights. */
 void attend_merge(struct gpu_stream *s, const struct attend *a, int n_splits, float *dst,
                   int64_t dst_stride);
-
-/* y[t * y_stride + h * y_head + r] = row r of matrix h of w times x + t * x_stride + h * x_head. */
-struct head_rows {
-    float *data;
-    int64_t stride, head;
-};
-void head_products(struct gpu_stream *s, struct head_rows y, const struct weight *w,
-                   struct head_rows x, int n_tokens);
 
 #endif

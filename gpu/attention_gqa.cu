@@ -24,7 +24,7 @@ void gpu_attention_gqa(struct gpu_stream *s, struct rows dst, struct rows q, con
     a.scale = scale;
     a.n_positions = kv_bound;
     a.step = step;
-    int n_splits = attend_splits(s, &a, s->scratch, false);
+    int n_splits = attend_splits(s, &a, cache_type, s->scratch, false);
     attend_run(s, &a, cache_type, n_splits);
     attend_merge(s, &a, n_splits, dst.data, dst.stride);
 }

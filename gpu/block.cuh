@@ -305,11 +305,15 @@ DEVICE void decode_eight(const uint8_t *row, int64_t i, int n, float *out,
         if (n == 8) {
             load_bytes<8 * size, size>(w, row + i * size);
         } else {
-            for (int j = 0; j < n; j++)
+            UNROLL /* indices that the compiler knows keep w in registers */
+            for (int j = 0; j < 8; j++) {
+                if (j >= n)
+                    continue;
                 if constexpr (size == 4)
                     w[j] = ((const uint32_t *)row)[i + j];
                 else
                     w[j / 2] |= (uint32_t)((const uint16_t *)row)[i + j] << 16 * (j % 2);
+            }
         }
         UNROLL
         for (int j = 0; j < 8; j++) {

@@ -25,6 +25,27 @@ static inline bool gpu_try(struct error *err, cudaError_t result, const char *wh
                                cudaGetErrorString(result));
 }
 
+#define Q8_SLOTS 2
+
+/* Rows that lie in bytes beside; data NULL: none. */
+struct q8_slot {
+    struct rows of;
+    int n_tokens;
+    uint64_t used; /* the slot that was not used for longest is given away */
+};
+
+/* Operations that were asked for and not queued yet, because the next one may join them: a sum whose
+ * rows are normed, two products of the same rows that SwiGLU makes one of. Not both. */
+struct waiting {
+    int n_tokens, n_products;
+    struct {
+        struct rows dst, src;
+        struct weight w; /* a copy: callers may have built it for the call */
+    } products[2];
+    bool is_sum;
+    struct rows dst, a, b, c;
+};
+
 struct gpu_stream {
     cudaStream_t queue;
     cudaEvent_t mark;
@@ -35,10 +56,13 @@ struct gpu_stream {
     bool has_bf16;       /* tensor cores multiply BF16 (not on Turing) */
     struct gpu_limits limits;
     struct gpu_tables *tables; /* codebooks, device memory */
-    void *q8;            /* activations in bytes, GPU_GEMV_TOKENS rows of max_cols: gpu/q8.cuh */
-    struct rows q8_of;   /* the rows that lie there; data NULL: nobody's */
-    int q8_tokens;
+    void *q8;            /* activations in bytes, Q8_SLOTS times what gpu/q8.cuh says */
+    struct q8_slot slots[Q8_SLOTS];
+    uint64_t q8_uses;
     bool q8_kept;        /* who queues launches says when rows change (q8_forget) */
+    struct waiting waiting; /* operations of a device: gpu/fuse.cuh */
+    void *workspace;     /* of cuBLAS alone */
+    struct blas *blas;   /* NULL: gpu/gemm.cu serves */
     void *scratch;       /* [scratch_bytes], 256-byte aligned */
     size_t scratch_bytes;
     const atomic_int *cancel; /* of the step that is running; NULL: none */

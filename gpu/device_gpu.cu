@@ -16,7 +16,7 @@
  * goes. The state of the step is all that differs between two replays of a record.
  *
  * Operations queue and return; the first failure is latched in the stream and reported by end. */
-#include "gpu/common.cuh"
+#include "gpu/fuse.cuh"
 
 #define ALIGNMENT ((size_t)256)
 #define N_ROPES 4 /* with angles at hand: V4 has two, and their inverses */
@@ -192,6 +192,7 @@ static void device_begin(struct device *dev, const struct step *s)
     d->n_steps++;
     d->logits_queued = 0;
     d->early.code = ERR_NONE;
+    fuse_reset(d->s);
     d->s->cancel = s->cancel;
     d->s->cancelled_s = 0;
     d->kv_bound = bound_of(d, s->n_past + s->n_tokens);
@@ -241,6 +242,7 @@ static bool device_record(struct device *dev)
         return false;
     for (struct angles &a : d->angles)
         a.step = 0; /* their launch belongs to the record */
+    fuse_reset(d->s);
     gpu_record(d->s);
     return true;
 }
@@ -249,6 +251,7 @@ static bool device_recorded(struct device *dev, bool ok, struct error *err)
 {
     struct gpu_device *d = gpu(dev);
     const struct gpu_partner *p = &d->options.partner;
+    fuse_settle(d->s); /* what waits belongs to the record too */
     d->now->record = gpu_recorded(d->s, err);
     if (p->begin)
         p->recorded(p->ctx);
@@ -284,6 +287,8 @@ static bool finish(struct gpu_device *d, struct error *err)
 static bool device_end(struct device *dev, struct error *err)
 {
     struct gpu_device *d = gpu(dev);
+    fuse_settle(d->s);
+    q8_forget_all(d->s);
     bool ok = finish(d, err) && d->early.code == ERR_NONE;
     if (d->early.code != ERR_NONE)
         fail(err, d->early.code, "%s", d->early.text);
@@ -300,11 +305,19 @@ static int n_tokens(struct device *d)
     return gpu(d)->step.n_tokens;
 }
 
-/* ---- operations ---- */
+/* ---- operations ----
+ * Some wait for the next one (gpu/fuse.cuh); all others queue what waits first. */
+
+/* The queue, for an operation that writes these rows. */
+static struct gpu_stream *writing(struct device *d, struct rows dst)
+{
+    return fuse_before(gpu(d)->s, dst, n_tokens(d));
+}
 
 static void device_embed(struct device *d, struct rows dst, const struct weight *w)
 {
     const struct gpu_partner *p = &gpu(d)->options.partner;
+    writing(d, dst);
     if (p->embed)
         p->embed(p->ctx, dst, n_tokens(d));
     else
@@ -314,21 +327,21 @@ static void device_embed(struct device *d, struct rows dst, const struct weight 
 static void device_rmsnorm(struct device *d, struct rows dst, struct rows src,
                            const struct weight *weight, int n_groups, float eps)
 {
-    gpu_rmsnorm(gpu(d)->s, dst, src, (const float *)weight->data, weight->cols, n_groups, eps,
-                n_tokens(d));
+    fuse_rmsnorm(gpu(d)->s, dst, src, (const float *)weight->data, weight->cols, n_groups, eps,
+                 n_tokens(d));
 }
 
 static void device_layernorm(struct device *d, struct rows dst, struct rows src,
                              const struct weight *weight, const struct weight *bias, float eps)
 {
-    gpu_layernorm(gpu(d)->s, dst, src, (const float *)weight->data, (const float *)bias->data,
+    gpu_layernorm(writing(d, dst), dst, src, (const float *)weight->data, (const float *)bias->data,
                   weight->cols, eps, n_tokens(d));
 }
 
 static void device_matmul(struct device *d, struct rows dst, const struct weight *w,
                           struct rows src, const struct weight *bias)
 {
-    gpu_matmul(gpu(d)->s, dst, w, src, bias ? (const float *)bias->data : NULL, n_tokens(d));
+    fuse_matmul(gpu(d)->s, dst, w, src, bias ? (const float *)bias->data : NULL, n_tokens(d));
 }
 
 static int64_t rope_pairs(const struct gpu_device *d)
@@ -366,6 +379,7 @@ static void device_rope(struct device *dev, struct rows x, const struct rope *r,
     struct gpu_device *d = gpu(dev);
     int n_pairs = r->n_rot / 2, n = d->step.n_tokens;
     assert(r->n_rot <= d->options.limits.head_width);
+    writing(dev, x);
     struct angles *a = place_of(d, r);
     if (a->step != d->n_steps)
         gpu_rope_angles(d->s, a->cosine, a->sine, a->frequency, n_pairs, r->magnitude, d->state, n);
@@ -378,6 +392,7 @@ static void device_cache_gqa(struct device *dev, struct kvcache *c, int layer, s
 {
     struct gpu_device *d = gpu(dev);
     assert(k.width == c->k_width && v.width == c->v_width);
+    fuse_settle(d->s);
     gpu_cache_store(d->s, c->k[layer], c->type, k, d->state, n_tokens(dev));
     gpu_cache_store(d->s, c->v[layer], c->type, v, d->state, n_tokens(dev));
 }
@@ -387,12 +402,14 @@ static void device_cache_mla(struct device *dev, struct kvcache *c, int layer,
 {
     struct gpu_device *d = gpu(dev);
     assert(latent_rope.width == c->k_width);
+    fuse_settle(d->s);
     gpu_cache_store(d->s, c->k[layer], c->type, latent_rope, d->state, n_tokens(dev));
 }
 
 static void device_cache_index(struct device *dev, struct kvcache *c, int layer, struct rows keys)
 {
     struct gpu_device *d = gpu(dev);
+    fuse_settle(d->s);
     gpu_cache_store(d->s, c->sparse[layer].index, c->type, keys, d->state, n_tokens(dev));
 }
 
@@ -401,6 +418,7 @@ static void device_attention_gqa(struct device *dev, struct rows dst, struct row
                                  int head_dim, float scale)
 {
     struct gpu_device *d = gpu(dev);
+    writing(dev, dst);
     keep_pace(d);
     gpu_attention_gqa(d->s, dst, q, c->k[layer], c->v[layer], c->type, n_heads, n_kv_heads,
                       head_dim, scale, d->state, d->kv_bound, n_tokens(dev));
@@ -411,6 +429,7 @@ static void device_attention_mla(struct device *dev, struct rows dst, struct row
 {
     struct gpu_device *d = gpu(dev);
     enum mla_form form = d->step.mla_form;
+    writing(dev, dst);
     keep_pace(d);
     if (m->n_selected > 0 && d->kv_bound > m->n_selected) {
         assert(d->index_top_k == m->n_selected);
@@ -430,28 +449,28 @@ static void device_attention_mla(struct device *dev, struct rows dst, struct row
 
 static void device_swiglu(struct device *d, struct rows dst, struct rows gate, struct rows up)
 {
-    gpu_swiglu(gpu(d)->s, dst, gate, up, n_tokens(d));
+    fuse_swiglu(gpu(d)->s, dst, gate, up, n_tokens(d));
 }
 
 static void device_clamp(struct device *d, struct rows x, float low, float high)
 {
-    gpu_clamp(gpu(d)->s, x, low, high, n_tokens(d));
+    gpu_clamp(writing(d, x), x, low, high, n_tokens(d));
 }
 
 static void device_add(struct device *d, struct rows dst, struct rows a, struct rows b)
 {
-    gpu_add(gpu(d)->s, dst, a, b, n_tokens(d));
+    fuse_add3(gpu(d)->s, dst, a, b, { NULL, 0, 0 }, n_tokens(d));
 }
 
 static void device_add3(struct device *d, struct rows dst, struct rows a, struct rows b,
                         struct rows c)
 {
-    gpu_add3(gpu(d)->s, dst, a, b, c, n_tokens(d));
+    fuse_add3(gpu(d)->s, dst, a, b, c, n_tokens(d));
 }
 
 static void device_copy(struct device *d, struct rows dst, struct rows src)
 {
-    gpu_copy(gpu(d)->s, dst, src, n_tokens(d));
+    gpu_copy(writing(d, dst), dst, src, n_tokens(d));
 }
 
 /* ---- hyper-connections, blocks, the indexer ---- */
@@ -459,13 +478,14 @@ static void device_copy(struct device *d, struct rows dst, struct rows src)
 static void device_hyper_mix(struct device *d, struct rows dst, struct rows mix,
                              struct rows hidden, const struct hyper *h)
 {
-    gpu_hyper_mix(gpu(d)->s, dst, mix, hidden, h, n_tokens(d));
+    writing(d, mix);
+    gpu_hyper_mix(writing(d, dst), dst, mix, hidden, h, n_tokens(d));
 }
 
 static void device_hyper_join(struct device *d, struct rows hidden, struct rows mix,
                               struct rows out)
 {
-    gpu_hyper_join(gpu(d)->s, hidden, mix, out, n_tokens(d));
+    gpu_hyper_join(writing(d, hidden), hidden, mix, out, n_tokens(d));
 }
 
 static void device_compress(struct device *dev, struct kvcache *c, int layer, struct rows values,
@@ -473,6 +493,7 @@ static void device_compress(struct device *dev, struct kvcache *c, int layer, st
 {
     struct gpu_device *d = gpu(dev);
     const struct kv_sparse *s = &c->sparse[layer];
+    fuse_settle(d->s);
     gpu_compress(d->s, k->of_index ? s->index : s->blocks, c->type,
                  k->of_index ? s->index_state : s->state, s->n_state, values, scores, k,
                  place_of(d, k->rope)->frequency, d->state, n_tokens(dev));
@@ -482,6 +503,7 @@ static void device_indexer_topk(struct device *dev, struct rows queries, struct 
                                 const struct kvcache *c, int layer, const struct indexer *x)
 {
     struct gpu_device *d = gpu(dev);
+    fuse_settle(d->s);
     d->index_top_k = x->top_k;
     gpu_indexer(d->s, d->selected, d->n_selected, queries, weights, c->sparse[layer].index,
                 c->type, x, d->state, d->kv_bound, n_tokens(dev));
@@ -492,7 +514,7 @@ static void device_attention_window(struct device *dev, struct rows dst, struct 
                                     const struct window_attention *a)
 {
     struct gpu_device *d = gpu(dev);
-    gpu_attention_window(d->s, dst, q, row, &c->sparse[layer], c->type, a, d->selected,
+    gpu_attention_window(writing(dev, dst), dst, q, row, &c->sparse[layer], c->type, a, d->selected,
                          d->n_selected, d->index_top_k, d->state, d->kv_bound, n_tokens(dev));
 }
 
@@ -502,13 +524,15 @@ static void device_router_topk(struct device *dev, const struct router *r, struc
 {
     struct gpu_device *d = gpu(dev);
     assert(r->top_k == d->options.limits.top_k && r->n_routed == d->options.limits.n_routed);
-    gpu_router_topk(d->s, r, scores, tokens_behind(d->state), d->ids, d->weights, n_tokens(dev));
+    gpu_router_topk(writing(dev, scores), r, scores, tokens_behind(d->state), d->ids, d->weights,
+                    n_tokens(dev));
 }
 
 static void device_experts_begin(struct device *dev, const struct experts *e, struct rows src)
 {
     struct gpu_device *d = gpu(dev);
     const struct gpu_partner *p = &d->options.partner;
+    fuse_settle(d->s);
     d->experts = e;
     d->experts_src = src;
     if (p->begin)
@@ -520,6 +544,7 @@ static void device_experts_end(struct device *dev, struct rows dst)
     struct gpu_device *d = gpu(dev);
     const struct gpu_partner *p = &d->options.partner;
     assert(d->experts);
+    writing(dev, dst);
     if (p->begin)
         p->end(p->ctx, dst, n_tokens(dev));
     else
@@ -533,6 +558,7 @@ static bool device_read_choice(struct device *dev, int32_t *ids, float *weights,
 {
     struct gpu_device *d = gpu(dev);
     size_t n = (size_t)n_tokens(dev) * (size_t)d->options.limits.top_k;
+    fuse_settle(d->s);
     return device_read(dev, ids, d->ids, n * sizeof *ids, err) &&
            device_read(dev, weights, d->weights, n * sizeof *weights, err);
 }
@@ -544,6 +570,7 @@ static void device_logits(struct device *dev, const struct weight *w, struct row
     struct gpu_device *d = gpu(dev);
     assert(w->rows == d->options.n_vocab);
     struct rows piece = { d->logits, w->rows, w->rows };
+    fuse_settle(d->s);
     size_t row_bytes = (size_t)w->rows * sizeof(float);
     for (int done = 0; done < d->step.n_logits; done += d->logits_rows) {
         if (done > 0) { /* the piece before this one; what fails here, end reports */
@@ -674,6 +701,7 @@ bool gpu_device_open(struct device **out, const struct gpu_device_options *o, st
     d->options = *o;
     bool ok = gpu_stream_open(&d->s, o->index, &o->limits, err);
     if (ok) {
+        d->s->q8_kept = true; /* see fuse_before */
         d->host_step = (struct gpu_step *)gpu_host_alloc(d->s, step_bytes(o->limits.max_tokens),
                                                          "step", err);
         d->block = gpu_alloc(d->s, cut_memory(d, NULL), "state of a step", err);

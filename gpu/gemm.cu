@@ -1,4 +1,4 @@
-/* A quantized matrix times many activation rows: prefill.
+/* A quantized matrix times many activation rows: prefill without cuBLAS (gpu/blas.cu), and experts.
  *
  * A block makes a tile of rows x tokens. Per step along the columns it decodes its piece of the
  * weights into shared memory once and uses it for all tokens of the tile, so the work of decoding is
@@ -7,6 +7,7 @@
  * Fast profile: operands rounded to F16, sums in F32, on tensor cores. 64 x 64 x 32 per step are 131
  * thousand multiplications for 2048 decoded weights and 8 KB of activations.
  * F32 profile: the same tiles in plain F32; a reference, at the speed of the ordinary lanes. */
+#include "gpu/blas.cuh"
 #include "gpu/block.cuh"
 #include "gpu/gemm.cuh"
 
@@ -252,6 +253,5 @@ void gpu_gemm(struct gpu_stream *s, struct rows dst, const struct weight *w, str
 
 size_t gpu_gemm_scratch(const struct gpu_limits *l)
 {
-    (void)l;
-    return 0;
+    return blas_scratch(l);
 }

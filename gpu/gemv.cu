@@ -8,6 +8,7 @@
  * instructions. F32 profile, and weights that are plain floats: gpu/row_dot.cuh, a row a warp. Decoding
  * to floats takes some five instructions per weight, which an RTX 4090 still does twice as fast as it
  * reads; rows of F16 (512 bytes a warp at a time) leave 16 KB per SM in flight with 32 warps. */
+#include "gpu/blas.cuh"
 #include "gpu/gemm.cuh"
 #include "gpu/run_dot.cuh"
 
@@ -183,7 +184,7 @@ void gpu_matmul(struct gpu_stream *s, struct rows dst, const struct weight *w, s
 {
     if (n_tokens <= GPU_GEMV_TOKENS)
         gpu_gemv(s, dst, w, src, bias, n_tokens);
-    else
+    else if (!blas_gemm(s, dst, w, src, bias, n_tokens))
         gpu_gemm(s, dst, w, src, bias, n_tokens);
 }
 

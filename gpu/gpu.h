@@ -176,6 +176,11 @@ void gpu_rmsnorm(struct gpu_stream *s, struct rows dst, struct rows src, const f
 void gpu_layernorm(struct gpu_stream *s, struct rows dst, struct rows src, const float *weight,
                    const float *bias, int64_t n, float eps, int n_tokens);
 
+/* sum = a + b (+ c where c.data is not NULL), dst = RMSNorm of sum: the bits of gpu_add3 and gpu_rmsnorm.
+ * sum may be a, b or c; dst none of them. */
+void gpu_sum_rmsnorm(struct gpu_stream *s, struct rows dst, struct rows sum, struct rows a,
+                     struct rows b, struct rows c, const float *weight, float eps, int n_tokens);
+
 /* ---- weights: gpu/dequantize.cu, gpu/gemv.cu, gpu/gemm.cu, gpu/experts.cu ----
  * Every type with a dequantizer (quant_traits(type)->dequantize: all block types, F32, F16, BF16)
  * is accepted everywhere; decoding gives the bits of quant_traits(type)->dequantize. */
@@ -207,7 +212,7 @@ bool gpu_gemv_swiglu(struct gpu_stream *s, struct rows dst, const struct weight 
 void gpu_gemm(struct gpu_stream *s, struct rows dst, const struct weight *w, struct rows src,
               const float *bias, int n_tokens);
 
-/* The better of the two. */
+/* The better of the two; from about a hundred tokens on cuBLAS, where it is installed: gpu/blas.cu. */
 void gpu_matmul(struct gpu_stream *s, struct rows dst, const struct weight *w, struct rows src,
                 const float *bias, int n_tokens);
 
@@ -348,7 +353,7 @@ void gpu_stream_close(struct gpu_stream *s);
     X(alloc) X(release) X(write) X(read) X(fill) X(mark) X(wait) X(call) X(enter)                          \
     X(is_idle) X(finish) X(deadline) X(give_up)                                                   \
     X(record) X(recorded) X(replay) X(forget) X(publish) X(collect)                               \
-    X(add) X(add3) X(copy) X(swiglu) X(clamp) X(rmsnorm) X(layernorm)                              \
+    X(add) X(add3) X(copy) X(swiglu) X(clamp) X(rmsnorm) X(layernorm) X(sum_rmsnorm)              \
     X(hyper_mix) X(hyper_join) X(compress) X(indexer) X(attention_window)                         \
     X(rope_angles) X(rope) X(cache_store) X(router_topk)                                          \
     X(dequantize) X(embed) X(gemv) X(gemv_swiglu) X(gemm) X(matmul) X(experts)                    \

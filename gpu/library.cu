@@ -1,4 +1,5 @@
 /* The exported symbol, cards, streams, memory. */
+#include "gpu/blas.cuh"
 #include "gpu/q8.cuh"
 
 #include <sched.h>
@@ -178,7 +179,8 @@ size_t gpu_scratch_bytes(const struct gpu_limits *l)
     size_t most = 0;
     for (size_t need : needs)
         most = need > most ? need : most;
-    return (most + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT + q8_stream_bytes(l);
+    return (most + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT + q8_stream_bytes(l) +
+           blas_workspace_bytes(l);
 }
 
 void gpu_stream_close(struct gpu_stream *s)
@@ -194,6 +196,7 @@ void gpu_stream_close(struct gpu_stream *s)
     cudaSetDevice(s->device);
     if (s->queue)
         gpu_finish(s, NULL);
+    blas_close(s);
     cudaFree(s->q8);
     cudaFree(s->tables);
     if (s->mark)
@@ -227,9 +230,13 @@ bool gpu_stream_open(struct gpu_stream **out, int index, const struct gpu_limits
         s->max_shared = p.sharedMemPerBlockOptin;
         s->has_bf16 = ptx >= 80;
         size_t bytes = gpu_scratch_bytes(l), first = q8_stream_bytes(l);
+        size_t second = blas_workspace_bytes(l);
         s->q8 = gpu_alloc(s, bytes, "working memory of the GPU", err);
-        s->scratch = (char *)s->q8 + first;
-        s->scratch_bytes = bytes - first;
+        s->workspace = (char *)s->q8 + first;
+        s->scratch = (char *)s->workspace + second;
+        s->scratch_bytes = bytes - first - second;
+        if (s->q8 && second > 0)
+            blas_open(s);
     }
     if (!ok || !s->q8) {
         gpu_stream_close(s);
@@ -437,7 +444,7 @@ void gpu_record(struct gpu_stream *s)
 {
     /* only this thread's calls are watched: others may copy or allocate meanwhile */
     s->recording = s->failed == cudaSuccess;
-    s->q8_of.data = NULL; /* what lies there was made by launches that are not recorded */
+    q8_forget_all(s); /* what lies in bytes was made by launches that are not recorded */
     if (s->recording)
         gpu_latch(s, cudaStreamBeginCapture(s->queue, cudaStreamCaptureModeThreadLocal), "record");
 }
@@ -449,7 +456,7 @@ struct gpu_record *gpu_recorded(struct gpu_stream *s, struct error *err)
     if (!s->recording)
         return report(s, err), (struct gpu_record *)NULL;
     s->recording = false;
-    s->q8_of.data = NULL;
+    q8_forget_all(s);
     cudaError_t result = cudaStreamEndCapture(s->queue, &graph);
     if (gpu_latch(s, result, "record"))
         gpu_latch(s, cudaGraphInstantiate(&exec, graph, 0), "making a graph");
@@ -470,7 +477,7 @@ struct gpu_record *gpu_recorded(struct gpu_stream *s, struct error *err)
 
 void gpu_replay(struct gpu_stream *s, struct gpu_record *r)
 {
-    s->q8_of.data = NULL;
+    q8_forget_all(s);
     if (s->failed == cudaSuccess)
         gpu_latch(s, cudaGraphLaunch(r->graph, s->queue), "replay");
 }

@@ -198,7 +198,7 @@ void gpu_mla_decompressed(struct gpu_stream *s, struct rows dst, struct rows q, 
             gpu_dequantize(s, tails, TYPE_F32, rows, TYPE_F16, a.n_positions * width);
             a.k_tail = tails + rank * element;
         }
-        int n_splits = attend_splits(s, &a, at, true);
+        int n_splits = attend_splits(s, &a, type, at, true);
         attend_run(s, &a, type, n_splits);
         a.carry = true;
     }

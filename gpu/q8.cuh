@@ -78,13 +78,15 @@ static inline struct q8_rows q8_at(void *at, int64_t width, int64_t n_rows)
 /* Encode the first n_rows rows of src, whose width is a multiple of 32. */
 void q8_encode(struct gpu_stream *s, struct q8_rows to, struct rows src, int64_t n_rows);
 
-/* The first n_tokens (<= GPU_GEMV_TOKENS) rows of src in bytes: the stream's, encoded unless they lie
- * there already. Without q8_kept, by which a device promises to call q8_forget for all rows that it
- * writes, they are encoded every time. */
+/* The first n_tokens (<= GPU_GEMV_TOKENS) rows of src in bytes, in one of the stream's slots; encoded
+ * unless they lie there already. Without q8_kept, by which a device promises to call q8_forget for all
+ * rows that it writes, they are encoded every time. Two slots: a layer reads its normed hidden state
+ * before and behind the low-rank query. */
 struct q8_rows q8_of(struct gpu_stream *s, struct rows src, int n_tokens);
 /* Where a kernel may leave rows that it writes in bytes too; empty (q NULL) where nobody reads them. */
 struct q8_rows q8_beside(struct gpu_stream *s, struct rows dst, int n_tokens);
 void q8_forget(struct gpu_stream *s, struct rows written, int n_tokens);
+void q8_forget_all(struct gpu_stream *s);
 size_t q8_stream_bytes(const struct gpu_limits *l);
 
 #endif

@@ -21,9 +21,14 @@ void q8_encode(struct gpu_stream *s, struct q8_rows to, struct rows src, int64_t
 
 /* ---- the stream's rows ---- */
 
+static size_t slot_bytes(const struct gpu_limits *l)
+{
+    return (q8_bytes(l->max_cols, GPU_GEMV_TOKENS) + 255) / 256 * 256;
+}
+
 size_t q8_stream_bytes(const struct gpu_limits *l)
 {
-    return l->act_f32 ? 0 : (q8_bytes(l->max_cols, GPU_GEMV_TOKENS) + 255) / 256 * 256;
+    return l->act_f32 ? 0 : Q8_SLOTS * slot_bytes(l);
 }
 
 static bool fits(const struct gpu_stream *s, struct rows r, int n_tokens)
@@ -32,24 +37,36 @@ static bool fits(const struct gpu_stream *s, struct rows r, int n_tokens)
            n_tokens <= GPU_GEMV_TOKENS;
 }
 
-static void remember(struct gpu_stream *s, struct rows r, int n_tokens)
+static struct q8_rows rows_in(const struct gpu_stream *s, const struct q8_slot *slot, int64_t width)
 {
-    s->q8_of = r;
-    s->q8_tokens = n_tokens;
+    size_t i = (size_t)(slot - s->slots);
+    return q8_at((char *)s->q8 + i * slot_bytes(&s->limits), width, GPU_GEMV_TOKENS);
+}
+
+/* Give `r` the slot that was not used for longest. */
+static struct q8_slot *take_slot(struct gpu_stream *s, struct rows r, int n_tokens)
+{
+    struct q8_slot *slot = &s->slots[0];
+    for (struct q8_slot &other : s->slots)
+        slot = other.used < slot->used ? &other : slot;
+    *slot = { r, n_tokens, ++s->q8_uses };
     if (!s->q8_kept)
-        s->q8_of.data = NULL;
+        slot->of.data = NULL;
+    return slot;
 }
 
 struct q8_rows q8_of(struct gpu_stream *s, struct rows src, int n_tokens)
 {
     assert(fits(s, src, n_tokens));
-    struct q8_rows q = q8_at(s->q8, src.width, GPU_GEMV_TOKENS);
-    bool there = s->q8_of.data == src.data && s->q8_of.width == src.width &&
-                 s->q8_of.stride == src.stride && n_tokens <= s->q8_tokens;
-    if (!there) {
-        q8_encode(s, q, src, n_tokens);
-        remember(s, src, n_tokens);
+    for (struct q8_slot &slot : s->slots) {
+        if (slot.of.data == src.data && slot.of.width == src.width &&
+            slot.of.stride == src.stride && n_tokens <= slot.n_tokens) {
+            slot.used = ++s->q8_uses;
+            return rows_in(s, &slot, src.width);
+        }
     }
+    struct q8_rows q = rows_in(s, take_slot(s, src, n_tokens), src.width);
+    q8_encode(s, q, src, n_tokens);
     return q;
 }
 
@@ -57,15 +74,22 @@ struct q8_rows q8_beside(struct gpu_stream *s, struct rows dst, int n_tokens)
 {
     if (!s->q8_kept || !fits(s, dst, n_tokens))
         return { NULL, NULL, 0 };
-    remember(s, dst, n_tokens);
-    return q8_at(s->q8, dst.width, GPU_GEMV_TOKENS);
+    return rows_in(s, take_slot(s, dst, n_tokens), dst.width);
 }
 
 void q8_forget(struct gpu_stream *s, struct rows written, int n_tokens)
 {
-    const struct rows of = s->q8_of;
-    const float *end = of.data + (s->q8_tokens - 1) * of.stride + of.width;
-    if (of.data && written.data < end &&
-        of.data < written.data + (n_tokens - 1) * written.stride + written.width)
-        s->q8_of.data = NULL;
+    for (struct q8_slot &slot : s->slots) {
+        const struct rows of = slot.of;
+        const float *end = of.data + (slot.n_tokens - 1) * of.stride + of.width;
+        if (of.data && written.data < end &&
+            of.data < written.data + (n_tokens - 1) * written.stride + written.width)
+            slot.of.data = NULL;
+    }
+}
+
+void q8_forget_all(struct gpu_stream *s)
+{
+    for (struct q8_slot &slot : s->slots)
+        slot.of.data = NULL;
 }

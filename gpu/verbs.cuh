@@ -17,14 +17,17 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
+#include <dlfcn.h>
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
 
 #define KERNEL static __global__
+#define KERNEL_OF(most_threads) static __global__ __launch_bounds__(most_threads)
 #define DEVICE static __device__ __forceinline__
 #define DEVICE_TABLE static __device__ const /* read-only table in device memory */
 #define UNROLL _Pragma("unroll")
+#define NO_UNROLL _Pragma("unroll 1") /* where registers are short */
 
 /* `name` points at this block's shared memory, 16-byte aligned; all uses in a kernel see the same. */
 #define SHARED(type, name)                                                                        \
@@ -208,6 +211,15 @@ DEVICE uint64_t clock_ns() /* of a clock that all blocks share */
     uint64_t t;
     asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(t));
     return t;
+}
+
+/* ---- libraries that may not be there ---- */
+
+/* NULL without a word; stays open. And one of its functions, NULL too. */
+static inline void *optional_library(const char *name) { return dlopen(name, RTLD_NOW | RTLD_LOCAL); }
+static inline void *library_function(void *library, const char *name)
+{
+    return library ? dlsym(library, name) : NULL;
 }
 
 /* ---- launching ----

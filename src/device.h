@@ -303,7 +303,8 @@ struct device_ops {
     void (*attention_mla)(struct device *d, struct rows dst, struct rows q, const struct kvcache *c,
                           int layer, const struct mla *m);
 
-    /* dst = silu(gate) * up, silu(z) = z / (1 + e^-z). In place ok. */
+    /* dst = silu(gate) * up, silu(z) = z / (1 + e^-z). In place ok. gate and up are not to be read
+     * again: a device may have made dst without writing them. */
     void (*swiglu)(struct device *d, struct rows dst, struct rows gate, struct rows up);
 
     /* x = min(max(x, low), high). */

@@ -117,6 +117,50 @@ static void test_probe(size_t bytes)
     free(words);
 }
 
+/* A sum and the norm of it in one launch: the bits of both by themselves. */
+static void test_sum_rmsnorm(int64_t width, int n_tokens, bool three, bool in_place)
+{
+    check_case("sum_rmsnorm, %d rows of %d, of %d%s", n_tokens, (int)width, three ? 3 : 2,
+               in_place ? ", in place" : "");
+    int64_t stride = width + 5;
+    size_t bytes = (size_t)(stride * n_tokens) * sizeof(float);
+    struct rows in[3], weight = gpu_test_random(width, width, 1, 2);
+    struct rows wanted[2], found[2];
+    for (int i = 0; i < 3; i++)
+        in[i] = gpu_test_random(width, stride, n_tokens, 4);
+    for (int i = 0; i < 2; i++) {
+        wanted[i] = gpu_test_random(width, stride, n_tokens, 1);
+        found[i] = gpu_test_random(width, stride, n_tokens, 1);
+    }
+    for (int o = 0; gpu_test_order(&t, o); o++) {
+        struct rows none = { NULL, 0, 0 }, w = gpu_test_rows(&t, weight, 1);
+        for (int fused = 0; fused < 2; fused++) {
+            struct rows d[3], *to = fused ? found : wanted;
+            for (int i = 0; i < 3; i++)
+                d[i] = gpu_test_rows(&t, in[i], n_tokens);
+            struct rows sum = in_place ? d[0] : gpu_test_rows(&t, to[0], n_tokens);
+            struct rows normed = gpu_test_rows(&t, to[1], n_tokens);
+            if (fused) {
+                t.gpu->sum_rmsnorm(t.s, normed, sum, d[0], d[1], three ? d[2] : none, w.data, 1e-6f,
+                                   n_tokens);
+            } else {
+                t.gpu->add3(t.s, sum, d[0], d[1], three ? d[2] : none, n_tokens);
+                t.gpu->rmsnorm(t.s, normed, sum, w.data, width, 1, 1e-6f, n_tokens);
+            }
+            gpu_test_read(&t, to[0].data, sum.data, bytes);
+            gpu_test_read(&t, to[1].data, normed.data, bytes);
+        }
+        for (int i = 0; i < 2; i++)
+            CHECK(gpu_test_difference(found[i], wanted[i], n_tokens, 1) == 0);
+        gpu_test_clear(&t);
+    }
+    for (int i = 0; i < 3; i++)
+        free(in[i].data);
+    for (int i = 0; i < 2; i++)
+        free(wanted[i].data), free(found[i].data);
+    free(weight.data);
+}
+
 /* ---- failures: only the emulation has them on demand ---- */
 
 static void test_failures(void)
@@ -195,6 +239,8 @@ int main(void)
     test_probe(0);
     test_probe(16);
     test_probe(100 * 1024 + 48);
+    test_sum_rmsnorm(77, 3, true, false);
+    test_sum_rmsnorm(256, 2, false, true);
     if (t.emulated)
         test_failures();
     gpu_test_close(&t);

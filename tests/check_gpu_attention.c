@@ -221,19 +221,22 @@ static void test_mla(struct shape h, bool decompressed, int64_t n_past, int n_to
 
 int main(void)
 {
-    struct gpu_limits limits = { .max_tokens = 24, .n_ctx = MAX_CTX, .n_heads = 20,
-                                 .head_width = 512, .mla_rank = 320 };
+    struct gpu_limits limits = { .max_tokens = 24, .n_ctx = MAX_CTX, .n_heads = 34,
+                                 .head_width = 600, .mla_rank = 512 };
     if (!gpu_test_open(&t, &limits))
         return check_finish();
     struct shape small = { 3, 20, 6, 12, 40, TYPE_F32 };
     struct shape coded = { 18, 32, 8, 32, 64, TYPE_Q8_0 };
     struct shape wide = { 2, 64, 16, 96, 320, TYPE_F16 };
+    struct shape full = { 34, 8, 64, 8, 512, TYPE_F16 }; /* V3's latents */
     for (int exact = 1; exact >= 0; exact--) {
         gpu_test_profile(&t, exact);
         test_gqa(1, 1, 1, 0, 1, 1);
         test_gqa(6, 2, 24, 0, 5, 8);
         test_gqa(4, 4, 64, 70, 1, 128);
-        test_gqa(20, 1, 128, 33, 2, 64);
+        test_gqa(20, 1, 128, 33, 2, 64); /* on tensor cores: blocks of 64, 32 and 16 rows */
+        test_gqa(20, 1, 128, 150, 1, 256);
+        test_gqa(16, 1, 64, 70, 1, 128);
         test_gqa(8, 2, 16, 200, 9, 256);
         for (int decompressed = 0; decompressed <= 1; decompressed++) {
             test_mla(small, decompressed, 0, 1, 1, 0);
@@ -241,6 +244,7 @@ int main(void)
             test_mla(coded, decompressed, 20, 7, 32, 34);
             test_mla(wide, decompressed, 90, 20, 128, 0);
         }
+        test_mla(full, false, 70, 1, 128, 0);
         test_mla(small, true, 1030, 17, MAX_CTX, 0);
     }
     gpu_test_close(&t);

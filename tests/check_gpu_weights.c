@@ -274,6 +274,41 @@ static void test_batch_bits(bool act_f32)
     gpu_test_profile(&t, true);
 }
 
+/* From about a hundred tokens on cuBLAS multiplies, in slabs of 512 rows here; where it is not installed,
+ * makes no handle or refuses a product, our own kernels do. */
+static void test_blas(void)
+{
+    uint64_t (*launches)(const char *);
+    gpu_test_hook("cuda_host_launches", &launches);
+    uint64_t before = launches ? launches("cublasGemmEx") : 0;
+    test_product(MATMUL, TYPE_Q4_K, 256, 530, 97, false, true);
+    test_product(MATMUL, TYPE_Q8_0, 96, 70, 96, false, false);
+    test_product(MATMUL, TYPE_IQ3_S, 256, 40, 100, true, true);
+    test_product(MATMUL, TYPE_F16, 77, 9, 96, true, false);
+    if (!launches)
+        return;
+    check_case("cuBLAS was asked: two slabs, then one each");
+    CHECK_INT(launches("cublasGemmEx") - before, 3 * 5);
+    before = launches("cublasGemmEx");
+    setenv("TANDEM_GPU_EMULATE", "failblas", 1);
+    test_product(MATMUL, TYPE_Q4_K, 256, 30, 97, false, true);
+    static const char *const absent[] = { "noblas", "badblas" };
+    for (int i = 0; i < 2; i++) {
+        setenv("TANDEM_GPU_EMULATE", absent[i], 1);
+        struct gpu_stream *s, *with = t.profiles[0];
+        struct error err = { 0 };
+        struct gpu_limits l = { .max_tokens = 100, .max_cols = 1024, .max_rows = 64 };
+        check_case("a stream, %s", absent[i]);
+        CHECK_MSG(t.library->stream_open(&s, 0, &l, &err), "%s", err.text);
+        t.profiles[0] = s;
+        test_product(MATMUL, TYPE_Q4_K, 256, 30, 97, false, true);
+        t.profiles[0] = with;
+        t.library->stream_close(s);
+    }
+    unsetenv("TANDEM_GPU_EMULATE");
+    CHECK_INT(launches("cublasGemmEx") - before, 0);
+}
+
 /* ---- experts ---- */
 
 #define N_ROUTED 5
@@ -375,7 +410,7 @@ static void test_experts(enum tensor_type type, bool fused, bool some, int n_tok
 
 int main(void)
 {
-    struct gpu_limits limits = { .max_tokens = 80, .max_cols = 1024, .max_rows = 512,
+    struct gpu_limits limits = { .max_tokens = 100, .max_cols = 1024, .max_rows = 64,
                                  .n_routed = N_ROUTED, .top_k = TOP_K, .expert_size = 256 };
     if (!gpu_test_open(&t, &limits))
         return check_finish();
@@ -410,6 +445,7 @@ int main(void)
     test_product(GEMV, TYPE_F16, 1000, 5, 2, false, false);
     test_gemv_swiglu(TYPE_Q4_K, 512, 21, 1);
     test_gemv_swiglu(TYPE_Q8_0, 64, 5, 3);
+    test_blas();
     test_batch_bits(true);
     test_batch_bits(false);
     test_experts(TYPE_Q4_K, false, true, 4, true);

@@ -28,9 +28,11 @@
 #include <functional>
 
 #define KERNEL static
+#define KERNEL_OF(most_threads) static
 #define DEVICE static inline __attribute__((unused))
 #define DEVICE_TABLE static const
 #define UNROLL
+#define NO_UNROLL
 #define __device__
 
 /* ---- threads ---- */
@@ -194,6 +196,10 @@ DEVICE float load_relaxed_system(const float *p)
 }
 void spin_pause();
 uint64_t clock_ns();
+
+/* cuda_host_blas.cc has the one that is there. */
+void *optional_library(const char *name);
+void *library_function(void *library, const char *name);
 
 /* ---- the runtime ---- */
 

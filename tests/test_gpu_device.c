@@ -150,6 +150,151 @@ static void test_memory(void)
     gpu->ops->release(gpu, block);
 }
 
+/* ---- fewer launches, the same bits ---- */
+
+#define WIDTH 64
+
+/* A device in the fast profile, and a stream that queues every launch as it is asked for. */
+struct fused_test {
+    struct device *device;
+    struct gpu_stream *plain;
+    struct rows h, x, y, normed, gate, up, out; /* on the card */
+    struct weight norm, w[4];                   /* gate, up, down, and one of another shape */
+};
+
+static struct rows rows_on(struct device *d, float range)
+{
+    struct error err = { 0 };
+    float *x = random_floats(2 * WIDTH, range);
+    struct rows r = { d->ops->alloc(d, 2 * WIDTH * sizeof *x, "rows", &err), WIDTH, WIDTH };
+    CHECK_MSG(r.data && d->ops->write(d, r.data, x, 2 * WIDTH * sizeof *x, &err), "%s", err.text);
+    free(x);
+    return r;
+}
+
+static struct weight bytes_on(struct device *d, int64_t rows)
+{
+    struct error err = { 0 };
+    float *x = random_floats((size_t)(WIDTH * rows), 0.3f);
+    struct weight w = { .type = TYPE_Q8_0, .cols = WIDTH, .rows = rows, .n_matrices = 1,
+                        .row_bytes = quant_row_bytes(TYPE_Q8_0, WIDTH) };
+    w.matrix_bytes = w.row_bytes * (size_t)rows;
+    uint8_t *blocks = malloc(w.matrix_bytes);
+    quant_traits(TYPE_Q8_0)->quantize(x, blocks, WIDTH * rows, NULL);
+    w.data = d->ops->alloc(d, w.matrix_bytes, "weight", &err);
+    CHECK_MSG(w.data && d->ops->write(d, (void *)w.data, blocks, w.matrix_bytes, &err), "%s",
+              err.text);
+    free(x), free(blocks);
+    return w;
+}
+
+/* A feed-forward block and what may not be joined, as a device is asked. */
+static void ask(struct fused_test *f)
+{
+    struct device *d = f->device;
+    add3(d, f->h, f->h, f->x, f->y);
+    rmsnorm(d, f->normed, f->h, &f->norm, 1, 1e-6f);
+    matmul(d, f->gate, &f->w[0], f->normed, NULL);
+    matmul(d, f->up, &f->w[1], f->normed, NULL);
+    swiglu(d, f->gate, f->gate, f->up);
+    matmul(d, f->out, &f->w[2], f->gate, NULL);
+    add(d, f->h, f->h, f->out);
+    d->ops->copy(d, f->y, f->h); /* reads a sum that waits */
+    rmsnorm(d, f->normed, f->h, &f->norm, 1, 1e-6f);
+    matmul(d, f->x, &f->w[2], f->normed, NULL);
+    add(d, f->normed, f->normed, f->x); /* was in bytes: not any more */
+    matmul(d, f->up, &f->w[2], f->normed, NULL);
+    matmul(d, f->out, &f->w[0], f->normed, NULL); /* products, but not of this SwiGLU */
+    swiglu(d, f->x, f->out, f->up);
+    rmsnorm(d, f->x, f->x, &f->norm, 1, 1e-6f);
+    matmul(d, f->gate, &f->w[3], f->x, NULL); /* shapes differ */
+    matmul(d, f->up, &f->w[0], f->x, NULL);
+    swiglu(d, f->out, f->gate, f->up);
+}
+
+/* The same, launch by launch. */
+static void launch(struct fused_test *f, int n)
+{
+    const struct gpu_launchers *g = &library->launch;
+    struct gpu_stream *s = f->plain;
+    const float *norm = f->norm.data;
+    g->add3(s, f->h, f->h, f->x, f->y, n);
+    g->rmsnorm(s, f->normed, f->h, norm, WIDTH, 1, 1e-6f, n);
+    g->gemv(s, f->gate, &f->w[0], f->normed, NULL, n);
+    g->gemv(s, f->up, &f->w[1], f->normed, NULL, n);
+    g->swiglu(s, f->gate, f->gate, f->up, n);
+    g->gemv(s, f->out, &f->w[2], f->gate, NULL, n);
+    g->add(s, f->h, f->h, f->out, n);
+    g->copy(s, f->y, f->h, n);
+    g->rmsnorm(s, f->normed, f->h, norm, WIDTH, 1, 1e-6f, n);
+    g->gemv(s, f->x, &f->w[2], f->normed, NULL, n);
+    g->add(s, f->normed, f->normed, f->x, n);
+    g->gemv(s, f->up, &f->w[2], f->normed, NULL, n);
+    g->gemv(s, f->out, &f->w[0], f->normed, NULL, n);
+    g->swiglu(s, f->x, f->out, f->up, n);
+    g->rmsnorm(s, f->x, f->x, norm, WIDTH, 1, 1e-6f, n);
+    g->gemv(s, f->gate, &f->w[3], f->x, NULL, n);
+    g->gemv(s, f->up, &f->w[0], f->x, NULL, n);
+    g->swiglu(s, f->out, f->gate, f->up, n);
+    CHECK(g->finish(s, NULL));
+}
+
+static void test_fused(int n)
+{
+    uint64_t (*launches)(const char *);
+    struct error err = { 0 };
+    gpu_test_hook("cuda_host_launches", &launches);
+    check_case("a device joins launches, %d tokens", n);
+    struct fused_test f;
+    struct gpu_device_options o = { .limits = { .max_tokens = 2, .max_cols = WIDTH,
+                                                .max_rows = WIDTH, .n_ctx = 8, .n_heads = 1,
+                                                .head_width = 8 }, .n_vocab = 1 };
+    CHECK_MSG(library->device_open(&f.device, &o, &err), "%s", err.text);
+    CHECK_MSG(library->stream_open(&f.plain, 0, &o.limits, &err), "%s", err.text);
+    struct rows *all[] = { &f.h, &f.x, &f.y, &f.normed, &f.gate, &f.up, &f.out };
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        *all[i] = rows_on(f.device, 1);
+    for (int i = 0; i < 4; i++)
+        f.w[i] = bytes_on(f.device, i < 3 ? WIDTH : WIDTH - 1);
+    f.norm = (struct weight){ .data = rows_on(f.device, 2).data, .type = TYPE_F32, .cols = WIDTH,
+                              .rows = 1, .n_matrices = 1 };
+
+    static const int looked_at[] = { 0, 1, 2, 3, 6 }; /* h, x, y, normed, out */
+    float begin[7][2 * WIDTH], asked[7][2 * WIDTH], launched[7][2 * WIDTH];
+    size_t bytes = sizeof begin[0];
+    for (int i = 0; i < 7; i++)
+        CHECK(f.device->ops->read(f.device, begin[i], all[i]->data, bytes, &err));
+    int32_t tokens[2] = { 0 };
+    struct step step = { .tokens = tokens, .n_tokens = n };
+    uint64_t before = launches ? launches(NULL) : 0, count = 0;
+    f.device->ops->begin(f.device, &step);
+    ask(&f);
+    CHECK_MSG(f.device->ops->end(f.device, &err), "%s", err.text);
+    count = launches ? launches(NULL) - before : 0;
+    for (int i = 0; i < 7; i++) {
+        CHECK(f.device->ops->read(f.device, asked[i], all[i]->data, bytes, &err));
+        CHECK(f.device->ops->write(f.device, all[i]->data, begin[i], bytes, &err));
+    }
+    before = launches ? launches(NULL) : 0;
+    launch(&f, n);
+    for (int i = 0; i < 7; i++)
+        CHECK(f.device->ops->read(f.device, launched[i], all[i]->data, bytes, &err));
+    for (size_t i = 0; i < sizeof looked_at / sizeof *looked_at; i++)
+        CHECK_MSG(memcmp(asked[looked_at[i]], launched[looked_at[i]], bytes) == 0, "rows %d",
+                  looked_at[i]);
+    if (launches) { /* 18 and an encoding for each product but the last of two of the same rows */
+        CHECK_INT(launches(NULL) - before, 18 + 8);
+        CHECK_INT(count, 17);
+    }
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        f.device->ops->release(f.device, all[i]->data);
+    for (int i = 0; i < 4; i++)
+        f.device->ops->release(f.device, (void *)f.w[i].data);
+    f.device->ops->release(f.device, (void *)f.norm.data);
+    library->stream_close(f.plain);
+    f.device->ops->close(f.device);
+}
+
 /* Launch n of a step fails, for every n: the step says so, and nothing after it runs. */
 static void test_loss(void)
 {
@@ -202,6 +347,8 @@ int main(void)
     test_step(1, 1);
     test_step(4, 2);
     test_step(MAX_TOKENS, MAX_TOKENS);
+    test_fused(1);
+    test_fused(2);
     test_loss();
     gpu->ops->close(gpu);
     cpu->ops->close(cpu);

@@ -9,7 +9,7 @@ if [ -z "$counts" ]; then
     echo "0 passed, 0 failed, 1 skipped"
     exit 0
 fi
-kernels=$(sed -n 's/.*KERNEL void \([A-Za-z0-9_]*\)(.*/\1/p' gpu/*.cu | sort -u)
+kernels=$(sed -n 's/^\(template.*\)*KERNEL\(_OF(.*)\)* void \([A-Za-z0-9_]*\)(.*/\3/p' gpu/*.cu | sort -u)
 missing=0
 for k in $kernels; do
     n=$(echo "$counts" | awk -v k="$k" '$1 == k { n += $2 } END { print n + 0 }')
