@@ -3,13 +3,27 @@
  * Memory-bound: 0.56 bytes in and 2 or 4 bytes out per weight of Q4_K. */
 #include "gpu/block.cuh"
 
-/* Where eight decoded elements go: F32, F16 or BF16 by the size and kind of T. */
+/* Where decoded elements go: F32, F16 or BF16 by the kind of T. */
 struct bf16 {
     uint16_t bits;
 };
 DEVICE void put(float *p, float x) { *p = x; }
 DEVICE void put(uint16_t *p, float x) { *p = float_to_f16(x); }
 DEVICE void put(struct bf16 *p, float x) { p->bits = float_to_bf16(x); }
+
+/* Eight elements to an address that sixteen divides. */
+template <typename T> DEVICE void put_eight(T *p, const float *x)
+{
+    alignas(16) T eight[8];
+    UNROLL
+    for (int j = 0; j < 8; j++)
+        put(&eight[j], x[j]);
+    uint4 w[sizeof eight / 16];
+    memcpy(w, eight, sizeof eight);
+    UNROLL
+    for (int j = 0; j < (int)(sizeof eight / 16); j++)
+        ((uint4 *)p)[j] = w[j];
+}
 
 template <int TYPE, typename T>
 KERNEL void dequantize_blocks(T *dst, const uint8_t *src, int64_t n,
@@ -21,8 +35,12 @@ KERNEL void dequantize_blocks(T *dst, const uint8_t *src, int64_t n,
     if (n_here <= 0)
         return;
     decode_eight<TYPE>(src, i, n_here, x, tables);
-    for (int j = 0; j < n_here; j++)
-        put(&dst[i + j], x[j]);
+    if (n_here == 8 && ((uintptr_t)(dst + i) & 15) == 0) {
+        put_eight(dst + i, x);
+    } else {
+        for (int j = 0; j < n_here; j++)
+            put(&dst[i + j], x[j]);
+    }
 }
 
 template <typename T>

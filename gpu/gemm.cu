@@ -4,12 +4,14 @@
  * weights into shared memory once and uses it for all tokens of the tile, so the work of decoding is
  * shared by 64 tokens, and a weight is read from VRAM (or L2) once per 64 tokens.
  *
- * Fast profile: operands rounded to F16, sums in F32, on tensor cores. 64 x 64 x 32 per step are 131
- * thousand multiplications for 2048 decoded weights and 8 KB of activations.
+ * Fast profile: operands rounded to F16, sums in F32, on tensor cores. 64 x 64 x 64 per step are 262
+ * thousand multiplications for 4096 decoded weights and 16 KB of activations; a thread decodes a run of
+ * 32 (gpu/run.cuh).
  * F32 profile: the same tiles in plain F32; a reference, at the speed of the ordinary lanes. */
 #include "gpu/blas.cuh"
 #include "gpu/block.cuh"
 #include "gpu/gemm.cuh"
+#include "gpu/run.cuh"
 
 /* ---- F32 ---- */
 
@@ -118,8 +120,8 @@ template <int TYPE> KERNEL void gemm_plain(struct gemm g)
 /* ---- tensor cores ---- */
 
 #define TILE_ROWS 64 /* four warps of 16 */
-#define TILE_COLS 32
-#define TILE_STRIDE (TILE_COLS + 8) /* 80 bytes: the eight rows of a matrix lie in different banks */
+#define TILE_COLS 64 /* a run of 32 for each thread */
+#define TILE_STRIDE (TILE_COLS + 8) /* 144 bytes: the eight rows of a matrix lie in different banks */
 #define TILE_THREADS 128
 
 /* Infinity is no number to go on with; NaN stays. */
@@ -128,29 +130,64 @@ DEVICE uint16_t to_operand(float x)
     return float_to_f16(x > 65504 ? 65504 : x < -65504 ? -65504 : x);
 }
 
+/* Eight operands to shared memory, in one store. */
+DEVICE void store_eight(uint16_t *to, const float *x)
+{
+    uint32_t w[4];
+    UNROLL
+    for (int j = 0; j < 4; j++)
+        w[j] = to_operand(x[2 * j]) | (uint32_t)to_operand(x[2 * j + 1]) << 16;
+    *(uint4 *)to = { w[0], w[1], w[2], w[3] };
+}
+
+/* A tile of weights: a run of 32 at a time, an eighth of floats. */
 template <int TYPE>
 DEVICE void load_weights(uint16_t *w, const uint8_t *weight, const struct gemm &g,
-                         int64_t first_row, int64_t k)
+                         int64_t first_row, int64_t k, const uint32_t *table)
 {
-    for (int i = threadIdx.x; i < TILE_ROWS * TILE_COLS / 8; i += TILE_THREADS) {
-        int r = i / (TILE_COLS / 8), c = i % (TILE_COLS / 8) * 8;
-        int n = (int)(g.cols - k - c < 8 ? g.cols - k - c : 8);
-        float eight[8] = {};
-        if (n > 0 && first_row + r < g.n_rows)
-            decode_eight<TYPE>(weight + (first_row + r) * g.row_bytes, k + c, n, eight, g.tables);
-        for (int j = 0; j < 8; j++)
-            w[r * TILE_STRIDE + c + j] = to_operand(eight[j]);
+    constexpr int piece = run_traits<TYPE>::integer ? 32 : 8, pieces = TILE_COLS / piece;
+    for (int i = threadIdx.x; i < TILE_ROWS * pieces; i += TILE_THREADS) {
+        int r = i / pieces, c = i % pieces * piece;
+        int n = (int)(g.cols - k - c < piece ? g.cols - k - c : piece);
+        bool exists = n > 0 && first_row + r < g.n_rows;
+        const uint8_t *row = weight + (exists ? first_row + r : 0) * g.row_bytes;
+        float x[8] = {};
+        if constexpr (run_traits<TYPE>::integer) {
+            struct run run = {};
+            if (exists) /* columns of block types are whole runs */
+                unpack_run<TYPE>(&run, row, (k + c) / 32, table);
+            UNROLL
+            for (int j = 0; j < 32; j++) {
+                x[j % 8] = run_element<TYPE>(run, j);
+                if (j % 8 == 7)
+                    store_eight(w + r * TILE_STRIDE + c + j - 7, x);
+            }
+        } else {
+            if (exists)
+                decode_eight<TYPE>(row, k + c, n, x, g.tables);
+            store_eight(w + r * TILE_STRIDE + c, x);
+        }
     }
 }
 
 DEVICE void load_tokens(uint16_t *x, const struct gemm &g, const struct tile_tokens &tokens,
                         int64_t k)
 {
-    for (int i = threadIdx.x; i < GEMM_TOKENS * TILE_COLS; i += TILE_THREADS) {
-        int t = i / TILE_COLS, c = i % TILE_COLS;
+    for (int i = threadIdx.x; i < GEMM_TOKENS * TILE_COLS / 8; i += TILE_THREADS) {
+        int t = i / (TILE_COLS / 8), c = i % (TILE_COLS / 8) * 8;
         int64_t row = src_row(tokens, t);
-        x[t * TILE_STRIDE + c] =
-            row >= 0 && k + c < g.cols ? to_operand(g.src[row * g.src_stride + k + c]) : 0;
+        const float *from = g.src + (row < 0 ? 0 : row) * g.src_stride + k + c;
+        float eight[8] = {};
+        if (row >= 0 && k + c + 8 <= g.cols && ((uintptr_t)from & 15) == 0) {
+            float4 low = *(const float4 *)from, high = *((const float4 *)from + 1);
+            eight[0] = low.x, eight[1] = low.y, eight[2] = low.z, eight[3] = low.w;
+            eight[4] = high.x, eight[5] = high.y, eight[6] = high.z, eight[7] = high.w;
+        } else if (row >= 0) {
+            UNROLL
+            for (int j = 0; j < 8; j++)
+                eight[j] = k + c + j < g.cols ? from[j] : 0;
+        }
+        store_eight(x + t * TILE_STRIDE + c, eight);
     }
 }
 
@@ -173,17 +210,22 @@ DEVICE void add_tile(float sum[GEMM_TOKENS / 8][4], const uint16_t *w, const uin
 
 template <int TYPE> KERNEL void gemm_tensor(struct gemm g)
 {
-    SHARED(uint16_t, w); /* [TILE_ROWS, TILE_STRIDE], then x, then rows of `second` */
+    SHARED(uint32_t, table); /* a codebook, then w [TILE_ROWS, TILE_STRIDE], x, rows of `second` */
+    uint16_t *w = (uint16_t *)(table + run_traits<TYPE>::table_words);
     uint16_t *x = w + TILE_ROWS * TILE_STRIDE, *w2 = x + GEMM_TOKENS * TILE_STRIDE;
     int64_t first_row = (int64_t)blockIdx.x * TILE_ROWS, matrix = matrix_of(g);
     struct tile_tokens tokens = tokens_of(g, GEMM_TOKENS);
     if (tokens.n == 0)
         return; /* the whole block */
+    if constexpr (run_traits<TYPE>::table_words > 0) {
+        load_table<TYPE>(table, g.tables);
+        block_sync();
+    }
     float sum[GEMM_TOKENS / 8][4] = {}, sum2[GEMM_TOKENS / 8][4] = {};
     for (int64_t k = 0; k < g.cols; k += TILE_COLS) {
-        load_weights<TYPE>(w, g.weight + matrix, g, first_row, k);
+        load_weights<TYPE>(w, g.weight + matrix, g, first_row, k, table);
         if (g.second)
-            load_weights<TYPE>(w2, g.second + matrix, g, first_row, k);
+            load_weights<TYPE>(w2, g.second + matrix, g, first_row, k, table);
         load_tokens(x, g, tokens, k);
         block_sync();
         add_tile(sum, w, x);
@@ -223,7 +265,9 @@ void gemm_run(struct gpu_stream *s, enum tensor_type type, struct gemm g)
 #undef GPU_BY_TYPE_CASE
     } else {
         size_t shared = (matrices * TILE_ROWS + GEMM_TOKENS) * TILE_STRIDE * sizeof(uint16_t);
-#define GPU_BY_TYPE_CASE(TYPE) LAUNCH(s, gemm_tensor<TYPE>, tiles, TILE_THREADS, shared, g)
+#define GPU_BY_TYPE_CASE(TYPE)                                                                    \
+    LAUNCH(s, gemm_tensor<TYPE>, tiles, TILE_THREADS,                                             \
+           shared + run_traits<TYPE>::table_words * sizeof(uint32_t), g)
         GPU_BY_TYPE(type)
 #undef GPU_BY_TYPE_CASE
     }

@@ -121,6 +121,14 @@ DEVICE void set_scale(struct run *r, float scale, float min)
     r->min[0] = r->min[1] = min;
 }
 
+/* Element i, with the bits of decode_eight. */
+template <int TYPE> DEVICE float run_element(const struct run &r, int i)
+{
+    int half = run_traits<TYPE>::halves ? i / 16 : 0;
+    float q = (float)(int8_t)byte_of(r.q[i / 4], i % 4);
+    return run_traits<TYPE>::mins ? product_plus(r.scale[half], q, -r.min[half]) : r.scale[half] * q;
+}
+
 /* ---- codebooks in shared memory ---- */
 
 /* Copy TYPE's codebook; all threads of the block call, block_sync before use. Points of IQ1 have
