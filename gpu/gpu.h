@@ -31,7 +31,7 @@
 extern "C" {
 #endif
 
-#define GPU_ABI 6 /* of everything in this file; the library refuses another one */
+#define GPU_ABI 7 /* of everything in this file; the library refuses another one */
 
 /* An in-order queue of one card, with an error latch and scratch memory. Opaque to C. */
 struct gpu_stream;
