@@ -468,6 +468,30 @@ static void test_full_disk(struct engine *e)
     session_close(s);
 }
 
+static void test_changed_model(void)
+{
+    char path[256];
+    struct error err = { 0 };
+    check_case("what a model computed that was changed meanwhile is not kept");
+    tiny_path(path, "changed");
+    unlink(store);
+    struct engine *e = tiny_write(path, "--arch deepseek2") ? engine_of(path, true, GPU_NEVER) : NULL;
+    struct session *s = session_of(e, 32, DRAFT_OFF);
+    struct prefix_file *f = s ? file_of(s) : NULL;
+    if (f && go_on(s, text, 0, 12) && save(f, s)) {
+        uint64_t before = file_size();
+        struct timespec other[2] = { { .tv_sec = 1 }, { .tv_sec = 1 } };
+        CHECK(go_on(s, text, 0, 20) && utimensat(AT_FDCWD, path, other, 0) == 0);
+        CHECK(!prefix_file_save(f, s, 0, &err));
+        CHECK_INT(err.code, ERR_RUN);
+        CHECK_INT(file_size(), before);
+    }
+    prefix_file_close(f);
+    session_close(s);
+    engine_close(e);
+    unlink(path);
+}
+
 static void check_refused(struct session *s, const char *reason)
 {
     struct prefix_file *f = NULL;
@@ -704,6 +728,7 @@ int main(void)
             test_branches(e);
             test_damage(e);
             test_full_disk(e);
+            test_changed_model();
             test_foreign(e);
         }
         engine_close(e);

@@ -46,6 +46,8 @@ static void open_cache(struct chat *c)
     struct keep *k = c->keep;
     char path[PATH_SIZE];
     struct error why = { 0 };
+    snprintf(path, sizeof path, "%.*s/cache.new", PATH_SIZE - 16, k->store.folder);
+    unlink(path); /* of a program that was killed */
     cache_path(c, path);
     prefix_file_close(k->file);
     if (prefix_file_open(&k->file, path, c->m.session, &why))

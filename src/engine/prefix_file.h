@@ -63,7 +63,8 @@ bool prefix_file_restore(struct prefix_file *f, struct session *s, const int32_t
 
 /* Append what the file lacks of the session's timeline; nothing when it was opened while another
  * program wrote. A file that would grow beyond max_bytes (0: no limit) first begins anew, under a
- * temporary name, with nothing in it but what leads to this timeline. ERR_RUN: the disk is full, ...: the file is as before. */
+ * temporary name, with nothing in it but what leads to this timeline. ERR_RUN: the disk is full, the
+ * model's file was changed meanwhile, ...: the file is as before. */
 bool prefix_file_save(struct prefix_file *f, struct session *s, uint64_t max_bytes,
                       struct error *err);
 

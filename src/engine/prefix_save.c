@@ -168,7 +168,7 @@ bool prefix_file_save(struct prefix_file *f, struct session *s, uint64_t max_byt
     int64_t from;
     if (!f->writes)
         return true;
-    if (!session_cache_settle(s, &c, err))
+    if (!gguf_unchanged(&session_engine(s)->model.gguf, err) || !session_cache_settle(s, &c, err))
         return false;
     prefix_longest(f, &c, c.tokens, c.n_cached, true, &from, err);
     if (from == c.n_cached) /* all of it is there, or there is nothing */
