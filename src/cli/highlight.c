@@ -13,53 +13,74 @@ struct language {
     bool is_diff;
 };
 
-#define C_WORDS " if else for while do switch case default break continue return goto sizeof struct " \
-    "union enum typedef static const extern inline void int char short long float double unsigned " \
+#define C_WORDS " if else for while do switch case default break continue return goto sizeof " \
+      "struct " \
+    "union enum typedef static const extern inline void int char short long float double " \
+      "unsigned " \
     "signed bool true false NULL volatile register auto "
 
 static const struct language languages[] = {
-    { .names = " c h cpp c++ cc hpp cxx cuda cu ", C_WORDS "class public private protected virtual template "
-      "typename namespace using new delete this try catch throw constexpr noexcept override nullptr "
+    { .names = " c h cpp c++ cc hpp cxx cuda cu ", C_WORDS "class public private protected "
+      "virtual template "
+      "typename namespace using new delete this try catch throw constexpr noexcept override "
+      "nullptr "
       "operator friend #include #define #ifdef #ifndef #endif #if #else #pragma ",
       { "//" }, "/*", "*/", "\"'", { 0 } },
-    { .names = " java kotlin kt scala c# cs csharp swift dart groovy php ", C_WORDS "class public private "
+    { .names = " java kotlin kt scala c# cs csharp swift dart groovy php ", C_WORDS "class "
+      "public private "
       "protected interface implements extends import package new this super null try catch finally "
-      "throw throws final abstract fun val var let func guard override when object string var is as "
+      "throw throws final abstract fun val var let func guard override when object string var "
+      "is as "
       "in out async await function echo foreach ", { "//" }, "/*", "*/", "\"'", { 0 } },
-    { .names = " js javascript ts typescript jsx tsx mjs ", " var let const function return if else for while "
-      "do switch case default break continue new delete typeof instanceof in of class extends super "
+    { .names = " js javascript ts typescript jsx tsx mjs ", " var let const function return "
+      "if else for while "
+      "do switch case default break continue new delete typeof instanceof in of class extends "
+      "super "
       "this import export from as async await yield try catch finally throw null undefined true "
       "false void interface type enum implements public private readonly static get set ",
       { "//" }, "/*", "*/", "\"'", { "`" } },
-    { .names = " python py python3 ", " def class return if elif else for while break continue pass import "
+    { .names = " python py python3 ", " def class return if elif else for while break "
+      "continue pass import "
       "from as with try except finally raise lambda yield global nonlocal assert del in is not and "
       "or None True False async await match case self ", { "#" }, NULL, NULL, "\"'",
       { "\"\"\"", "'''" } },
-    { .names = " sh bash zsh shell console fish ", " if then else elif fi for in do done while until case esac "
+    { .names = " sh bash zsh shell console fish ", " if then else elif fi for in do done "
+      "while until case esac "
       "function return local export set unset echo cd exit source alias read test ",
       { "#" }, NULL, NULL, "\"'", { 0 } },
-    { .names = " rust rs ", " fn let mut const static struct enum impl trait for while loop if else match "
+    { .names = " rust rs ", " fn let mut const static struct enum impl trait for while loop "
+      "if else match "
       "return break continue use mod pub crate self Self super as in ref move where type dyn async "
       "await unsafe true false Some None Ok Err ", { "//" }, "/*", "*/", "\"", { 0 } },
-    { .names = " go golang ", " func var const type struct interface map chan package import return if else "
-      "for range switch case default break continue go defer select fallthrough goto nil true false "
+    { .names = " go golang ", " func var const type struct interface map chan package import "
+      "return if else "
+      "for range switch case default break continue go defer select fallthrough goto nil true "
+      "false "
       "make new len cap append error string int bool byte ", { "//" }, "/*", "*/", "\"'", { "`" } },
-    { .names = " sql sqlite mysql postgresql ", " select from where insert into values update set delete "
-      "create table drop alter index view join left right inner outer on group by order having limit "
+    { .names = " sql sqlite mysql postgresql ", " select from where insert into values update "
+      "set delete "
+      "create table drop alter index view join left right inner outer on group by order "
+      "having limit "
       "offset union all distinct as and or not null is in like between case when then else end "
       "primary key foreign references default unique ", { "--" }, "/*", "*/", "'\"", { 0 },
       .any_case = true },
     { .names = " json jsonc jsonl ", " true false null ", { "//" }, NULL, NULL, "\"", { 0 } },
-    { .names = " yaml yml toml ini conf ", " true false null yes no on off ", { "#" }, NULL, NULL, "\"'", { 0 } },
-    { .names = " ruby rb ", " def end class module if elsif else unless while until for in do return yield "
+    { .names = " yaml yml toml ini conf ", " true false null yes no on off ", { "#" }, NULL,
+      NULL, "\"'", { 0 } },
+    { .names = " ruby rb ", " def end class module if elsif else unless while until for in do "
+      "return yield "
       "begin rescue ensure raise require attr_accessor nil true false self puts then when case ",
       { "#" }, NULL, NULL, "\"'", { 0 } },
-    { .names = " lua ", " and break do else elseif end false for function goto if in local nil not or repeat "
+    { .names = " lua ", " and break do else elseif end false for function goto if in local "
+      "nil not or repeat "
       "return then true until while ", { "--" }, "--[[", "]]", "\"'", { 0 } },
-    { .names = " haskell hs ", " module import where let in case of data type newtype class instance deriving "
+    { .names = " haskell hs ", " module import where let in case of data type newtype class "
+      "instance deriving "
       "if then else do ", { "--" }, "{-", "-}", "\"", { 0 } },
-    { .names = " make makefile dockerfile docker cmake ", " FROM RUN COPY ADD CMD ENTRYPOINT ENV ARG WORKDIR "
-      "EXPOSE ifeq ifneq ifdef else endif include define endef ", { "#" }, NULL, NULL, "\"'", { 0 } },
+    { .names = " make makefile dockerfile docker cmake ", " FROM RUN COPY ADD CMD ENTRYPOINT "
+      "ENV ARG WORKDIR "
+      "EXPOSE ifeq ifneq ifdef else endif include define endef ", { "#" }, NULL, NULL, "\"'",
+      { 0 } },
     { .names = " html xml svg ", " ", { 0 }, "<!--", "-->", "\"", { 0 } },
     { .names = " css scss less ", " ", { 0 }, "/*", "*/", "\"'", { 0 } },
     { .names = " diff patch ", " ", { 0 }, NULL, NULL, "", { 0 }, .is_diff = true },
@@ -169,12 +190,11 @@ void highlight_line(struct highlight *h, struct str line, struct styled *out)
         unsigned look = 0;
         size_t n = literal(h, rest, &look);
         if (n == 0 && (is_word(rest.data[0]) || rest.data[0] == '#')) {
-            for (n = 1; n < rest.len && (is_word(rest.data[n]) ||
-                                         (rest.data[n] == '.' && isdigit((unsigned char)rest.data[0])));)
+            bool number = isdigit((unsigned char)rest.data[0]);
+            for (n = 1; n < rest.len && (is_word(rest.data[n]) || (number && rest.data[n] == '.'));)
                 n++;
-            look = isdigit((unsigned char)rest.data[0])                      ? LOOK_NUMBER
-                 : has_word(l->keywords, (struct str){ rest.data, n }, l->any_case) ? LOOK_KEYWORD
-                                                                             : 0;
+            bool keyword = has_word(l->keywords, (struct str){ rest.data, n }, l->any_case);
+            look = number ? LOOK_NUMBER : keyword ? LOOK_KEYWORD : 0;
         } else if (n == 0) {
             look = 0;
             n = 1;

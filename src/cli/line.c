@@ -215,8 +215,8 @@ void line_open(const struct line_hooks *hooks)
     stifle_history(MAX_HISTORY);
 }
 
-/* Ask the terminal to put marks around pastes. Readline does so while it reads a line; during an answer
- * they are wanted, too, so that what is pasted then is one message at the next prompt. */
+/* Ask the terminal to put marks around pastes. Readline does so while it reads a line; during an
+ * answer they are wanted, too, so that what is pasted then is one message at the next prompt. */
 static void mark_pastes(bool on)
 {
     const char *wanted = rl_variable_value("enable-bracketed-paste");

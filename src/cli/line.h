@@ -42,8 +42,8 @@ enum line_result line_read(const char *prompt, struct buf *text, struct error *e
 void line_again(struct str text);
 
 /* History: entries may span lines. The file keeps one escaped entry per line, no two alike, the
- * latest 1000, none above 16 KiB, mode 0600, written as a whole; entries of a chat that ran beside this one are kept.
- * Without line editing these do nothing. */
+ * latest 1000, none above 16 KiB, mode 0600, written as a whole; entries of a chat that ran beside
+ * this one are kept. Without line editing these do nothing. */
 void line_history_load(const char *path);
 void line_history_add(const char *text);
 void line_history_save(const char *path);

@@ -147,14 +147,16 @@ void styled_put(struct buf *out, const struct styled *s, size_t begin, size_t en
                 enum palette palette)
 {
     unsigned look = 0;
-    unsigned mask = palette == PALETTE_COLOURS ? 0xff : palette == PALETTE_PLAIN ? 0 : ~LOOK_COLOURS;
+    unsigned mask = palette == PALETTE_COLOURS      ? 0xffu
+                  : palette == PALETTE_ATTRIBUTES ? 0xffu & ~(unsigned)LOOK_COLOURS : 0;
     if (s->text.out_of_memory || s->look.out_of_memory)
         out->out_of_memory = true;
     else
         for (size_t i = begin, run; i < end; i = run) {
             unsigned wanted = (unsigned char)s->look.data[i] & mask;
-            for (run = i + 1; run < end && ((unsigned char)s->look.data[run] & mask) == wanted; run++)
-                ;
+            for (run = i + 1; run < end; run++)
+                if (((unsigned char)s->look.data[run] & mask) != wanted)
+                    break;
             if (wanted != look)
                 put_look(out, look = wanted);
             buf_add(out, s->text.data + i, run - i);
