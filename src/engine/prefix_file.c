@@ -112,7 +112,8 @@ int64_t prefix_ring_from(const struct prefix_file *f, const struct segment *s)
 struct cache_range prefix_range(const struct prefix_file *f, const struct segment *s,
                                    const struct cache_part *part)
 {
-    return cache_part_added(part, part->kind == CACHE_RING ? prefix_ring_from(f, s) : s->from, s->to);
+    int64_t from = part->kind == CACHE_RING ? prefix_ring_from(f, s) : s->from;
+    return cache_part_added(part, from, s->to);
 }
 
 bool prefix_list(struct prefix_file *f, const struct segment *s, struct error *err)
@@ -160,8 +161,10 @@ static bool read_segment(struct prefix_file *f, uint64_t size, struct segment *s
     if (s->bytes < PREFIX_SEGMENT + PREFIX_TAIL + n * sizeof *s->tokens)
         return false;
     s->tokens = mem_alloc(n, sizeof *s->tokens, "cached prompts", NULL);
-    if (!s->tokens || !file_read_at(f->fd, s->tokens, n * sizeof *s->tokens, s->at + PREFIX_SEGMENT) ||
-        get32(h + 4) != crc32c(crc32c(0, h + 8, PREFIX_SEGMENT - 8), s->tokens, n * sizeof *s->tokens)) {
+    uint32_t crc = crc32c(0, h + 8, PREFIX_SEGMENT - 8);
+    size_t bytes = n * sizeof *s->tokens;
+    if (!s->tokens || !file_read_at(f->fd, s->tokens, bytes, s->at + PREFIX_SEGMENT) ||
+        get32(h + 4) != crc32c(crc, s->tokens, bytes)) {
         mem_free(s->tokens);
         return false;
     }

@@ -56,15 +56,16 @@ bool prefix_file_damaged(const struct prefix_file *f);
 
 /* Bring the session to the longest prefix of tokens[0 .. n-1] that can be had, where the file holds
  * more of them than the session does; else it stays as it is. *n_read: positions that came from the
- * file. Its logits are not known then: session_prefill computes at least the last token. Progress (may be NULL) counts bytes and
- * may stop. ERR_INTERRUPTED, the device's errors: the session holds a prefix of what it held. */
+ * file. Its logits are not known then: session_prefill computes at least the last token. Progress
+ * (may be NULL) counts bytes and may stop. ERR_INTERRUPTED, the device's errors: the session holds a
+ * prefix of what it held. */
 bool prefix_file_restore(struct prefix_file *f, struct session *s, const int32_t *tokens, int64_t n,
                          int64_t *n_read, load_progress *progress, void *ctx, struct error *err);
 
 /* Append what the file lacks of the session's timeline; nothing when it was opened while another
  * program wrote. A file that would grow beyond max_bytes (0: no limit) first begins anew, under a
- * temporary name, with nothing in it but what leads to this timeline. ERR_RUN: the disk is full, the
- * model's file was changed meanwhile, ...: the file is as before. */
+ * temporary name, with nothing in it but what leads to this timeline. ERR_RUN: the disk is full,
+ * the model's file was changed meanwhile, ...: the file is as before. */
 bool prefix_file_save(struct prefix_file *f, struct session *s, uint64_t max_bytes,
                       struct error *err);
 

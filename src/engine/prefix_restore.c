@@ -33,8 +33,6 @@ static bool can_rewind(const struct prefix_file *f, const struct session_cache *
            c->arch->cache_rewind(c->params, &copy, to, n) == n;
 }
 
-/* The segment whose way holds the prefix_longest prefix of tokens, and how long that is; to be restored, it
- * must be where the cache can be brought. -1: none. */
 int prefix_longest(const struct prefix_file *f, const struct session_cache *c,
                    const int32_t *tokens, int64_t n, bool restore, int64_t *length,
                    struct error *err)
@@ -118,7 +116,8 @@ static bool load_segment(struct prefix_file *f, const struct stretch *t,
     };
     for (int i = 0; i < c->cache->n_parts; i++) {
         const struct cache_part *part = &c->cache->parts[i];
-        if (!stream_load(&in, part, c->device, prefix_range(f, s, part), wanted_of(f, s, t, part), err))
+        struct cache_range wanted = wanted_of(f, s, t, part);
+        if (!stream_load(&in, part, c->device, prefix_range(f, s, part), wanted, err))
             return false;
     }
     uint8_t tail[PREFIX_TAIL];
