@@ -46,9 +46,13 @@ for shape in v2-lite:mix v3:mix v3.2:q4_k v4-flash:native; do
     begin "$name beside 24 GiB: the trunk there, and experts in the rest"
     plan 0 "$file" --what-if "$server,$card"
     prints "32 cores, 512.0 GiB free, 460 GB/s stated \| Card, 24.0 GiB free, 1000 GB/s, PCIe 25 GB/s"
+    if [ $name = v2-lite ]; then # all of it fits
+        prints "routed experts +GPU"; lacks "routed experts +RAM"; lacks "expert cache"
+    else
+        prints "expert cache [0-9.]+ % +GPU .* about [0-9]+ % of hits"; prints "routed experts +RAM"
+    fi
     for row in "attention, shared experts +GPU .* GB" "embedding +RAM" "cache for 32768 tokens +GPU" \
-        "scratch, graph +GPU" "expert cache [0-9.]+ % +GPU .* about [0-9]+ % of hits" \
-        "routed experts +RAM" "left free +GPU" "left free +RAM" "decode +[0-9.]+ - [0-9.]+ tok/s" \
+        "scratch, graph +GPU" "left free +GPU" "left free +RAM" "decode +[0-9.]+ - [0-9.]+ tok/s" \
         "serial bound [0-9]+" "bound by " "prefill +[0-9.]+ - [0-9.]+ tok/s" "^  fits\."; do
         prints "$row"
     done
@@ -79,13 +83,19 @@ for shape in v2-lite:mix v3:mix v3.2:q4_k v4-flash:native; do
     [ ! -s "$work/ways" ] || bad "$(head -n 1 "$work/ways")"
 done
 v3=$work/v3.gguf
-begin "main memory too small, VRAM large: experts of whole layers there"
-plan 4 "$v3" --what-if "ram=256G,bw=460,cores=32,vram=192G,vbw=3000,pcie=50,tops=400,handoff=30"
+begin "main memory too small, VRAM large: experts of whole layers there, as few as will do"
+big=ram=256G,bw=460,cores=32,vram=192G,vbw=3000,pcie=50,tops=400,handoff=30
+plan 0 "$v3" --what-if "$big"
+prints "routed experts +GPU"; prints "routed experts +RAM|routed experts +file"; prints "^  fits\."
+between "$(sum GPU)" 60 192.1 || bad "$(sum GPU) GiB of 192"
+plan 0 "$v3" --what-if "$big" --emit; prints "-ncmoe [0-9]"
+# what was asked for stands: refused, with that as a way out where it is one
+plan 4 "$v3" --what-if "$big" -cmoe; prints "does not fit"
+plan 4 "$v3" --what-if "$big" --gpu-experts 1
 flags=$(sed -n 's/.*experts of the last .* in VRAM .* \(-ncmoe [0-9]*\)$/\1/p' "$out")
 [ -n "$flags" ] || bad "no -ncmoe: $(grep '^  1' "$out")"
 # shellcheck disable=SC2086
-plan 0 "$v3" $flags --what-if "ram=256G,bw=460,cores=32,vram=192G,vbw=3000,pcie=50,tops=400,handoff=30"
-prints "routed experts +GPU"; prints "routed experts +RAM"; prints "^  fits\."
+plan 0 "$v3" $flags --what-if "$big"; prints "^  fits\."
 begin "a wish that 8 GiB cannot fulfil: refused, with the wish that they can"
 plan 4 "$v3" --what-if "$server,$card" --vram 8G -ngl all
 prints "does not fit. Ways out:"; prints "-ngl auto"; prints "-ngl 0"

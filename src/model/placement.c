@@ -358,16 +358,41 @@ static bool fit_layers(const struct chooser *c, struct draft *d, int64_t floor)
 
 /* A GPU that holds everything computes everything: no hand-off, no copies. Experts never cost context, and
  * never override what was asked for. */
-static bool fit_whole(const struct chooser *c)
+static bool experts_open(const struct chooser *c)
 {
     const struct placement_wishes *w = c->w;
-    int n_layers = c->m->params.n_layers;
+    return c->p->vram_budget > 0 && w->cpu_moe == PLACE_AUTO && w->gpu_experts == PLACE_AUTO &&
+           !w->gpu_experts_bytes && w->gpu_experts_share < 0 &&
+           (w->gpu_layers == PLACE_AUTO || w->gpu_layers > c->m->params.n_layers);
+}
+
+static bool fit_whole(const struct chooser *c)
+{
     int64_t most = most_context(c);
-    bool open = w->cpu_moe == PLACE_AUTO && w->gpu_experts == PLACE_AUTO && !w->gpu_experts_bytes &&
-                w->gpu_experts_share < 0 &&
-                (w->gpu_layers == PLACE_AUTO || w->gpu_layers > n_layers);
-    struct draft d = { .gpu_layers = n_layers, .head = true };
-    return open && c->p->vram_budget > 0 && fit_loading(c, &d, most, most);
+    struct draft d = { .gpu_layers = c->m->params.n_layers, .head = true };
+    return experts_open(c) && fit_loading(c, &d, most, most);
+}
+
+/* Main memory cannot hold all experts: those of the last layers live in VRAM for good, as few as will
+ * do. */
+static bool fit_some_experts(const struct chooser *c, int64_t floor)
+{
+    struct placement *p = c->p;
+    int n_layers = c->m->params.n_layers, n_moe = n_layers - c->m->params.n_dense_lead;
+    struct draft d = { .gpu_layers = n_layers, .head = true, .cpu_moe = n_layers, .n_ctx = floor };
+    if (!experts_open(c) || n_moe <= 0 || try_draft(c, &d))
+        return false;
+    uint64_t routed = p->bytes[PART_ROUTED][HOME_RAM] + p->bytes[PART_ROUTED][HOME_MAPPED];
+    uint64_t taken = p->ram_used + p->ram_mapped;
+    if (taken <= p->ram_budget || routed < (uint64_t)n_moe) /* it is VRAM that lacks */
+        return false;
+    int64_t needed = (int64_t)((taken - p->ram_budget) / (routed / (uint64_t)n_moe)) + 1;
+    for (int64_t n = needed; n < needed + 3 && n <= n_moe; n++) {
+        d.cpu_moe = n_layers - (int)n;
+        if (fit_loading(c, &d, floor, most_context(c)))
+            return true;
+    }
+    return false;
 }
 
 static void choose(const struct chooser *c)
@@ -375,7 +400,7 @@ static void choose(const struct chooser *c)
     int64_t most = most_context(c), floor = c->w->n_ctx ? most : min_of(most, CONTEXT_FLOOR);
     bool all_cpu = c->w->cpu_moe == PLACE_AUTO || c->p->vram_budget == 0;
     struct draft d = { .cpu_moe = all_cpu ? c->m->params.n_layers : c->w->cpu_moe };
-    if (fit_whole(c) || fit_layers(c, &d, floor) ||
+    if (fit_whole(c) || fit_layers(c, &d, floor) || fit_some_experts(c, floor) ||
         (!c->w->n_ctx && fit_layers(c, &d, min_of(most, CONTEXT_GRAIN))))
         return;
     /* Nothing fits: show the cheapest that keeps what was asked for. */
