@@ -119,10 +119,14 @@ static void device_release(struct device *d, void *block)
     gpu_release(gpu(d)->s, block);
 }
 
+/* In the middle of a step too, where two devices share it: what waits goes first, and bytes made of
+ * rows are not theirs any more. */
 static bool device_write(struct device *d, void *dst, const void *src, size_t bytes,
                          struct error *err)
 {
     size_t most = piece_bytes(gpu(d));
+    fuse_settle(gpu(d)->s);
+    q8_forget_all(gpu(d)->s);
     for (size_t done = 0, n; done < bytes; done += n) {
         n = bytes - done < most ? bytes - done : most;
         memcpy(gpu(d)->host_piece, (const char *)src + done, n);
@@ -137,6 +141,7 @@ static bool device_read(struct device *d, void *dst, const void *src, size_t byt
                         struct error *err)
 {
     size_t most = piece_bytes(gpu(d));
+    fuse_settle(gpu(d)->s);
     for (size_t done = 0, n; done < bytes; done += n) {
         n = bytes - done < most ? bytes - done : most;
         gpu_read(gpu(d)->s, gpu(d)->host_piece, (const char *)src + done, n);
