@@ -35,7 +35,6 @@ struct split {
     enum side router, experts; /* where the last picks are, and who works on them */
     struct error failed;       /* the first since begin */
     struct kvcache cache;      /* for the GPU: one layer's addresses at a time */
-    uint64_t n_up, n_down;
 };
 
 static struct split *split(struct device *d)
@@ -192,11 +191,11 @@ static void bring(struct split *d, struct buffer *b, enum side side)
     struct device *gpu = d->o.gpu;
     size_t bytes = (size_t)d->n_tokens * (size_t)b->rows.stride * sizeof(float);
     void *ram = b->rows.data, *vram = vram_of(d, ram);
-    bool ok = side == GPU ? gpu->ops->write(gpu, vram, ram, bytes, &d->failed)
-                          : gpu->ops->read(gpu, ram, vram, bytes, &d->failed);
+    if (side == GPU)
+        gpu->ops->write(gpu, vram, ram, bytes, &d->failed);
+    else
+        gpu->ops->read(gpu, ram, vram, bytes, &d->failed);
     b->valid = side;
-    d->n_up += ok && side == GPU;
-    d->n_down += ok && side == CPU;
 }
 
 /* Rows that an operation on this side reads, and rows that it writes (all of, or columns of). */
@@ -485,10 +484,4 @@ bool split_open(struct device **out, const struct split_options *o, struct error
     d->cache.v = d->cache.k + o->n_layers;
     *out = &d->base;
     return true;
-}
-
-void split_count(const struct device *d, uint64_t *up, uint64_t *down)
-{
-    *up = ((const struct split *)d)->n_up;
-    *down = ((const struct split *)d)->n_down;
 }

@@ -32,7 +32,4 @@ void split_watch(struct device *d, const struct arch *arch, const struct activat
  * in the GPU's alone: a cache, layer by layer. */
 void split_next_apart(struct device *d, size_t bytes);
 
-/* Buffers that were brought over, to the GPU and back. */
-void split_count(const struct device *d, uint64_t *up, uint64_t *down);
-
 #endif
