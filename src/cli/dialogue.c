@@ -215,19 +215,19 @@ static void attach(struct dialogue *d, struct str tools, struct str schema)
     m->schema = schema.len ? schema : m->schema;
 }
 
-bool dialogue_open(struct dialogue *d, const struct options *o, struct str system,
-                   struct str prompt, struct error *err)
+bool dialogue_open(struct dialogue *d, const struct options *o, const struct json *talk,
+                   struct str system, struct str prompt, struct error *err)
 {
-    struct reader r = { .d = d, .err = err };
+    struct reader r = { .d = d, .path = "the batch", .err = err };
     struct str tools = { "", 0 }, schema = { "", 0 };
     const struct json *list = NULL, *beside = NULL, *format = NULL;
     *d = (struct dialogue){ 0 };
-    if (o->messages) {
-        if (!(d->files[0] = read_file(&r, o->messages)))
-            return false;
-        list = js_is_array(d->files[0]) ? d->files[0] : js_get(d->files[0], "messages");
-        beside = js_get(d->files[0], "tools");
-        format = js_get(d->files[0], "response_format");
+    if (!talk && o->messages && !(talk = d->files[0] = read_file(&r, o->messages)))
+        return false;
+    if (talk) {
+        list = js_is_array(talk) ? talk : js_get(talk, "messages");
+        beside = js_get(talk, "tools");
+        format = js_get(talk, "response_format");
         if (!js_is_array(list))
             return refuse(&r, "expected a list of messages, or an object with \"messages\"");
     }

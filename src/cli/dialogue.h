@@ -26,10 +26,11 @@ struct dialogue {
 
 /* What options, system prompt and prompt (empty: none) make together: -sys in front, then the file's
  * messages, then the prompt as the user's. Tools go to the first system message, which is made where
- * there is none. `system` and `prompt` are borrowed. ERR_FILE naming file, message and what was
+ * there is none. `talk`, not NULL, stands for the file's content. `talk`, `system` and `prompt` are
+ * borrowed. ERR_FILE naming file, message and what was
  * expected. Close in any case. */
-bool dialogue_open(struct dialogue *d, const struct options *o, struct str system,
-                   struct str prompt, struct error *err);
+bool dialogue_open(struct dialogue *d, const struct options *o, const struct json *talk,
+                   struct str system, struct str prompt, struct error *err);
 void dialogue_close(struct dialogue *d);
 
 /* The calls of a reply as `tool_calls`: id, type, function with name and arguments as JSON text. */

@@ -220,6 +220,9 @@ static bool decode(struct loaded *m, struct stream *s, struct error *err)
             break;
         }
         s->constrained = false;
+        if (o->logprobs &&
+            !logprobs_observe(o->logprobs, session_logits(m->session), usable, err))
+            return false;
         if (!o->plain && think_due(&s->think)) {
             id = think_inject(&s->think);
         } else {
@@ -234,6 +237,8 @@ static bool decode(struct loaded *m, struct stream *s, struct error *err)
             first_s = now_s();
         if (tokenizer_is_end(m->tokenizer, id))
             break;
+        if (o->logprobs && !logprobs_take(o->logprobs, id, err))
+            return false;
         sampler_accept(m->sampler, id);
         bool opens = !o->plain && id == s->think.open_id;
         if (s->constrained && !opens && !constraint_accept(m->constraint, id, err))

@@ -5,6 +5,7 @@
 #define TANDEM_CLI_GENERATE_H
 
 #include "src/cli/load.h"
+#include "src/cli/logprobs.h"
 
 enum piece_kind { PIECE_THINKING, PIECE_ANSWER };
 
@@ -29,6 +30,7 @@ struct generate_options {
     bool (*before)(void *keep_ctx, const struct tokens *prompt, struct error *err);
     void (*after)(void *keep_ctx);
     void *keep_ctx;
+    struct logprobs *logprobs; /* NULL: nobody asks */
     piece_sink *sink;      /* may be NULL */
     enum interrupt_choice (*ask)(void *sink_ctx); /* Ctrl-C during thinking; NULL: it stops */
     void *sink_ctx;

@@ -94,7 +94,8 @@ static bool show_prompt(const struct options *o, const struct gguf *g, const cha
     char *text = NULL;
     bool ok = open_tokenizer(&t, g, path, err) && loaded_format(o, g, &format, &why, err) &&
               load_system(o, &system, err) &&
-              dialogue_open(&dialogue, o, buf_str(&system), str_of(o->prompt ? o->prompt : ""), err);
+              dialogue_open(&dialogue, o, NULL, buf_str(&system),
+                            str_of(o->prompt ? o->prompt : ""), err);
     ok = ok && chat_render(format, t, dialogue.messages, dialogue.n,
                            chat_format_think_mode(format, g, (enum think_mode)o->think), &ids,
                            &text, NULL, err);

@@ -99,19 +99,28 @@ static int collect(const char *bytes, size_t len, void *ctx)
     return 0;
 }
 
+bool js_take_text(struct json *j, int indent, struct buf *out, struct error *err)
+{
+    bool ok = !incomplete && j;
+    incomplete = false;
+    ok = ok && json_dump_callback(in(j), collect, out,
+                                  JSON_INDENT((size_t)indent) | JSON_REAL_PRECISION(9)) == 0;
+    json_decref(in(j));
+    buf_puts(out, "\n");
+    return (ok && !out->out_of_memory) || fail(err, ERR_FIT, "out of memory: JSON");
+}
+
 bool js_print(struct json *j, int indent, struct error *err)
 {
     struct buf text = { 0 };
-    bool ok = !incomplete && j;
-    incomplete = false;
-    ok = ok && json_dump_callback(in(j), collect, &text,
-                                  JSON_INDENT((size_t)indent) | JSON_REAL_PRECISION(9)) == 0;
-    json_decref(in(j));
-    buf_puts(&text, "\n");
-    ok = ok && !text.out_of_memory;
-    ok = ok ? out_write(text.data, text.len, err) : fail(err, ERR_FIT, "out of memory: JSON");
+    bool ok = js_take_text(j, indent, &text, err) && out_write(text.data, text.len, err);
     buf_release(&text);
     return ok;
+}
+
+struct json *js_copy(const struct json *j)
+{
+    return made(json_deep_copy(in(j)));
 }
 
 struct json *js_parse(struct str text, struct error *err)

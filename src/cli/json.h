@@ -30,13 +30,16 @@ void js_push(struct json *array, struct json *child);
 
 /* Print to stdout with a newline behind; frees the value. indent 0: one line. */
 bool js_print(struct json *j, int indent, struct error *err);
+/* The same appended to a buffer. */
+struct buf;
+bool js_take_text(struct json *j, int indent, struct buf *out, struct error *err);
+struct json *js_copy(const struct json *j);
 
 /* ERR_FILE with line and column of the mistake. The caller frees. */
 struct json *js_parse(struct str text, struct error *err);
 
 /* Append a value as models were trained to read it: on one line, ", " and ": " between, members in
  * their order, floats by their shortest form (what Python's json.dumps writes without ASCII escapes). */
-struct buf;
 void js_write(struct buf *out, const struct json *j);
 
 /* Views into a parsed value, NULL or false where there is no such thing. */

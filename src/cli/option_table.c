@@ -222,6 +222,9 @@ const struct option option_rows[] = {
       .help = "a conversation in JSON, which the prompt goes on with" },
     { "tools", NULL, NULL, "FILE", CMD_RUN | CMD_INSPECT, GROUP_PROMPT, TEXT(tools),
       .help = "functions in JSON that the model may call (V3.2, V4); its calls are printed as JSON" },
+    { "batch", NULL, NULL, "FILE", CMD_RUN, GROUP_PROMPT, TEXT(batch_file),
+      .help = "a file of prompts, one JSON object a line; what --output has already is not asked "
+              "again" },
     { "raw", NULL, "--raw-prompt", NULL, CMD_RUN, GROUP_PROMPT, FLAG(raw),
       .help = "feed the prompt as written, without chat format; special tokens are parsed" },
 
@@ -242,6 +245,13 @@ const struct option option_rows[] = {
       CHOICE(show_thinking, "auto|full|fold|off|stdout"),
       .help = "thinking to stderr, nowhere, or to stdout",
       .fallback = "full on a terminal, off in a pipe" },
+    { "output", "-o", NULL, "FILE", CMD_RUN, GROUP_ANSWER, TEXT(output),
+      .help = "write the answer there instead of to stdout; the file appears when it is complete",
+      .fallback = "stdout" },
+    { "jsonl", NULL, NULL, NULL, CMD_RUN, GROUP_OUTPUT, FLAG(jsonl),
+      .help = "the answer as it comes, one JSON object a line" },
+    { "logprobs", NULL, NULL, "K", CMD_RUN, GROUP_OUTPUT, INT(logprobs, 1, 64),
+      .help = "with JSON: the logarithm of each token's probability, and the K likeliest" },
     { "markdown", NULL, NULL, "auto|off", CMD_CHAT, GROUP_ANSWER, CHOICE(markdown, "auto|off"),
       .help = "lay out Markdown on a terminal", .fallback = "auto: where stdout is one" },
     { "live", NULL, NULL, NULL, CMD_CHAT, GROUP_ANSWER, FLAG(live),

@@ -117,6 +117,9 @@ struct options {
     const char *template_name;
     bool raw;
     const char *messages, *tools; /* JSON files: src/cli/dialogue.h */
+    const char *batch_file;       /* of prompts: src/cli/run.h */
+    bool jsonl;
+    int64_t logprobs;             /* 0: none */
     int think;            /* enum think_mode */
     int64_t think_budget; /* UNSET: none */
     int show_thinking;    /* enum show_thinking */

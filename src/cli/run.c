@@ -4,17 +4,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "src/base/mem.h"
 #include "src/cli/command.h"
-#include "src/cli/dialogue.h"
-#include "src/cli/generate.h"
-#include "src/cli/json.h"
 #include "src/cli/paths.h"
-#include "src/cli/prefix_cache.h"
-#include "src/cli/run_session.h"
-#include "src/cli/signals.h"
+#include "src/cli/run.h"
 #include "src/cli/term.h"
-#include "src/cli/why.h"
 
 /* ---- the prompt ------------------------------------------------------------------------------ */
 
@@ -77,306 +70,39 @@ static bool gather_prompt(const struct options *o, struct buf *prompt, struct er
            fail(err, ERR_USAGE, "no prompt: give -p TEXT, -f FILE, or text on standard input");
 }
 
-/* Ids of the prompt: rendered as a chat, or raw with special tokens parsed. may_call: the model was
- * given tools. */
-static bool encode_prompt(struct loaded *m, const struct options *o, struct str prompt,
-                          struct tokens *ids, bool *in_thinking, bool *may_call,
-                          struct error *err)
-{
-    *in_thinking = *may_call = false;
-    if (o->raw) {
-        int32_t bos = tokenizer_bos(m->tokenizer);
-        if (!tokenizer_encode(m->tokenizer, prompt, true, ids, err))
-            return false;
-        bool has_bos = ids->n > 0 && ids->ids[0] == bos;
-        if (bos >= 0 && tokenizer_add_bos(m->tokenizer) && !has_bos) {
-            if (!tokens_push(ids, bos, err))
-                return false;
-            memmove(ids->ids + 1, ids->ids, (ids->n - 1) * sizeof *ids->ids);
-            ids->ids[0] = bos;
-        }
-        return ids->n > 0 || fail(err, ERR_USAGE, "the prompt is empty");
-    }
-    struct buf system = { 0 };
-    struct dialogue d = { 0 };
-    bool ok = load_system(o, &system, err) && dialogue_open(&d, o, buf_str(&system), prompt, err) &&
-              chat_render(m->format, m->tokenizer, d.messages, d.n, m->think, ids, NULL,
-                          in_thinking, err);
-    *may_call = d.has_tools;
-    dialogue_close(&d);
-    buf_release(&system);
-    return ok;
-}
-
-/* ---- the answer ------------------------------------------------------------------------------ */
-
-struct output {
-    bool stream;         /* answer pieces go to stdout at once */
-    enum show_thinking thinking;
-    bool wrote_thinking; /* the cursor stands behind thinking */
-    bool may_call;       /* what could be the beginning of a call is held back */
-    struct buf answer;   /* then: all of it, */
-    size_t n_shown;      /* and how much went out */
-};
-
-/* Escaped for a terminal, as it is for a pipe. */
-static bool write_answer(const char *bytes, size_t len, struct error *err)
-{
-    struct buf clean = { 0 };
-    if (!term_stdout())
-        return out_write(bytes, len, err);
-    bool ok = term_escape_to(&clean, bytes, len) ? out_write(clean.data, clean.len, err)
-                                                 : buf_ok(&clean, err);
-    buf_release(&clean);
-    return ok;
-}
-
-static void write_thinking(const char *bytes, size_t len)
-{
-    struct buf clean = { 0 };
-    bool grey = term_colour(STDERR_FILENO);
-    buf_puts(&clean, grey ? "\033[2m" : "");
-    term_escape_to(&clean, bytes, len);
-    buf_puts(&clean, grey ? "\033[0m" : "");
-    err_write(buf_str(&clean).data, clean.len);
-    buf_release(&clean);
-}
-
-static bool stream_answer(struct output *out, const char *bytes, size_t len, struct error *err)
-{
-    if (!out->may_call)
-        return write_answer(bytes, len, err);
-    buf_add(&out->answer, bytes, len);
-    struct str all = buf_str(&out->answer);
-    size_t from = out->n_shown, ready = max_of(chat_reply_ready(all), from);
-    out->n_shown = ready;
-    return buf_ok(&out->answer, err) && write_answer(all.data + from, ready - from, err);
-}
-
-static bool on_piece(void *ctx, enum piece_kind kind, const char *bytes, size_t len,
-                     struct error *err)
-{
-    struct output *out = ctx;
-    if (kind == PIECE_THINKING) {
-        if (out->thinking == THINKING_HIDDEN)
-            return true;
-        out->wrote_thinking = true;
-        if (out->thinking == THINKING_STDOUT)
-            return write_answer(bytes, len, err);
-        write_thinking(bytes, len);
-        return true;
-    }
-    if (out->wrote_thinking) {
-        out->wrote_thinking = false;
-        if (out->thinking == THINKING_STDOUT && !out_puts("\n\n", err))
-            return false;
-        if (out->thinking != THINKING_STDOUT)
-            err_write("\n\n", 2);
-    }
-    return !out->stream || stream_answer(out, bytes, len, err);
-}
-
-/* The numbers of drafting; nothing when this session does not. */
-/* Routed experts on the GPU: null where there are none. */
-static void put_experts(struct json *j, const struct loaded *m)
-{
-    struct expert_report r;
-    bool any = engine_expert_report(m->engine, &r);
-    js_set(j, "expert_hit_rate", any && r.n_picks ? js_real(expert_hit_rate(&r)) : js_null());
-    js_set(j, "expert_copied_bytes", any ? js_int((int64_t)r.moved_bytes) : js_null());
-    js_set(j, "expert_sent_bytes", any ? js_int((int64_t)r.sent_bytes) : js_null());
-}
-
-static void put_draft(struct json *j, const struct loaded *m)
-{
-    struct draft_report d;
-    session_draft_report(m->session, &d);
-    if (!d.available)
-        return;
-    js_set(j, "draft_length", js_int(d.n_guesses > 0));
-    js_set(j, "draft_guesses", js_int(d.n_guesses));
-    js_set(j, "draft_accepted", js_int(d.n_accepted));
-    js_set(j, "draft_plain_steps", js_int(d.n_plain));
-    js_set(j, "draft_step_s", js_real(d.guess_s));
-    js_set(j, "plain_step_s", js_real(d.plain_s));
-}
-
-static bool print_json(const struct loaded *m, const struct generation *g,
-                       const struct chat_reply *reply, struct error *err)
-{
-    struct json *j = js_object();
-    const char *finish = finish_name(g->finish);
-    if (reply->n_calls > 0 && g->finish == FINISH_STOP)
-        finish = "tool_calls";
-    js_set(j, "text", js_text(reply->content));
-    if (reply->n_calls > 0)
-        js_set(j, "tool_calls", dialogue_calls_json(reply));
-    js_set(j, "thinking", js_text(buf_str(&g->thinking)));
-    js_set(j, "prompt_tokens", js_int(g->n_prompt));
-    js_set(j, "cached_tokens", js_int(g->n_reused));
-    js_set(j, "completion_tokens", js_int(g->n_generated));
-    js_set(j, "thinking_tokens", js_int(g->n_thinking));
-    js_set(j, "prefill_tok_s", js_real(generation_prefill_rate(g)));
-    js_set(j, "decode_tok_s", js_real(generation_decode_rate(g)));
-    struct json *times = why_json(g);
-    if (times)
-        js_set(j, "ms_per_step", times);
-    put_draft(j, m);
-    put_experts(j, m);
-    js_set(j, "load_s", js_real(m->load_s));
-    js_set(j, "finish_reason", js_text(str_of(finish)));
-    js_set(j, "seed", js_int((int64_t)m->sampling.seed));
-    js_set(j, "model", js_text(str_of(m->description)));
-    return js_print(j, 0, err);
-}
-
-static void print_stats(const struct loaded *m, const struct options *o, const struct generation *g)
-{
-    note("prefill %lld tok  %.0f tok/s    decode %lld tok  %.1f tok/s    seed %llu",
-         (long long)(g->n_prompt - g->n_reused), generation_prefill_rate(g),
-         (long long)g->n_generated, generation_decode_rate(g),
-         (unsigned long long)m->sampling.seed);
-    if (g->n_reused > 0)
-        note("%lld of %lld tokens of the prompt came from the prefix cache",
-             (long long)g->n_reused, (long long)g->n_prompt);
-    struct buf why = { 0 };
-    why_line(&why, g);
-    if (o->stats && why.len)
-        note("%s", why.data);
-    buf_release(&why);
-    struct draft_report d;
-    session_draft_report(m->session, &d);
-    if (d.n_guesses > 0)
-        note("drafting: %lld of %lld guesses accepted (%.0f %%), %lld steps without; %.2f ms a step "
-             "with a guess, %.2f ms without", (long long)d.n_accepted, (long long)d.n_guesses,
-             100 * (double)d.n_accepted / (double)d.n_guesses, (long long)d.n_plain,
-             1e3 * d.guess_s, 1e3 * d.plain_s);
-    char experts[192];
-    if (*experts_text(m, experts, sizeof experts))
-        note("experts on the GPU: %s", experts);
-    char text[200];
-    if (handoff_line(m->engine, text, sizeof text))
-        note("hand-off to the CPU: %s", text);
-    if (g->finish == FINISH_LENGTH)
-        note("stopped at %lld tokens (-n)%s", (long long)g->n_generated,
-             g->ended_in_thinking ? ", still thinking" : "");
-    if (g->finish == FINISH_CONTEXT)
-        note("stopped: the context of %lld tokens is full (-c N makes it larger)",
-             (long long)session_n_ctx(m->session));
-}
-
-/* What reads from a pipe may show its text on the same terminal, at any time: stay out of its
- * way. */
-static bool stdout_is_pipe(void)
-{
-    struct stat st;
-    return fstat(STDOUT_FILENO, &st) == 0 && S_ISFIFO(st.st_mode);
-}
-
-/* The calls of the answer; a model that calls before it is done thinking means to answer with that.
- * What cannot be read stays text. */
-static bool read_calls(const struct generation *g, bool may_call, struct chat_reply *reply,
-                       struct error *err)
-{
-    struct error why = { 0 };
-    *reply = (struct chat_reply){ .content = buf_str(&g->answer) };
-    if (!may_call)
-        return true;
-    bool ok = chat_reply_parse(buf_str(&g->answer), reply, &why);
-    if (ok && g->answer.len == 0) {
-        ok = chat_reply_parse(buf_str(&g->thinking), reply, &why);
-        reply->content = buf_str(&g->answer);
-    }
-    if (!ok && why.code == ERR_FIT)
-        return fail(err, ERR_FIT, "%s", why.text);
-    if (why.code != ERR_NONE)
-        note("a call in this answer cannot be read (%s); it is left as text", why.text);
-    return true;
-}
-
-/* What was held back, then the calls, a line each. */
-static bool finish_text(struct output *out, const struct chat_reply *reply, struct error *err)
-{
-    struct buf calls = { 0 };
-    struct str all = buf_str(&out->answer);
-    size_t end = out->may_call ? max_of(reply->content.len, out->n_shown) : 0;
-    bool ok = end <= out->n_shown || write_answer(all.data + out->n_shown, end - out->n_shown, err);
-    bool bare = reply->n_calls > 0 && reply->content.len == 0;
-    dialogue_write_calls(&calls, reply);
-    ok = ok && (bare || out_puts("\n", err)) && buf_ok(&calls, err) &&
-         (calls.len == 0 || out_write(calls.data, calls.len, err));
-    buf_release(&calls);
-    return ok;
-}
-
-/* What outlives the run. */
-struct kept {
-    struct prefix_cache cache;
-    struct store session;
-    const char *model_path;
-};
-
-static bool answer(struct loaded *m, const struct options *o, struct str prompt,
-                   struct kept *kept, struct error *err)
-{
-    struct tokens ids = { 0 };
-    struct generation g = { 0 };
-    struct chat_reply reply = { 0 };
-    struct output out = { .stream = !o->json, .thinking = (enum show_thinking)o->show_thinking };
-    struct generate_options go = {
-        .n_predict = o->n_predict,
-        .think_budget = o->think_budget == UNSET ? -1 : o->think_budget,
-        .plain = o->raw,
-        .stop = o->stop.items,
-        .n_stop = o->stop.n,
-        .sink = on_piece,
-        .sink_ctx = &out,
-        .before = prefix_cache_before,
-        .after = prefix_cache_after,
-        .keep_ctx = &kept->cache,
-    };
-    if (out.thinking == THINKING_AUTO)
-        out.thinking = term_stdout() && term_stderr() && !o->json ? THINKING_FULL : THINKING_HIDDEN;
-    if (o->json && out.thinking == THINKING_STDOUT)
-        out.thinking = THINKING_HIDDEN; /* it is a field of the object */
-    bool ok = encode_prompt(m, o, prompt, &ids, &go.in_thinking, &out.may_call, err);
-    go.shown_mark = out.may_call ? CHAT_CALL_MARK : NULL;
-    ok = ok && generate(m, &ids, &go, &g, err);
-    bool begun = g.n_generated > 0;
-    ok = read_calls(&g, out.may_call, &reply, ok ? err : NULL) && ok;
-    if (ok && o->json)
-        ok = print_json(m, &g, &reply, err);
-    else if (!o->json && (ok || begun) && !out_broken())
-        ok = finish_text(&out, &reply, ok ? err : NULL) && ok;
-    if (ok && (o->stats || (term_stderr() && !stdout_is_pipe())))
-        print_stats(m, o, &g);
-    ok = run_session_end(&kept->session, ok, m, o, kept->model_path, prompt, &g, err);
-    if (ok && g.finish == FINISH_INTERRUPTED)
-        ok = fail(err, ERR_INTERRUPTED, "interrupted");
-    chat_reply_release(&reply);
-    buf_release(&out.answer);
-    generation_release(&g);
-    tokens_release(&ids);
-    return ok;
-}
-
 bool cmd_run(struct options *o, struct error *err)
 {
     char path[PATH_SIZE];
     struct buf prompt = { 0 };
     struct loaded m = { 0 };
-    static struct kept kept; /* large: it holds paths */
-    bool wants_json = o->json || o->tools || o->messages;
+    static struct run_kept kept; /* large: it holds paths */
+    struct output_file file = { .fd = -1 };
+    bool wants_json = o->json || o->jsonl || o->batch_file || o->tools || o->messages;
     if (o->raw && (o->tools || o->messages)) {
         return fail(err, ERR_USAGE, "--raw feeds the prompt as written: it goes with neither --tools "
                     "nor --messages");
     }
+    if (o->logprobs > 0 && !o->json && !o->jsonl && !o->batch_file)
+        return fail(err, ERR_USAGE, "--logprobs goes with --json, --jsonl or --batch");
+    if (o->batch_file && (o->prompt || o->files.n || o->messages || o->raw || o->jsonl))
+        return fail(err, ERR_USAGE, "--batch has its prompts in its file: no prompt, -f, --messages, "
+                    "--raw or --jsonl beside it");
     kept.model_path = path;
-    bool ok = (!wants_json || js_available(err)) && resolve_model(o, true, path, sizeof path, err) &&
-              gather_prompt(o, &prompt, err) && run_session_begin(&kept.session, o, err) &&
+    bool ok = (!wants_json || js_available(err)) &&
+              resolve_model(o, !o->batch_file, path, sizeof path, err) &&
+              (o->batch_file || gather_prompt(o, &prompt, err)) &&
+              (o->batch_file || run_session_begin(&kept.session, o, err)) &&
               loaded_open(&m, o, path, WANT_TEXT, UNSET, err) &&
-              (!o->prefix_cache || prefix_cache_open(&kept.cache, o->prefix_cache, &m, err)) &&
-              answer(&m, o, buf_str(&prompt), &kept, err);
+              (!o->prefix_cache || prefix_cache_open(&kept.cache, o->prefix_cache, &m, err));
+    if (ok && o->batch_file) {
+        ok = run_batch(&m, o, &kept, err);
+    } else if (ok) {
+        struct run_prompt p = { .text = buf_str(&prompt) };
+        struct run_target target = { .file = o->output ? &file : NULL };
+        ok = (!o->output || output_open(&file, o->output, err)) &&
+             run_answer(&m, o, &p, &target, &kept, err);
+        ok = output_close(&file, ok, ok ? err : NULL) && ok;
+    }
     prefix_cache_close(&kept.cache);
     run_session_end(&kept.session, false, &m, o, path, buf_str(&prompt), NULL, NULL);
     loaded_close(&m);
