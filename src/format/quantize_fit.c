@@ -137,43 +137,62 @@ float fit_symmetric_by_moves(int n, const float *x, const float *w, int nmax, in
     return s.l2 > 0 ? s.xl / s.l2 : 0;
 }
 
-/* Scale and offset of least weighted squares for given integers. */
-static bool solve_affine(int n, const float *x, const float *w, const uint8_t *l, float sum_w,
-                         float sum_x, float *scale, float *offset)
+/* Sums of w l, w l^2 and w x l. */
+struct affine_sums {
+    float l, l2, xl;
+};
+
+static float across(const float lanes[4])
 {
-    float sum_l = 0, sum_l2 = 0, sum_xl = 0;
-    for (int i = 0; i < n; i++) {
-        float v = (float)l[i];
-        sum_l += w[i] * v;
-        sum_l2 += w[i] * v * v;
-        sum_xl += w[i] * v * x[i];
-    }
-    float determinant = sum_w * sum_l2 - sum_l * sum_l;
+    return (lanes[0] + lanes[2]) + (lanes[1] + lanes[3]);
+}
+
+/* Integers of x for an inverse scale and an offset, as floats, and their sums, in lanes as above. */
+static struct affine_sums round_affine(int n, const float *x, const float *w, float inverse,
+                                       float offset, int nmax, float *l)
+{
+    for (int i = 0; i < n; i++)
+        l[i] = (float)fit_round(inverse * (x[i] - offset), 0, nmax);
+    float sum_l[4] = { 0 }, sum_l2[4] = { 0 }, sum_xl[4] = { 0 };
+    for (int i = 0; i < n; i += 4)
+        for (int k = 0; k < 4; k++) {
+            float wl = w[i + k] * l[i + k];
+            sum_l[k] += wl;
+            sum_l2[k] += wl * l[i + k];
+            sum_xl[k] += wl * x[i + k];
+        }
+    return (struct affine_sums){ across(sum_l), across(sum_l2), across(sum_xl) };
+}
+
+/* Scale and offset of least weighted squares for integers with these sums. */
+static bool solve_affine(struct affine_sums s, float sum_w, float sum_x, float *scale,
+                         float *offset)
+{
+    float determinant = sum_w * s.l2 - s.l * s.l;
     if (!(determinant > 0))
         return false;
-    *scale = (sum_w * sum_xl - sum_x * sum_l) / determinant;
-    *offset = (sum_l2 * sum_x - sum_l * sum_xl) / determinant;
+    *scale = (sum_w * s.xl - sum_x * s.l) / determinant;
+    *offset = (s.l2 * sum_x - s.l * s.xl) / determinant;
     if (*offset > 0) {
         *offset = 0;
-        *scale = sum_xl / sum_l2;
+        *scale = s.xl / s.l2;
     }
     return *scale >= 0;
 }
 
-static float affine_error(int n, const float *x, const float *w, const uint8_t *l, float scale,
+static float affine_error(int n, const float *x, const float *w, const float *l, float scale,
                           float offset, bool absolute)
 {
-    float sum = 0;
-    if (absolute) {
-        for (int i = 0; i < n; i++)
-            sum += w[i] * fabsf(scale * (float)l[i] + offset - x[i]);
-        return sum;
-    }
-    for (int i = 0; i < n; i++) {
-        float difference = scale * (float)l[i] + offset - x[i];
-        sum += w[i] * difference * difference;
-    }
-    return sum;
+    float sum[4] = { 0 };
+    for (int i = 0; absolute && i < n; i += 4)
+        for (int k = 0; k < 4; k++)
+            sum[k] += w[i + k] * fabsf(scale * l[i + k] + offset - x[i + k]);
+    for (int i = 0; !absolute && i < n; i += 4)
+        for (int k = 0; k < 4; k++) {
+            float difference = scale * l[i + k] + offset - x[i + k];
+            sum[k] += w[i + k] * difference * difference;
+        }
+    return across(sum);
 }
 
 float fit_affine(int n, const float *x, const float *w, int nmax, struct fit_search search,
@@ -191,26 +210,27 @@ float fit_affine(int n, const float *x, const float *w, int nmax, struct fit_sea
     if (high - low < FIT_TINY)
         return 0;
     float best_scale = (high - low) / (float)nmax, best_offset = low, best_error = 0;
-    uint8_t trial[FIT_MAX];
+    float trial[FIT_MAX], best[FIT_MAX] = { 0 };
     for (int step = -1; step <= search.n_steps; step++) {
         float extra = step < 0 ? 0 : search.first + search.step * (float)step;
         /* from the best offset so far: the search follows the solution */
         if (!(high > best_offset))
             break;
         float inverse = (extra + (float)nmax) / (high - best_offset);
-        for (int i = 0; i < n; i++)
-            trial[i] = (uint8_t)fit_round(inverse * (x[i] - best_offset), 0, nmax);
+        struct affine_sums sums = round_affine(n, x, w, inverse, best_offset, nmax, trial);
         float scale = best_scale, offset = low; /* of the plain division, step -1 */
-        if (step >= 0 && !solve_affine(n, x, w, trial, sum_w, sum_x, &scale, &offset))
+        if (step >= 0 && !solve_affine(sums, sum_w, sum_x, &scale, &offset))
             continue;
         float error = affine_error(n, x, w, trial, scale, offset, search.absolute);
         if (step < 0 || error < best_error) {
             best_error = error;
             best_scale = scale;
             best_offset = offset;
-            memcpy(l, trial, (size_t)n);
+            memcpy(best, trial, (size_t)n * sizeof *best);
         }
     }
+    for (int i = 0; i < n; i++)
+        l[i] = (uint8_t)best[i];
     *min = -best_offset;
     return best_scale;
 }
