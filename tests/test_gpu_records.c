@@ -3,6 +3,8 @@
  * record is made for, with more kinds of steps than are kept, and where nothing can be recorded.
  *
  * On the emulation the runs go through the three orders of threads in turn. */
+#include <sched.h>
+
 #include "src/base/log.h"
 #include "src/gpu_load.h"
 #include "tests/fixture_model.h"
@@ -232,6 +234,37 @@ static void test_refused(const char *name)
     fixture_free(&f);
 }
 
+/* Where the thread that opened the engine may run: with a thread of its own for the experts it makes
+ * room for that, through a change of threads too, and gets back what it had. */
+static void test_places(const char *name)
+{
+    char model[160];
+    struct fixture f;
+    struct timeline stop, flags;
+    struct error err = { 0 };
+    cpu_set_t before, pinned, left, after;
+    check_case("%s: who runs where", name);
+    if (!fixture_of_model(&f, name, model))
+        return;
+    sched_getaffinity(0, sizeof before, &before);
+    if (!open_engine(&stop, model, &f, HANDOFF_STOP, true))
+        return;
+    CHECK_MSG(engine_retune(stop.engine, 2, 0, &err), "%s", err.text);
+    sched_getaffinity(0, sizeof pinned, &pinned);
+    close_timeline(&stop);
+    if (!open_engine(&flags, model, &f, HANDOFF_FLAGS, true))
+        return;
+    CHECK_MSG(engine_retune(flags.engine, 2, 0, &err), "%s", err.text);
+    sched_getaffinity(0, sizeof left, &left);
+    steps(&flags);
+    close_timeline(&flags);
+    sched_getaffinity(0, sizeof after, &after);
+    CHECK(CPU_EQUAL(&before, &after));
+    if (CPU_COUNT(&pinned) == 1 && CPU_COUNT(&before) > 1)
+        CHECK(!CPU_EQUAL(&left, &pinned));
+    fixture_free(&f);
+}
+
 int main(void)
 {
     struct error err = { 0 };
@@ -254,5 +287,6 @@ int main(void)
     test_borders("deepseek2-lite");
     test_kinds("deepseek-v1");
     test_refused("deepseek2-v3");
+    test_places("deepseek2-v3");
     return check_finish();
 }

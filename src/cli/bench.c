@@ -604,6 +604,7 @@ static bool bench_model(struct options *o, struct error *err)
         energy_open(&b.energy, "");
         b.placement = engine_placement(m.engine);
         watch_card(&b, engine_gpu(m.engine));
+        handoff_line(m.engine, b.handoff, sizeof b.handoff);
         inspect_memory(&b);
         list_rows(&b, o, &m);
         ok = (b.max_rows < MAX_ROWS ||

@@ -55,6 +55,7 @@ struct bench {
     char description[128];
     unsigned isa;
     const struct gpu_info *gpu; /* the card that computes the trunk; NULL: none */
+    char handoff[200];          /* and how it hands experts to the CPU; empty: it does not */
     const struct placement *placement; /* of the engine */
     struct machine machine;     /* the limits */
     int n_doubts;           /* times they were measured again */

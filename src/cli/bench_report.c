@@ -341,6 +341,8 @@ bool report_head(const struct bench *b, struct error *err)
     human_bytes((double)(b->cost.routed_bytes + b->cost.other_bytes), bytes, sizeof bytes);
     note("%s; %s; %s read per token; this machine reads memory at %.1f GB/s", b->description,
          cpu_isa_name(b->isa), bytes, b->machine.dram_gb_s);
+    if (*b->handoff)
+        note("hand-off to the CPU: %s", b->handoff);
     if (b->o->format == TABLE_CSV)
         csv_head(&out, b);
     else if (b->o->format == TABLE_MD && !b->o->card)

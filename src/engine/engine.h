@@ -3,7 +3,7 @@
  *
  * One engine may serve several sessions, one call at a time (a session borrows the engine's working
  * memory during a call). Nothing is allocated after session_open returned, except that session_eval
- * holds the logits of one batch while it runs. After the first steps decoding takes no page fault
+ * holds the logits of one batch while it runs, and a GPU records the first steps. After these decoding takes no page fault
  * either, unless the weights are mapped and do not fit. */
 #ifndef TANDEM_ENGINE_ENGINE_H
 #define TANDEM_ENGINE_ENGINE_H
