@@ -151,6 +151,11 @@ static void check_limits(void)
     struct bench g = b;
     struct bench_row d = { .test = "tg11 @ 100", .tok_s = rates, .n = 1, .n_generate = 11,
                            .depth = 100 };
+    struct placement on_card = { .gpu_layers = 1 };
+    on_card.bytes_per_token[PART_TRUNK][HOME_GPU] = b.cost.other_bytes;
+    on_card.bytes_per_token[PART_ROUTED][HOME_RAM] = b.cost.routed_bytes;
+    m.params.n_layers = 1;
+    g.placement = &on_card;
     g.gpu = &(struct gpu_info){ .name = "a card" };
     row_limit(&g, &d);
     CHECK(isnan(d.limit_tok_s)); /* nobody measured it */
