@@ -41,7 +41,7 @@ field() { sed -n "s/.*\"$1\": \"\{0,1\}\([^\",}]*\).*/\1/p" "$out" | head -n 1; 
 begin "help and version"
 run 0 --help; prints "usage: tandem"; silent "$err"; lines "$out" 24
 run 0 help run; prints "--temp F"; silent "$err"
-for c in chat run plan inspect eval bench; do
+for c in chat run plan inspect eval bench doctor; do
     run 0 $c -h; prints "usage: tandem"; lines "$out" 24; silent "$err"
     run 0 $c --help; prints "--color"; silent "$err"
 done

@@ -43,6 +43,12 @@ static const struct command commands[] = {
       "  tandem sessions list\n"
       "  tandem sessions export parser -o parser.md\n",
       cmd_sessions },
+    { "doctor", CMD_DOCTOR, "what holds this machine back, and what mends it",
+      "tandem doctor [MODEL] [options]",
+      "  tandem doctor                memory, processor, card, limits; changes nothing\n"
+      "  tandem doctor v3.gguf        also the disk that the model lies on\n"
+      "  tandem doctor --json | jq -r '.findings[] | select(.state == \"poor\") | .mend'\n",
+      cmd_doctor },
     { "config", CMD_CONFIG, "which settings count, and where they come from",
       "tandem config [show] [-v] [--json]",
       "  tandem config show\n"

@@ -15,7 +15,7 @@
 #define RENDERS (CMD_CHAT | CMD_RUN | CMD_INSPECT | CMD_EVAL)
 #define READS (COMPUTES | CMD_INSPECT)
 #define WRITES (CMD_QUANTIZE | CMD_CONVERT)
-#define ALL (READS | WRITES | CMD_SESSIONS | CMD_CONFIG)
+#define ALL (READS | WRITES | CMD_SESSIONS | CMD_CONFIG | CMD_DOCTOR)
 
 static bool read_think(struct options *o, const char *value, struct error *err)
 {
@@ -534,7 +534,8 @@ const struct option option_rows[] = {
     { "output", "-o", NULL, "FILE", CMD_SESSIONS, GROUP_TASK, TEXT(output), .common = true,
       .help = "with export: a new file, FILE.json for JSON", .fallback = "stdout" },
     { "json", NULL, NULL, NULL,
-      CMD_RUN | CMD_INSPECT | CMD_EVAL | CMD_BENCH | CMD_PLAN | CMD_SESSIONS | CMD_CONFIG,
+      CMD_RUN | CMD_INSPECT | CMD_EVAL | CMD_BENCH | CMD_PLAN | CMD_SESSIONS | CMD_CONFIG |
+          CMD_DOCTOR,
       GROUP_OUTPUT, FLAG(json), .common = true,
       .help = "one JSON value on stdout instead of text" },
     { "stats", NULL, NULL, NULL, TALK, GROUP_OUTPUT, FLAG(stats),

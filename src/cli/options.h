@@ -27,6 +27,7 @@ enum command_bit {
     CMD_PLAN = 1 << 7,
     CMD_SESSIONS = 1 << 8,
     CMD_CONFIG = 1 << 9,
+    CMD_DOCTOR = 1 << 10,
 };
 
 #define UNSET INT64_MIN

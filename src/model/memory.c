@@ -66,11 +66,14 @@ static uint64_t groups_left(const char *root, const char *group, const char *lim
 }
 
 /* Lines of /proc/self/cgroup: "0::/path" for version 2, "N:memory:/path" for version 1. */
-static uint64_t cgroup_left(void)
+static uint64_t cgroup_left(const char *root)
 {
-    char line[PATH_SIZE];
+    char line[PATH_SIZE], path[PATH_SIZE], v1[PATH_SIZE], v2[PATH_SIZE];
     uint64_t least = UINT64_MAX;
-    FILE *f = fopen("/proc/self/cgroup", "re");
+    snprintf(path, sizeof path, "%s/proc/self/cgroup", root);
+    snprintf(v1, sizeof v1, "%s/sys/fs/cgroup/memory", root);
+    snprintf(v2, sizeof v2, "%s/sys/fs/cgroup", root);
+    FILE *f = fopen(path, "re");
     while (f && fgets(line, sizeof line, f)) {
         line[strcspn(line, "\n")] = 0;
         char *names = strchr(line, ':');
@@ -80,10 +83,9 @@ static uint64_t cgroup_left(void)
         *group++ = 0;
         uint64_t left = UINT64_MAX;
         if (names[1] == 0)
-            left = groups_left("/sys/fs/cgroup", group, "memory.max", "memory.current");
+            left = groups_left(v2, group, "memory.max", "memory.current");
         else if (strstr(names + 1, "memory"))
-            left = groups_left("/sys/fs/cgroup/memory", group, "memory.limit_in_bytes",
-                               "memory.usage_in_bytes");
+            left = groups_left(v1, group, "memory.limit_in_bytes", "memory.usage_in_bytes");
         least = min_of(least, left);
     }
     if (f)
@@ -91,11 +93,19 @@ static uint64_t cgroup_left(void)
     return least;
 }
 
+struct memory_left memory_left(const char *root)
+{
+    char path[PATH_SIZE];
+    uint64_t kib;
+    struct memory_left left = { UINT64_MAX, cgroup_left(root) };
+    snprintf(path, sizeof path, "%s/proc/meminfo", root);
+    if (read_labelled(path, "MemAvailable:", &kib))
+        left.system = kib * 1024;
+    return left;
+}
+
 uint64_t memory_available(void)
 {
-    uint64_t kib, system = UINT64_MAX;
-    if (read_labelled("/proc/meminfo", "MemAvailable:", &kib))
-        system = kib * 1024;
-    uint64_t group = cgroup_left();
-    return min_of(system, group);
+    struct memory_left left = memory_left("");
+    return min_of(left.system, left.group);
 }

@@ -9,4 +9,10 @@
  * as free there too. UINT64_MAX when nothing can be found out. */
 uint64_t memory_available(void);
 
+/* The two apart, from /proc and /sys below `root` ("" but in tests). */
+struct memory_left {
+    uint64_t system, group; /* UINT64_MAX: unknown, no limit */
+};
+struct memory_left memory_left(const char *root);
+
 #endif
