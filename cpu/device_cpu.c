@@ -519,6 +519,7 @@ static void cpu_experts_end(struct device *dev, struct rows dst)
 {
     struct device_cpu *d = cpu(dev);
     assert(d->experts && d->experts->top_k == d->choice.top_k);
+    experts_count(d->experts, d->choice.ids, (int64_t)d->step.n_tokens * d->choice.top_k);
     experts_run(d, d->experts, dst, d->experts_src, d->step.n_tokens, d->choice.ids,
                 d->choice.weights);
     d->experts = NULL;

@@ -160,7 +160,17 @@ struct experts {
     int n_routed, top_k;
     int64_t expert_size;
     float limit; /* before silu: gate at most this, up between -limit and limit; 0: no limit */
+    uint32_t *n_picked; /* [n_routed]: how often each was chosen; counted where picks pass through the
+                           host anyway (experts_count); NULL: nobody counts */
 };
+
+/* Count picks that have come to the host; -1: none. */
+static inline void experts_count(const struct experts *e, const int32_t *ids, int64_t n)
+{
+    for (int64_t i = 0; e->n_picked && i < n; i++)
+        if (ids[i] >= 0)
+            e->n_picked[ids[i]]++;
+}
 
 struct mla {
     int n_heads, nope, rope, value, rank; /* dn, dr, dv per head; kv_lora_rank */

@@ -439,6 +439,7 @@ static void test_commands(void)
     } rows[] = {
         { "/why", "no answer yet" },
         { "/copy", "no answer to copy" },
+        { "/heat", "no expert was picked yet" },
         { "/set temp 0", "temp is 0" },
         { "/set temp 101", "wants a number from 0 to 100" },
         { "/set tmep 1", "did you mean temp?" },
@@ -460,6 +461,8 @@ static void test_commands(void)
         { "/why", "a token (" },
         { "/why", "routed experts" },
         { "/plan", "attention, shared experts" },
+        { "/heat", "The hottest tenth" },
+        { "/heat no-such-folder/heat.csv", "no-such-folder" },
         { "/copy", "\033]52;c;" },
         { "/stats", "wrote " },
         { "/cpoy", "did you mean /copy?" },

@@ -348,6 +348,17 @@ LC_ALL=C run 0 bench "$model" --sweep -d 64 -n 2 --svg "$work/sweep.svg" $kept
 prints "| tg2 @ 64 "; prints "| pp8 @ 56 "; prints "decode tok/s"; prints "tokens of context"; prints "*"
 [ "$(grep -c '^| tg2' "$out")" = 9 ] || bad "rows: $(grep -c '^| tg2' "$out")"
 grep -q '<polyline' "$work/sweep.svg" || bad "no curve in the SVG file"
+
+begin "--heat counts what the experts did, as a table and as a picture"
+picked() { awk -F, 'NR > 1 { n += $3 } END { print n }' "$1"; }
+run 0 run "$model" -p "What is 1 + 1?" -n 4 --heat "$work/heat.csv"
+[ "$(head -1 "$work/heat.csv")" = "layer,expert,picks" ] || bad "the table has no head"
+[ "$(picked "$work/heat.csv")" -gt 0 ] || bad "no picks in the table"
+run 0 chat "$model" -p "What is 1 + 1?" -n 4 --heat "$work/heat.svg" </dev/null
+grep -q '</svg>' "$work/heat.svg" || bad "no picture"
+run 0 bench "$model" -p 8 -n 2 -r 1 --heat "$work/heat.csv" $kept
+[ "$(picked "$work/heat.csv")" -gt 0 ] || bad "no picks in bench's table"
+run 1 run "$model" -p x -n 1 --heat "$work/none/heat.csv"; says "none/heat.csv"
 if locale -a 2>/dev/null | grep -qi '^c.utf-\{0,1\}8$'; then
     LC_ALL=C.UTF-8 run 0 bench "$model" --sweep -d 64 -n 2 $kept; prints "└"
 fi

@@ -23,6 +23,22 @@ struct outcome {
     uint64_t vram_used, vram_planned;
 };
 
+/* Of every layer all picks are counted, or none: all its experts are on the card. */
+static void check_counts(const struct engine *e, bool some)
+{
+    struct pick_counts c = engine_picks(e);
+    int64_t wanted = (int64_t)N_TOKENS * engine_model(e)->params.top_k;
+    for (int row = 0; row < c.n_layers; row++) {
+        int64_t sum = 0;
+        for (int i = 0; i < c.n_routed; i++)
+            sum += c.n[row * c.n_routed + i];
+        CHECK_MSG(sum == wanted || sum == 0, "layer %d: %d picks counted, there were %d",
+                  c.layers[row], (int)sum, (int)wanted);
+        some = some && sum == 0;
+    }
+    CHECK_MSG(!some, "the CPU had picks, none is counted");
+}
+
 /* The first tokens two by two, as a conversation would use experts; the others in steps of n_batch (0:
  * at once). */
 static bool run(const char *model, const struct fixture *f, const struct engine_options *o,
@@ -43,6 +59,7 @@ static bool run(const char *model, const struct fixture *f, const struct engine_
     if (ok) {
         const struct placement *p = engine_placement(e);
         engine_expert_report(e, &out->experts);
+        check_counts(e, out->experts.n_cpu_picks > 0);
         out->gpu_layers = p->gpu_layers;
         out->expert_slots = p->expert_slots;
         out->vram_used = before;

@@ -11,6 +11,7 @@
 #include "src/base/pages.h"
 #include "src/base/pool.h"
 #include "src/cli/command.h"
+#include "src/cli/heat.h"
 #include "src/cli/load.h"
 #include "src/cli/paths.h"
 #include "src/cli/rates.h"
@@ -613,6 +614,7 @@ static bool bench_model(struct options *o, struct error *err)
              measure_limits(&b, most_threads(&b), err) && copy_card(&b, &card) && report_head(&b, err) &&
              run_all(&b, &m, repetitions, err);
     }
+    ok = heat_keep(m.engine, o, ok, err);
     energy_close(&b.energy);
     mem_free(b.rows);
     loaded_close(&m);

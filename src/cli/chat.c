@@ -9,6 +9,7 @@
 #include "src/cli/chat_keep.h"
 #include "src/cli/chat_show.h"
 #include "src/cli/command.h"
+#include "src/cli/heat.h"
 #include "src/cli/paths.h"
 #include "src/cli/signals.h"
 #include "src/cli/term.h"
@@ -290,6 +291,7 @@ bool cmd_chat(struct options *o, struct error *err)
         ok = ok && converse(&c, keep ? history : NULL, err);
         line_close();
     }
+    ok = heat_keep(c.m.engine, o, ok, err);
     term_release();
     keep_close(&c);
     while (chat_drop_last(&c))

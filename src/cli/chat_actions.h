@@ -22,6 +22,9 @@ double chat_expected_prefill(const struct chat *c);
 bool chat_do_why(struct chat *c, const char *argument, struct error *err);
 bool chat_do_plan(struct chat *c, const char *argument, struct error *err);
 
+/* heat.c: /heat [FILE]. */
+bool chat_do_heat(struct chat *c, const char *argument, struct error *err);
+
 /* chat_copy.c: /copy. */
 bool chat_do_copy(struct chat *c, const char *argument, struct error *err);
 

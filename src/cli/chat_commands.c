@@ -168,6 +168,8 @@ static const struct {
     { "/stats", "", "model, memory, sampling, speed of the last answer", do_stats, NO_ARGUMENT },
     { "/why", "", "where the time of the last answer went", chat_do_why, NO_ARGUMENT },
     { "/plan", "", "what lies where, and how fast that should be", chat_do_plan, NO_ARGUMENT },
+    { "/heat", "[FILE]", "how often each expert was picked; into FILE.csv or FILE.svg", chat_do_heat,
+      FILE_NAME },
     { "/quit", "", "leave, as Ctrl-D does", do_quit, NO_ARGUMENT },
     { "/exit", NULL, NULL, do_quit, NO_ARGUMENT },
     { "/bye", NULL, NULL, do_quit, NO_ARGUMENT },

@@ -540,6 +540,8 @@ const struct option option_rows[] = {
       .help = "one JSON value on stdout instead of text" },
     { "stats", NULL, NULL, NULL, TALK, GROUP_OUTPUT, FLAG(stats),
       .help = "the line with speed and seed on stderr, also off a terminal" },
+    { "heat", NULL, NULL, "FILE", TALK | CMD_BENCH, GROUP_OUTPUT, TEXT(heat),
+      .help = "how often each expert was picked: a table, or FILE.svg" },
     { "color", NULL, "--colour", "auto|always|never", ALL, GROUP_OUTPUT,
       CHOICE(colour, "auto|always|never"), .help = "colour", .fallback = "auto" },
     { "quiet", "-q", NULL, NULL, ALL, GROUP_OUTPUT, COUNT(quiet),

@@ -71,6 +71,7 @@ struct options {
     bool help, help_all, version;
     int quiet, verbose, colour;
     bool json, stats;
+    const char *heat;    /* --heat */
 
     struct named_model models[MAX_LIST];
     int n_models;

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include "src/cli/command.h"
+#include "src/cli/heat.h"
 #include "src/cli/paths.h"
 #include "src/cli/run.h"
 #include "src/cli/term.h"
@@ -103,6 +104,7 @@ bool cmd_run(struct options *o, struct error *err)
              run_answer(&m, o, &p, &target, &kept, err);
         ok = output_close(&file, ok, ok ? err : NULL) && ok;
     }
+    ok = heat_keep(m.engine, o, ok, err);
     prefix_cache_close(&kept.cache);
     run_session_end(&kept.session, false, &m, o, path, buf_str(&prompt), NULL, NULL);
     loaded_close(&m);

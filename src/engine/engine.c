@@ -169,6 +169,30 @@ static void give_seat(struct engine *e)
         pool_leave(e->pool);
 }
 
+/* A row of counts for each layer that has routed experts. */
+static bool count_picks(struct engine *e, struct error *err)
+{
+    const struct params *p = &e->model.params;
+    if (p->n_routed == 0)
+        return true;
+    int *layers = mem_alloc((size_t)p->n_layers, sizeof *layers, "layers with experts", err);
+    e->picks.layers = layers;
+    uint32_t *n = mem_alloc((size_t)p->n_layers * (size_t)p->n_routed, sizeof *n, "counts of picks",
+                            err);
+    e->picks.n = n;
+    e->picks.n_routed = p->n_routed;
+    if (!layers || !n)
+        return false;
+    for (int i = 0; i < p->n_layers; i++) {
+        struct experts *x = &e->model.layers[i].experts;
+        if (x->n_routed == 0)
+            continue;
+        x->n_picked = n + (size_t)e->picks.n_layers * (size_t)p->n_routed;
+        layers[e->picks.n_layers++] = i;
+    }
+    return true;
+}
+
 bool engine_open(struct engine **out, const char *path, const struct engine_options *o,
                  struct error *err)
 {
@@ -189,7 +213,7 @@ bool engine_open(struct engine **out, const char *path, const struct engine_opti
     bool ok = (o->unfinished ? model_open_unfinished : model_open)(&e->model, path, o->numerics, err) &&
               check_runnable(&e->model, err) && find_gpu(e, err) && place(e, err) &&
               load_weights(e, &passes, err) && pool_open(&e->pool, o->n_threads, err) &&
-              load_gpu(e, err) && weave_weights(e, &passes, err);
+              load_gpu(e, err) && weave_weights(e, &passes, err) && count_picks(e, err);
     if (!ok) {
         engine_close(e);
         return false;
@@ -210,6 +234,8 @@ void engine_close(struct engine *e)
     pool_close(e->pool);
     placement_free(&e->placement);
     model_close(&e->model);
+    mem_free((void *)(uintptr_t)e->picks.layers);
+    mem_free((void *)(uintptr_t)e->picks.n);
     mem_free(e);
 }
 
@@ -283,6 +309,11 @@ bool engine_expert_report(const struct engine *e, struct expert_report *r)
 {
     *r = (struct expert_report){ 0 };
     return e->hybrid && hybrid_report(e->hybrid, r);
+}
+
+struct pick_counts engine_picks(const struct engine *e)
+{
+    return e->picks;
 }
 
 double expert_hit_rate(const struct expert_report *r)

@@ -172,6 +172,16 @@ bool engine_expert_report(const struct engine *e, struct expert_report *r);
 /* Share of the picks that the slots answered; NAN: there were none. */
 double expert_hit_rate(const struct expert_report *r);
 
+/* How often the router has chosen each routed expert since engine_open. What was computed and then
+ * dropped, such as a wrong guess, counts too. Layers whose experts all lie on a card stay 0: nobody
+ * here sees their picks. Borrowed from the engine; read it between calls. */
+struct pick_counts {
+    int n_layers, n_routed; /* layers that have routed experts; 0: none does */
+    const int *layers;      /* [n_layers]: their numbers in the model */
+    const uint32_t *n;      /* [n_layers, n_routed] */
+};
+struct pick_counts engine_picks(const struct engine *e);
+
 /* Where the time of a session's steps has gone since it was opened. */
 struct session_times {
     struct phase_clock decode, prefill;

@@ -372,6 +372,7 @@ static void compute(void *ctx, int job)
     const struct layer_job *j = &p->running->jobs[job];
     const struct mixture *m = &j->mixture;
     size_t n = (size_t)j->n_tokens * (size_t)m->experts->top_k;
+    experts_count(m->experts, p->ids, (int64_t)n);
     if (expert_store_serves(p->store, m->layer))
         expert_store_divide(p->store, m->layer, p->ids, j->n_tokens, p->mine);
     else

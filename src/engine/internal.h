@@ -29,6 +29,7 @@ struct engine {
     struct hybrid *hybrid; /* NULL: everything on the CPU */
     unsigned isa;
     int n_batch;
+    struct pick_counts picks;
     struct workspace *last; /* the newest workspace that is in use; NULL: none */
 };
 
