@@ -48,6 +48,15 @@ done
 run 0 --version; head -n 1 "$out" | grep -q '^tandem [0-9]' || bad "first line of --version"
 silent "$err"
 
+begin "doctor: a machine is no failure, a missing model is one"
+run 0 doctor; prints "memory reading"; prints "tandem bench --probe"; prints "could be better"; silent "$err"
+run 0 doctor "$model"; prints "model's disk"
+run 3 doctor "$work/nothere.gguf"; silent "$out"
+if ! "$tandem" --version | grep -q 'JSON: left out'; then
+    run 0 doctor --json
+    prints '"topic": "memory channels"'; prints '"gain": null'; prints '"n_poor"'
+fi
+
 begin "unknown commands and options"
 run 2 nonsense-command; says "unknown command"; silent "$out"; lines "$err" 3
 run 2 bnech; says "did you mean bench"

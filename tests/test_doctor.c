@@ -1,4 +1,4 @@
-/* tandem doctor on planted machines: each finding appears where its cause is, and leaves with it. */
+/* tandem doctor on planted machines: a finding appears where its cause is and leaves with it. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -69,7 +69,8 @@ static void expect(const char *topic, enum finding_state state, const char *text
     const struct finding *f = finding(topic);
     CHECK_STR(f->topic, topic);
     CHECK_MSG(f->state == state, "%s: state %d, wanted %d: %s", topic, f->state, state, f->found);
-    CHECK_MSG(strstr(f->found, text) != NULL, "%s: found \"%s\", wanted \"%s\"", topic, f->found, text);
+    CHECK_MSG(strstr(f->found, text) != NULL, "%s: found \"%s\", wanted \"%s\"", topic, f->found,
+              text);
     CHECK_MSG(*f->why, "%s has no reason", topic);
     CHECK(state != FINDING_POOR || *f->mend);
     CHECK(state != FINDING_GOOD || (!*f->mend && !*f->gain));
@@ -253,6 +254,10 @@ static void test_card(void)
     plant("/proc/driver/nvidia/version", "NVRM version: 580\n");
     here.no_card = "no GPU code installed";
     expect("card", FINDING_POOR, "not used: no GPU code installed");
+    CHECK(strstr(finding("card")->mend, "make CUDA=1") != NULL);
+    here.card_code = true;
+    expect("card", FINDING_POOR, "not used");
+    CHECK(strstr(finding("card")->mend, "nvidia-smi") != NULL);
     struct gpu_info card = { .name = "RTX", .pci = "0000:01:00.0", .total_bytes = 24ull << 30,
                              .free_bytes = 18ull << 30 };
     here.card = &card;

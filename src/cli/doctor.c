@@ -2,6 +2,7 @@
 #include "src/cli/doctor.h"
 
 #include <fcntl.h>
+#include <stdio.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <unistd.h>
@@ -10,6 +11,7 @@
 #include "src/cli/command.h"
 #include "src/cli/json.h"
 #include "src/cli/paths.h"
+#include "src/cli/styled.h"
 #include "src/cli/term.h"
 #include "src/engine/card.h"
 
@@ -95,20 +97,33 @@ static bool print_json(const struct doctor *d, struct error *err)
     return js_print(j, 2, err);
 }
 
+/* "    why   text", wrapped to a terminal. */
+static void add_labelled(struct buf *out, const char *label, const char *text)
+{
+    struct styled line = { 0 };
+    struct margins margins = { 0 };
+    char first[32];
+    snprintf(first, sizeof first, "    %-4s  ", label);
+    margins_push(&margins, first, "          ");
+    styled_add(&line, str_of(text), 0);
+    styled_wrap(out, &line, &margins, term_stdout() ? term_columns() : 1000, false, PALETTE_PLAIN);
+    styled_release(&line);
+}
+
 /* One line for what is well; what is not gets its reason, its remedy and what that brings. */
 static void add_finding(struct buf *out, const struct finding *f, bool verbose)
 {
     static const char marks[] = { ' ', '!', '?' };
     bool bold = f->state == FINDING_POOR && term_colour(STDOUT_FILENO);
-    buf_printf(out, "%s%c %-17s %s", bold ? "\033[1m" : "", marks[f->state], f->topic, "");
+    buf_printf(out, "%s%c %-17s ", bold ? "\033[1m" : "", marks[f->state], f->topic);
     term_escape_to(out, f->found, strlen(f->found));
     buf_puts(out, bold ? "\033[0m\n" : "\n");
     if (f->state == FINDING_POOR || verbose)
-        buf_printf(out, "    why   %s\n", f->why);
+        add_labelled(out, "why", f->why);
     if (*f->mend)
-        buf_printf(out, "    mend  %s\n", f->mend);
+        buf_printf(out, "    mend  %s\n", f->mend); /* in one piece, to be copied */
     if (f->state == FINDING_POOR)
-        buf_printf(out, "    gain  %s\n", *f->gain ? f->gain : "no estimate");
+        add_labelled(out, "gain", *f->gain ? f->gain : "no estimate");
 }
 
 static bool print_text(const struct doctor *d, bool verbose, struct error *err)
@@ -133,7 +148,8 @@ bool cmd_doctor(struct options *o, struct error *err)
     struct gpu_info card;
     struct error no_card = { 0 };
     const struct gpu_library *library;
-    struct doctor_case c = { .root = "", .cpus = cpus_usable(), .no_card = no_card.text };
+    struct doctor_case c = { .root = "", .cpus = cpus_usable(), .no_card = no_card.text,
+                             .card_code = card_code_installed() };
     char path[PATH_SIZE];
     if (o->json && !js_available(err))
         return false;

@@ -38,6 +38,7 @@ struct doctor_case {
     const struct machine *machine; /* measured earlier on this machine; NULL: nothing was */
     const struct gpu_info *card;   /* that the engine would use; NULL: none, and no_card says why */
     const char *no_card;           /* borrowed */
+    bool card_code;                /* a library to use it with is installed */
     const char *model;             /* file whose disk is looked at; NULL: none */
     unsigned disk_major, disk_minor; /* of the device it lies on */
     double disk_gb_s;              /* read from it just now; 0: not measured */

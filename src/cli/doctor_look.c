@@ -1,4 +1,4 @@
-/* Looking at the machine: each look_ function reads some small files and adds at most a few findings.
+/* Looking at the machine: each look_ function reads some small files, adds a few findings.
  * A file that is not there is not a fault: containers and virtual machines hide many. */
 #include <dirent.h>
 #include <inttypes.h>
@@ -82,8 +82,8 @@ static void set_unknown(struct finding *f, const char *mend)
 
 /* ---- memory ---- */
 
-/* Channels come from the EDAC driver: mcN is a controller, its max_location ends in the last channel
- * number ("channel 3 slot 1"), and only slots with a module have a folder. */
+/* Channels come from the EDAC driver: mcN is a controller, its max_location ends in the last
+ * channel number ("channel 3 slot 1"), and only slots with a module have a folder. */
 static bool channel_of(const char *location, int *channel)
 {
     const char *at = strstr(location, "channel ");
@@ -115,8 +115,8 @@ static void count_channels(const struct doctor_case *c, int *n_all, int *n_fille
 
 static void look_channels(struct doctor *d, const struct doctor_case *c)
 {
-    static const char why[] = "decode reads all active weights once per token, from all channels at "
-                              "once: an empty channel is reading speed that is missing";
+    static const char why[] = "decode reads all active weights once per token, from all channels "
+                              "at once: an empty channel is reading speed that is missing";
     int n_all = 0, n_filled = 0;
     char type[64] = "";
     count_channels(c, &n_all, &n_filled, type);
@@ -131,11 +131,12 @@ static void look_channels(struct doctor *d, const struct doctor_case *c)
         return;
     set_poor(f, "put equal modules into the empty channels (the board's manual tells which slots)");
     snprintf(f->gain, sizeof f->gain, "up to %.0f %% more reading speed, and as much decode from "
-             "main memory, if the board has all %d channels", 100.0 * n_all / n_filled - 100, n_all);
+             "main memory, if the board has all %d channels", 100.0 * n_all / n_filled - 100,
+             n_all);
 }
 
-/* A module's type 17 record of the SMBIOS, which root may read: bytes 0x0c size (0: empty slot), 0x15
- * the speed it is made for, 0x20 the speed it runs at, in 1e6 transfers per second; all of 16 bits. */
+/* A module's type 17 record of the SMBIOS, which root may read: bytes 0x0c size (0: empty slot),
+ * 0x15 the speed it is made for, 0x20 the speed it runs at, in MT/s; all of 16 bits. */
 static void look_module_speed(struct doctor *d, const struct doctor_case *c)
 {
     char path[1024];
@@ -159,8 +160,8 @@ static void look_module_speed(struct doctor *d, const struct doctor_case *c)
                              "%d MT/s, made for %d", slowest, made_for);
     if (slowest >= made_for)
         return;
-    set_poor(f, "the memory profile in the BIOS (XMP, EXPO); some boards slow down with two modules "
-             "per channel");
+    set_poor(f, "the memory profile in the BIOS (XMP, EXPO); some boards slow down with two "
+             "modules per channel");
     snprintf(f->gain, sizeof f->gain, "up to %.0f %% more reading speed, and as much decode from "
              "main memory", 100.0 * made_for / slowest - 100);
 }
@@ -179,8 +180,8 @@ static void look_read_rate(struct doctor *d, const struct doctor_case *c)
 
 static void look_huge_pages(struct doctor *d, const struct doctor_case *c)
 {
-    static const char why[] = "weights are streamed through; pages of 4 KiB cost a translation each, "
-                              "and prefetching stops at their ends";
+    static const char why[] = "weights are streamed through; pages of 4 KiB cost one translation "
+                              "each, and prefetching stops at their ends";
     char line[128];
     if (!read_line(c, line, sizeof line, "/sys/kernel/mm/transparent_hugepage/enabled"))
         set_unknown(say(d, "huge pages", why, "this kernel does not tell of them"), "");
@@ -190,9 +191,10 @@ static void look_huge_pages(struct doctor *d, const struct doctor_case *c)
     else if (c->machine && c->machine->huge_share < 0.5) /* false when unknown: NAN */
         set_poor(say(d, "huge pages", why, "asked for, and given for %.0f %% of a measurement",
                       100 * c->machine->huge_share),
-                 "echo 1 | sudo tee /proc/sys/vm/compact_memory   joins free memory; or start afresh");
+                 "echo 1 | sudo tee /proc/sys/vm/compact_memory   joins free memory; or reboot");
     else
-        say(d, "huge pages", why, "given %s", strstr(line, "[always]") ? "always" : "when asked for");
+        say(d, "huge pages", why, "given %s",
+            strstr(line, "[always]") ? "always" : "when asked for");
 }
 
 static void look_nodes(struct doctor *d, const struct doctor_case *c)
@@ -205,7 +207,8 @@ static void look_nodes(struct doctor *d, const struct doctor_case *c)
         snprintf(label, sizeof label, "Node %d MemTotal:", id);
         /* nodes without processors (memory expanders) hold no experts */
         if (!read_kib(c, path, label, &bytes) ||
-            !read_line(c, line, sizeof line, "/sys/devices/system/node/node%d/cpulist", id) || !*line)
+            !read_line(c, line, sizeof line, "/sys/devices/system/node/node%d/cpulist", id) ||
+            !*line)
             continue;
         n++;
         least = min_of(least, bytes);
@@ -214,14 +217,15 @@ static void look_nodes(struct doctor *d, const struct doctor_case *c)
     if (n == 0)
         return;
     struct finding *f = say(d, "memory nodes",
-                             "every expert is split evenly over the nodes, each reads its own part: "
-                             "the node with least memory decides what fits, its channels how fast",
+                             "every expert is split evenly over the nodes, each reads its "
+                             "own part: the node with least memory decides what fits, its "
+                             "channels how fast",
                              "%d, %s%s%s%s", n, n > 1 ? human_bytes((double)least, small,
                                                                      sizeof small) : "",
                              n > 1 ? " to " : "with ",
                              human_bytes((double)most, large, sizeof large), n > 1 ? " each" : "");
     if (n > 1 && (double)least < 0.75 * (double)most)
-        set_poor(f, "spread the modules evenly over the sockets; until then --numa off uses all memory");
+        set_poor(f, "spread the modules evenly over the sockets; till then --numa off uses all");
     if (n > 1 && read_line(c, line, sizeof line, "/proc/sys/kernel/numa_balancing")) {
         f = say(d, "page migration", "weights already lie on the node that reads them; the kernel "
                 "takes their pages away for a moment to see who uses them", "%s",
@@ -246,7 +250,7 @@ static void look_swap(struct doctor *d, const struct doctor_case *c)
                             swap ? human_bytes((double)used, text, sizeof text) : "none",
                             swap ? " in use" : "");
     if (used > total / 64)
-        set_poor(f, "sudo swapoff -a && sudo swapon -a   when memory is free; then run with --mlock");
+        set_poor(f, "sudo swapoff -a && sudo swapon -a   when it fits; then run with --mlock");
     snprintf(path, sizeof path, "%s/proc/self/limits", c->root);
     FILE *file = fopen(path, "re");
     while (file && fgets(line, sizeof line, file))
@@ -259,8 +263,9 @@ static void look_swap(struct doctor *d, const struct doctor_case *c)
         return;
     }
     fclose(file);
-    f = say(d, "locked memory", "--mlock keeps weights out of the swap, as far as this limit allows",
-             "%s", limit == UINT64_MAX ? "no limit" : human_bytes((double)limit, text, sizeof text));
+    f = say(d, "locked memory", "--mlock keeps weights out of the swap as far as this limit allows",
+            "%s",
+            limit == UINT64_MAX ? "no limit" : human_bytes((double)limit, text, sizeof text));
     if (limit < total / 2)
         set_poor(f, "\"* - memlock unlimited\" in /etc/security/limits.conf, and log in again");
 }
@@ -286,8 +291,8 @@ static void look_memory_limit(struct doctor *d, const struct doctor_case *c)
 
 /* ---- processors ---- */
 
-/* Drivers that choose clocks by themselves call a governor "powersave" that is none; what they strive
- * for is in energy_performance_preference then. */
+/* Drivers that choose clocks by themselves call a governor "powersave" that is none; what they
+ * strive for is in energy_performance_preference then. */
 static bool is_slow(const struct doctor_case *c, int cpu, char governor[64])
 {
     char driver[64] = "", wish[64];
@@ -318,7 +323,7 @@ static void look_governor(struct doctor *d, const struct doctor_case *c)
         n_slow += slow;
     }
     if (n == 0)
-        set_unknown(say(d, "CPU governor", why, "no clocks to set here, as in virtual machines"), "");
+        set_unknown(say(d, "CPU governor", why, "no clock to set, as in virtual machines"), "");
     else if (n_slow)
         set_poor(say(d, "CPU governor", why, "%s on %d of %d processors", shown, n_slow, n),
                  "echo performance | sudo tee " CPU "/cpu*/cpufreq/scaling_governor");
@@ -333,9 +338,9 @@ static void look_processors(struct doctor *d, const struct doctor_case *c)
     int gained = c->machine ? c->machine->enough_threads : 0;
     char line[32];
     if (p->n_cores < p->n_fast) {
-        struct finding *f = say(d, "processor limit", why, "the control group grants %d of %d cores",
-                                p->n_cores, p->n_fast);
-        set_poor(f, "raise it: docker run --cpus, systemd CPUQuota=, or the batch system's request");
+        struct finding *f = say(d, "processor limit", why,
+                                "the control group grants %d of %d cores", p->n_cores, p->n_fast);
+        set_poor(f, "raise it: docker run --cpus, systemd CPUQuota=, the batch system's request");
         snprintf(f->gain, sizeof f->gain, "up to %.1f times the prompt speed",
                  (double)p->n_fast / p->n_cores);
     } else if (gained > 0 && gained < p->n_cores) {
@@ -358,8 +363,8 @@ static double read_rate(const struct doctor_case *c, const char *device, const c
                                                                                        : 0;
 }
 
-/* Lanes do not change while a card rests, its speed does: so width is compared as it is, speed as it
- * could be, with the slot, which is the folder above. */
+/* Lanes do not change while a card rests, its speed does: so width is compared as it is, speed as
+ * it could be, with the slot, which is the folder above. */
 static void look_link(struct doctor *d, const struct doctor_case *c, const char *device)
 {
     int width = (int)read_rate(c, device, "current_link_width");
@@ -369,16 +374,16 @@ static void look_link(struct doctor *d, const struct doctor_case *c, const char 
     if (width <= 0 || lanes <= 0 || speed <= 0)
         return;
     double share = (double)width / lanes * (slot > 0 && slot < speed ? slot / speed : 1);
-    struct finding *f = say(d, "card's link", "experts of long prompts go to the card over this link, "
-                             "and both sides hand results over once per layer",
+    struct finding *f = say(d, "card's link", "experts of long prompts go to the card over this "
+                             "link, and both sides hand results over once per layer",
                              "%s: %d of %d lanes; %.1f GT/s of the slot, %.1f of the card", device,
                              width, lanes, slot > 0 ? slot : speed, speed);
     if (!(share < 1))
         return;
     set_poor(f, "a slot with all lanes from the processor, no adapter; in the BIOS no split "
              "(bifurcation) and its full generation");
-    snprintf(f->gain, sizeof f->gain, "up to %.1f times faster transfers, for prompts bound by them; "
-             "little for decode", 1 / share);
+    snprintf(f->gain, sizeof f->gain, "up to %.1f times faster transfers, for prompts bound by "
+             "them; little for decode", 1 / share);
 }
 
 /* The first NVIDIA display controller, or that of c->card. */
@@ -404,8 +409,8 @@ static bool find_card(const struct doctor_case *c, char device[64])
 
 static void look_card(struct doctor *d, const struct doctor_case *c)
 {
-    static const char why[] = "attention, shared experts and the output matrix run many times faster "
-                              "on a card";
+    static const char why[] = "attention, shared experts and the output matrix run many times "
+                              "faster on a card";
     char device[64], line[256], text[32];
     bool present = find_card(c, device);
     bool driver = read_line(c, line, sizeof line, "/proc/driver/nvidia/version");
@@ -417,10 +422,11 @@ static void look_card(struct doctor *d, const struct doctor_case *c)
             set_poor(f, "nvidia-smi   lists who uses it; a desktop can run on another card");
     } else if (present && !driver) {
         set_poor(say(d, "card", why, "%s has no driver", device),
-                 "install NVIDIA's driver: sudo ubuntu-drivers install, sudo apt install nvidia-driver");
+                 "sudo apt install nvidia-driver   (Ubuntu: sudo ubuntu-drivers install)");
     } else if (present || driver) {
         set_poor(say(d, "card", why, "not used: %s", c->no_card ? c->no_card : "no library"),
-                 "make CUDA=1 && make install   builds the library; tandem --version tells if it opens");
+                 c->card_code ? "nvidia-smi   tells whether driver and card answer"
+                              : "make CUDA=1 && make install   builds the library for it");
     } else {
         say(d, "card", why, "none from NVIDIA: the CPU computes everything");
     }
