@@ -25,7 +25,6 @@
 #include <linux/futex.h>
 #include <pthread.h>
 #include <sched.h>
-#include <signal.h>
 #include <stdatomic.h>
 #include <string.h>
 #include <sys/syscall.h>
@@ -34,6 +33,7 @@
 #include "src/base/cpus.h"
 #include "src/base/log.h"
 #include "src/base/mem.h"
+#include "src/base/thread.h"
 #include "src/base/util.h"
 
 #define MAX_THREADS 1024
@@ -258,25 +258,9 @@ static bool start_thread(struct pool *p, int worker)
         CPU_SET(s->cpu, &mask);
         pthread_attr_setaffinity_np(&attr, sizeof mask, &mask);
     }
-    bool ok = pthread_create(&s->thread, &attr, worker_main, s) == 0;
+    bool ok = thread_start(&s->thread, &attr, worker_main, s);
     pthread_attr_destroy(&attr);
     return ok;
-}
-
-/* Signals such as SIGINT must find a thread of the program, not one of ours; faults stay where they
- * happen. */
-static void start_threads(struct pool *p, int n_threads)
-{
-    sigset_t blocked, before;
-    sigfillset(&blocked);
-    sigdelset(&blocked, SIGSEGV);
-    sigdelset(&blocked, SIGBUS);
-    sigdelset(&blocked, SIGFPE);
-    sigdelset(&blocked, SIGILL);
-    pthread_sigmask(SIG_SETMASK, &blocked, &before); /* inherited by new threads */
-    while (p->n_threads < n_threads && start_thread(p, p->n_threads))
-        p->n_threads++;
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
 }
 
 /* Worker 0 is the caller: pin it too, and remember what it was allowed before. A failure only means
@@ -321,7 +305,8 @@ bool pool_open(struct pool **out, int n_threads, struct error *err)
     p->pinned = own_cpus && n_threads > 1;
     if (p->pinned)
         choose_cpus(p, n_threads, cpus);
-    start_threads(p, n_threads);
+    while (p->n_threads < n_threads && start_thread(p, p->n_threads))
+        p->n_threads++;
     if (p->n_threads < n_threads)
         log_note("only %d of %d threads could be started", p->n_threads, n_threads);
     if (p->pinned)

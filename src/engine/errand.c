@@ -2,10 +2,10 @@
 
 #include <pthread.h>
 #include <sched.h>
-#include <signal.h>
 #include <string.h>
 
 #include "src/base/mem.h"
+#include "src/base/thread.h"
 
 struct errand {
     pthread_t thread;
@@ -38,21 +38,6 @@ static void *run(void *arg)
     return NULL;
 }
 
-/* Signals such as SIGINT must find a thread of the program, not this one; faults stay here. */
-static bool start_thread(struct errand *e)
-{
-    sigset_t blocked, before;
-    sigfillset(&blocked);
-    sigdelset(&blocked, SIGSEGV);
-    sigdelset(&blocked, SIGBUS);
-    sigdelset(&blocked, SIGFPE);
-    sigdelset(&blocked, SIGILL);
-    pthread_sigmask(SIG_SETMASK, &blocked, &before);
-    bool ok = pthread_create(&e->thread, NULL, run, e) == 0;
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    return ok;
-}
-
 bool errand_open(struct errand **out, struct error *err)
 {
     *out = NULL;
@@ -61,7 +46,7 @@ bool errand_open(struct errand **out, struct error *err)
         return false;
     pthread_mutex_init(&e->lock, NULL);
     pthread_cond_init(&e->changed, NULL);
-    if (!start_thread(e)) {
+    if (!thread_start(&e->thread, NULL, run, e)) {
         pthread_cond_destroy(&e->changed);
         pthread_mutex_destroy(&e->lock);
         mem_free(e);

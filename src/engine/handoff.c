@@ -3,11 +3,11 @@
 #include <errno.h>
 #include <pthread.h>
 #include <sched.h>
-#include <signal.h>
 #include <stdatomic.h>
 #include <time.h>
 
 #include "src/base/mem.h"
+#include "src/base/thread.h"
 #include "src/base/util.h"
 
 #define LOOK_S 0.02 /* between two looks at a queue that may have failed */
@@ -159,21 +159,6 @@ static void *compute(void *arg)
     return NULL;
 }
 
-/* Signals such as SIGINT must find a thread of the program, not this one; faults stay here. */
-static bool start_thread(struct handoff *h)
-{
-    sigset_t blocked, before;
-    sigfillset(&blocked);
-    sigdelset(&blocked, SIGSEGV);
-    sigdelset(&blocked, SIGBUS);
-    sigdelset(&blocked, SIGFPE);
-    sigdelset(&blocked, SIGILL);
-    pthread_sigmask(SIG_SETMASK, &blocked, &before);
-    bool ok = pthread_create(&h->thread, NULL, compute, h) == 0;
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    return ok;
-}
-
 bool handoff_open(struct handoff **out, double limit_s, struct error *err)
 {
     pthread_condattr_t attr;
@@ -187,7 +172,7 @@ bool handoff_open(struct handoff **out, double limit_s, struct error *err)
     pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
     pthread_cond_init(&h->changed, &attr);
     pthread_condattr_destroy(&attr);
-    if (!start_thread(h)) {
+    if (!thread_start(&h->thread, NULL, compute, h)) {
         pthread_cond_destroy(&h->changed);
         pthread_mutex_destroy(&h->lock);
         mem_free(h);
