@@ -6,6 +6,7 @@ tandem=${B:-build}/tandem
 work=$(mktemp -d) || exit 1
 trap 'rm -rf "$work"' EXIT
 export HOME="$work" XDG_CONFIG_HOME="$work/config"
+unset TANDEM_CPU_ISA # a setting like others, which config show would tell
 passed=0 failed=0 skipped=0
 
 # expect CASE WANTED FOUND

@@ -93,7 +93,7 @@ bool engine_leave_gpu(struct engine *e, const struct error *why)
     if (!e->hybrid || e->options.gpu != GPU_AUTO)
         return false;
     log_warning("%s; going on on the CPU", why->text);
-    hybrid_close(e->hybrid);
+    hybrid_leave(e->hybrid);
     e->hybrid = NULL;
     pool_enter(e->pool);
     e->last = NULL; /* its users find out by its pair */

@@ -189,6 +189,14 @@ void handoff_take_seat(struct handoff *h)
         pthread_setaffinity_np(h->thread, sizeof mask, &mask);
 }
 
+void handoff_abandon(struct handoff *h)
+{
+    pthread_mutex_lock(&h->lock);
+    h->given_up = true;
+    let_go(h);
+    pthread_mutex_unlock(&h->lock);
+}
+
 void handoff_close(struct handoff *h)
 {
     if (!h)

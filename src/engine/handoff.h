@@ -31,7 +31,9 @@ typedef void handoff_work(void *ctx, int job);
 bool handoff_open(struct handoff **out, double limit_s, struct error *err);
 /* The thread may run where the caller may, from now on. */
 void handoff_take_seat(struct handoff *h);
-/* Waits for a piece that is still being computed. When the card was given up, its queue may call later
+/* The card has failed, and its queues may not have ended: what they call yet does nothing. */
+void handoff_abandon(struct handoff *h);
+/* Waits for a piece that is still being computed. When the card was given up or abandoned, its queue may call later
  * yet: then what it calls stays in memory, and does nothing. Accepts NULL. */
 void handoff_close(struct handoff *h);
 

@@ -241,6 +241,13 @@ void hybrid_close(struct hybrid *h)
     mem_free(h);
 }
 
+void hybrid_leave(struct hybrid *h)
+{
+    if (h->handoff)
+        handoff_abandon(h->handoff);
+    hybrid_close(h);
+}
+
 enum handoff_way hybrid_handoff(const struct hybrid *h, struct handoff_rates *rates)
 {
     *rates = h->handoff_rates;

@@ -36,6 +36,8 @@ void hybrid_follow(struct hybrid *h);
 /* The model's weights point to main memory again. Pairs that are open still may only be closed.
  * Accepts NULL. */
 void hybrid_close(struct hybrid *h);
+/* The same when the card has failed: queues of pairs that are open still may not have ended. */
+void hybrid_leave(struct hybrid *h);
 
 const struct gpu_info *hybrid_card(const struct hybrid *h);
 uint64_t hybrid_weight_bytes(const struct hybrid *h); /* of device memory */
