@@ -1,20 +1,7 @@
 #!/bin/sh
 # tandem run for scripts: files of prompts, events, probabilities, --output.
 cd "$(dirname "$0")/.." || exit 1
-export TANDEM_GPU=none
-tandem=${B:-build}/tandem model=models/demo.gguf
-work=$(mktemp -d) || exit 1
-trap 'rm -rf "$work"' EXIT
-export HOME="$work" XDG_CONFIG_HOME="$work/config" XDG_STATE_HOME="$work/state"
-export XDG_CACHE_HOME="$work/cache"
-passed=0 failed=0
-
-# expect CASE WANTED FOUND
-expect() {
-    if [ "$2" = "$3" ]; then passed=$((passed + 1)); return; fi
-    failed=$((failed + 1))
-    printf 'FAIL  %s\nwanted: %s\nfound:  %s\n' "$1" "$2" "$3"
-}
+. tests/cli_home.sh
 run() { "$tandem" run $model --temp 0 --no-think -n 12 "$@" </dev/null 2>"$work/err"; }
 
 if run -p x --json | grep -q . ; then :; else

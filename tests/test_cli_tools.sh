@@ -2,20 +2,7 @@
 # Tools and conversations from JSON files: what the model is shown, and its calls as JSON. The demo
 # model knows no tools, so a grammar makes it say what a model that does would say.
 cd "$(dirname "$0")/.." || exit 1
-export TANDEM_GPU=none
-tandem=${B:-build}/tandem model=models/demo.gguf
-work=$(mktemp -d) || exit 1
-trap 'rm -rf "$work"' EXIT
-export HOME="$work" XDG_CONFIG_HOME="$work/config" XDG_STATE_HOME="$work/state"
-export XDG_CACHE_HOME="$work/cache"
-passed=0 failed=0
-
-# expect CASE WANTED FOUND
-expect() {
-    if [ "$2" = "$3" ]; then passed=$((passed + 1)); return; fi
-    failed=$((failed + 1))
-    printf 'FAIL  %s\nwanted: %s\nfound:  %s\n' "$1" "$2" "$3"
-}
+. tests/cli_home.sh
 
 if "$tandem" run $model -p x --json -n 1 2>&1 | grep -q 'LIBS=none'; then
     echo "skipped: no JSON in this build"

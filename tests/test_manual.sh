@@ -1,20 +1,8 @@
 #!/bin/sh
 # Manual pages, completions, and where settings come from.
 cd "$(dirname "$0")/.." || exit 1
-export TANDEM_GPU=none
-tandem=${B:-build}/tandem
-work=$(mktemp -d) || exit 1
-trap 'rm -rf "$work"' EXIT
-export HOME="$work" XDG_CONFIG_HOME="$work/config"
+. tests/cli_home.sh
 unset TANDEM_CPU_ISA # a setting like others, which config show would tell
-passed=0 failed=0 skipped=0
-
-# expect CASE WANTED FOUND
-expect() {
-    if [ "$2" = "$3" ]; then passed=$((passed + 1)); return; fi
-    failed=$((failed + 1))
-    printf 'FAIL  %s\nwanted: %s\nfound:  %s\n' "$1" "$2" "$3"
-}
 
 # ---- manual pages: every option of the help is there, and roff has nothing to say
 
