@@ -223,7 +223,7 @@ static enum side valid_side(struct split *d, struct rows r)
 
 static bool in_vram(const struct split *d, const struct weight *w)
 {
-    return d->o.on_gpu(d->o.ctx, w->data);
+    return card_weights_hold(d->o.weights, w->data);
 }
 
 /* On the CPU's side a weight of the GPU serves from main memory. */
@@ -231,7 +231,7 @@ static struct weight weight_on(const struct split *d, const struct weight *w, en
 {
     struct weight here = *w;
     if (side == CPU && w->data && in_vram(d, w))
-        here.data = d->o.in_ram(d->o.ctx, w->data);
+        here.data = card_weights_host(d->o.weights, w->data);
     return here;
 }
 

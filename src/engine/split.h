@@ -11,16 +11,13 @@
 #ifndef TANDEM_ENGINE_SPLIT_H
 #define TANDEM_ENGINE_SPLIT_H
 
-#include "src/model/arch.h"
+#include "src/engine/card_weights.h"
 
 struct split_options {
     struct device *cpu, *gpu; /* borrowed */
     int n_layers;
     int first_gpu_layer;      /* layers from here on have their cache on the GPU */
-    /* Is this an address of the GPU's memory? What weight lies there, in main memory? */
-    bool (*on_gpu)(const void *ctx, const void *data);
-    const void *(*in_ram)(const void *ctx, const void *data);
-    const void *ctx;
+    const struct card_weights *weights; /* borrowed: which are the GPU's */
 };
 
 bool split_open(struct device **out, const struct split_options *o, struct error *err);
