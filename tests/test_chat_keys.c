@@ -299,10 +299,15 @@ static void test_paste(void)
     check_case("Ctrl-C ends a paste that never ends");
     CHECK(spawn(&s, ARGUMENTS("chat", MODEL, "--no-think", "-n", "4")));
     CHECK(expect_prompt(&s));
-    type(&s, "\033[200~half a paste");
-    type(&s, "\003");
-    CHECK(expect(&s, "^C"));
-    CHECK(expect_prompt(&s));
+    bool held = true; /* many times: the driver drops what waits, at any point of its being read */
+    for (int i = 0; i < 60 && held; i++) {
+        type(&s, "\033[200~half a paste");
+        type(&s, "\003");
+        held = expect(&s, "^C") && expect_prompt(&s);
+        type(&s, "/nosuch\r"); /* a second Ctrl-C right after the first would ask to leave */
+        held = held && expect(&s, "nosuch") && expect_prompt(&s);
+    }
+    CHECK(held);
     leave();
 }
 

@@ -1,6 +1,7 @@
 #include "src/cli/keys.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <unistd.h>
 
@@ -17,11 +18,22 @@ bool keys_waiting(void)
     return first < queue.len;
 }
 
+/* The terminal, opened once more so that a read of it never waits: Ctrl-C makes the driver throw
+ * away what poll() has just announced, and its signal has then come before the read. O_NONBLOCK on
+ * stdin itself would stay behind in the shell. Where it cannot be opened, stdin. */
+static int terminal(void)
+{
+    static int fd = -1;
+    if (fd < 0)
+        fd = open("/proc/self/fd/0", O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+    return fd < 0 ? STDIN_FILENO : fd;
+}
+
 bool keys_fill(void)
 {
     char bytes[4096];
-    ssize_t n = read(STDIN_FILENO, bytes, sizeof bytes);
-    if (n < 0 && errno == EINTR)
+    ssize_t n = read(terminal(), bytes, sizeof bytes);
+    if (n < 0 && (errno == EINTR || errno == EAGAIN))
         return true;
     if (n <= 0)
         return false;

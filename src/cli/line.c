@@ -63,13 +63,18 @@ static int insert_newline(int count, int key)
 
 /* ---- keys of our own ------------------------------------------------------------------------- */
 
-/* Readline's way to the keys that wait; see keys.h. */
+/* Readline's way to the keys that wait; see keys.h. It asks for one that has not come yet where a
+ * command wants another key: Ctrl-C then ends that command, as Ctrl-G does. */
 static int get_key(FILE *from)
 {
     (void)from;
-    while (!keys_waiting())
-        if (!keys_fill() || signals_leave())
+    while (!keys_waiting()) {
+        bool ready = signals_wait(STDIN_FILENO);
+        if (ready ? !keys_fill() : signals_leave())
             return EOF;
+        if (!keys_waiting() && signals_cancelled())
+            return ABORT_CHAR;
+    }
     return keys_next();
 }
 
@@ -281,6 +286,8 @@ enum line_result line_read(const char *prompt, struct buf *text, struct error *e
     while (!reader.done) {
         bool asked = signals_cancelled() || signals_leave(); /* a paste may have seen it first */
         bool key = keys_waiting() || (!asked && signals_wait(STDIN_FILENO));
+        bool end = key && !keys_waiting() && !keys_fill();
+        key = end || keys_waiting(); /* Ctrl-C may have taken what was there */
         if (signals_continued())
             take_again();
         if (signals_resized())
