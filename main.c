@@ -7,6 +7,7 @@
 #include "src/cli/command.h"
 #include "src/cli/manual.h"
 #include "src/cli/paths.h"
+#include "src/cli/record.h"
 #include "src/cli/signals.h"
 #include "src/cli/term.h"
 #include "src/cli/version.h"
@@ -16,6 +17,8 @@
 static void on_log(void *ctx, enum log_level level, const char *line)
 {
     const struct options *o = ctx;
+    static const char *const words[] = { "warning", "note", "detail" };
+    record_line("%s: %s", words[level], line);
     if (level == LOG_WARNING)
         note("tandem: warning: %s", line);
     else if (level == LOG_NOTE || o->verbose)
@@ -118,7 +121,7 @@ static bool dispatch(int argc, char **argv, struct options *o, struct error *err
         return print_version(err);
     if (o->help)
         return print_help(named ? c : NULL, o->help_all, err);
-    return c->run(o, err);
+    return (!o->log || record_open(o->log, c->name, err)) && c->run(o, err);
 }
 
 int main(int argc, char **argv)
@@ -139,6 +142,7 @@ int main(int argc, char **argv)
         note_error("tandem: %s", err.text);
         note_kept();
     }
+    record_close(ok ? NULL : &err, code);
     options_release(&options);
     return code;
 }

@@ -595,7 +595,7 @@ static bool bench_model(struct options *o, struct error *err)
     o->batch = list_or(&o->batch_list, 0).items[0];
     int64_t repetitions = o->repetitions != UNSET ? o->repetitions : o->sweep ? 1 : 3;
     b.rows = mem_alloc(MAX_ROWS, sizeof *b.rows, "tests", err);
-    bool ok = b.rows && resolve_model(o, false, path, sizeof path, err) &&
+    bool ok = b.rows && heat_check(o, err) && resolve_model(o, false, path, sizeof path, err) &&
               measure_card(&card, o, err) && loaded_open(&m, o, path, WANT_ENGINE, 0, err);
     if (ok) {
         b.model = m.model;

@@ -275,7 +275,7 @@ bool cmd_chat(struct options *o, struct error *err)
     width_use_utf8();
     term_hold();
     energy_open(&c.energy, "");
-    bool ok = keep_open(&c, err) && resolve_model(o, true, path, sizeof path, err) &&
+    bool ok = heat_check(o, err) && keep_open(&c, err) && resolve_model(o, true, path, sizeof path, err) &&
               start(&c, path, err);
     if (ok) {
         bool keep = !o->no_history && term_stdin() &&

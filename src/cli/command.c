@@ -2,7 +2,7 @@
 
 static const struct command commands[] = {
     { "chat", CMD_CHAT, "talk with a model", "tandem [chat] [MODEL] [options]",
-      "  tandem chat                          with the demo model that ships with the program\n"
+      "  tandem chat                            with the demo model\n"
       "  tandem chat r1.gguf --think on -c 16384\n",
       cmd_chat },
     { "run", CMD_RUN, "one prompt in, its answer out", "tandem run [MODEL] [PROMPT] [options]",
@@ -18,7 +18,7 @@ static const struct command commands[] = {
       "  tandem inspect v3.gguf --diff v3-q4.gguf\n",
       cmd_inspect },
     { "eval", CMD_EVAL, "logits, perplexity, loss of a quantization, right answers",
-      "tandem eval [MODEL] --ids FILE --logits FILE | --ppl FILE | --kl FILE | --tasks FILE",
+      "tandem eval [MODEL] --ppl FILE | --kl FILE | --tasks FILE | --ids FILE",
       "  tandem eval v3.gguf --ppl wiki.txt --kl-base v3.kl\n"
       "  tandem eval v3-q4.gguf --kl v3.kl\n",
       cmd_eval },
@@ -103,8 +103,8 @@ void help_command(struct buf *out, const struct command *c, bool all)
     buf_printf(out, "%s: %s\n\nusage: %s\n%s\n", c->name, c->summary, c->usage, c->examples);
     options_help(out, c->bit, all);
     if (all)
-        buf_puts(out, "\nEvery option also reads the environment (--ctx-size: TANDEM_CTX_SIZE) and "
-                      "the file\n~/.config/tandem/config, lines such as \"ctx-size = 8192\".\n");
+        buf_puts(out, "\nEvery option also reads the environment (--ctx-size: TANDEM_CTX_SIZE) and\n"
+                      "the file ~/.config/tandem/config, lines such as \"ctx-size = 8192\".\n");
     else
         buf_printf(out, "\nAll options: tandem %s --help\n", c->name);
 }

@@ -2,6 +2,7 @@
 
 #include <math.h>
 
+#include "src/cli/record.h"
 #include "src/cli/signals.h"
 #include "src/cli/term.h"
 #include "src/text/think.h"
@@ -108,15 +109,20 @@ static bool on_prefill(void *ctx, int64_t done, int64_t total)
     return !signals_cancelled();
 }
 
+bool prompt_fits(int64_t n, int64_t n_ctx, struct error *err)
+{
+    return n < n_ctx ||
+           fail(err, ERR_USAGE, "the prompt has %lld tokens, the context holds %lld and an answer "
+                "needs room too (-c N makes it larger)", (long long)n, (long long)n_ctx);
+}
+
 static bool prefill(struct loaded *m, const struct tokens *prompt,
                     const struct generate_options *o, struct generation *g, struct error *err)
 {
     struct reading reading = { .o = o };
     int64_t n = (int64_t)prompt->n, n_ctx = session_n_ctx(m->session);
-    if (n >= n_ctx)
-        return fail(err, ERR_USAGE,
-                    "the prompt has %lld tokens, the context holds %lld and an answer needs room "
-                    "too (-c N makes it larger)", (long long)n, (long long)n_ctx);
+    if (!prompt_fits(n, n_ctx, err))
+        return false;
     if (o->before && !o->before(o->keep_ctx, prompt, err))
         return false;
     int64_t past = session_n_past(m->session);
@@ -302,6 +308,8 @@ bool generate(struct loaded *m, const struct tokens *prompt, const struct genera
     bool flushed = flush(&s, ok ? err : NULL);
     stop_close(s.stop);
     buf_release(&s.pending);
+    if (ok)
+        record_answer(m, g);
     return ok && flushed && buf_ok(&g->answer, err) && buf_ok(&g->stored, err) &&
            buf_ok(&g->thinking, err);
 }

@@ -51,6 +51,9 @@ struct generation {
     bool ended_in_thinking;
 };
 
+/* Does a prompt of n tokens leave room for an answer? ERR_USAGE with the counts. */
+bool prompt_fits(int64_t n, int64_t n_ctx, struct error *err);
+
 /* Generate after `prompt`. ERR_USAGE when it does not fit the context; ERR_INTERRUPTED only when
  * cancelled before the first token: later the answer so far is kept and finish says so. */
 bool generate(struct loaded *m, const struct tokens *prompt, const struct generate_options *o,

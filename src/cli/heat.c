@@ -317,6 +317,11 @@ bool heat_write(const struct pick_counts *c, const char *path, struct error *err
     return ok;
 }
 
+bool heat_check(const struct options *o, struct error *err)
+{
+    return !o->heat || output_try(o->heat, err) || error_prefix(err, "option --heat");
+}
+
 bool heat_keep(const struct engine *e, const struct options *o, bool ok, struct error *err)
 {
     struct error late = { 0 };

@@ -33,6 +33,9 @@ void heat_svg(struct buf *out, const struct pick_counts *c);
 /* Write a picture if the name ends in .svg, else a table. ERR_RUN, ERR_USAGE as output_open. */
 bool heat_write(const struct pick_counts *c, const char *path, struct error *err);
 
+/* --heat before anything is computed: ERR_RUN, ERR_USAGE when nothing could be written there. */
+bool heat_check(const struct options *o, struct error *err);
+
 /* --heat at the end of a command that has gone well (ok) or not; without an engine there is nothing
  * to keep. Returns ok, or false with an error when writing failed. */
 bool heat_keep(const struct engine *e, const struct options *o, bool ok, struct error *err);

@@ -9,6 +9,7 @@
 #include "src/cli/json_schema.h"
 #include "src/cli/placing.h"
 #include "src/cli/rates.h"
+#include "src/cli/record.h"
 #include "src/cli/signals.h"
 #include "src/cli/term.h"
 #include "src/engine/handoff_probe.h"
@@ -240,9 +241,22 @@ bool loaded_open(struct loaded *m, const struct options *o, const char *path, en
     memset(m, 0, sizeof *m);
     if (want >= WANT_TEXT && !grammar_wanted(o->grammar, o->json_schema, &m->grammar, err))
         return false; /* before the weights are read */
-    return open_engine(m, o, path, want == WANT_ENGINE ? 0 : n_ctx, err) &&
-           (want < WANT_TEXT || open_text(m, o, path, err)) &&
-           (want < WANT_SESSION || open_session(m, o, n_ctx, err));
+    bool ok = open_engine(m, o, path, want == WANT_ENGINE ? 0 : n_ctx, err) &&
+              (want < WANT_TEXT || open_text(m, o, path, err)) &&
+              (want < WANT_SESSION || open_session(m, o, n_ctx, err));
+    if (ok)
+        record_loaded(m, o, path);
+    return ok;
+}
+
+bool loaded_open_header(struct loaded *m, const struct options *o, const struct model *model,
+                        const char *path, struct error *err)
+{
+    memset(m, 0, sizeof *m);
+    m->model = model;
+    model_describe(model, m->description, sizeof m->description);
+    return grammar_wanted(o->grammar, o->json_schema, &m->grammar, err) &&
+           open_text(m, o, path, err);
 }
 
 void loaded_close(struct loaded *m)

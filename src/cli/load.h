@@ -38,6 +38,11 @@ bool loaded_open(struct loaded *m, const struct options *o, const char *path, en
                  int64_t n_ctx, struct error *err);
 void loaded_close(struct loaded *m);
 
+/* All of it but engine and session, from the header of a model that stays the caller's: prompts can be
+ * counted. */
+bool loaded_open_header(struct loaded *m, const struct options *o, const struct model *model,
+                        const char *path, struct error *err);
+
 /* What the GPU has done with routed experts since loading, for people; empty: nothing. */
 const char *experts_text(const struct loaded *m, char *text, size_t size);
 /* How a GPU hands experts to the CPU, for people; false: it does not. */

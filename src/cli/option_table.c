@@ -225,6 +225,9 @@ const struct option option_rows[] = {
     { "batch", NULL, NULL, "FILE", CMD_RUN, GROUP_PROMPT, TEXT(batch_file),
       .help = "a file of prompts, one JSON object a line; what --output has already is not asked "
               "again" },
+    { "dry-run", NULL, NULL, NULL, CMD_RUN, GROUP_PROMPT, FLAG(dry_run), .common = true,
+      .help = "count the tokens of the prompt, tell whether it fits and how long it will take; loads "
+              "no weights, writes nothing" },
     { "raw", NULL, "--raw-prompt", NULL, CMD_RUN, GROUP_PROMPT, FLAG(raw),
       .help = "feed the prompt as written, without chat format; special tokens are parsed" },
 
@@ -371,10 +374,10 @@ const struct option option_rows[] = {
     { "min-tps", NULL, NULL, "F", CMD_QUANTIZE, GROUP_TASK, REAL(min_tok_s, 0, 1e6),
       .help = "in place of TYPE: the best types that decode F tokens per second here" },
     { "fit-ram", NULL, NULL, "SIZE", CMD_QUANTIZE, GROUP_TASK, SIZE(fit_ram, 1), .common = true,
-      .help = "in place of TYPE: the best types that fit into so much main memory (370G), with the "
-              "cache for -c tokens and all else", .fallback = "what is free" },
+      .help = "in place of TYPE: the best types for so much RAM; 370G, say, with the cache for -c tokens "
+              "and all else", .fallback = "what is free" },
     { "fit-vram", NULL, NULL, "SIZE", CMD_QUANTIZE, GROUP_TASK, SIZE(fit_vram, 1), .common = true,
-      .help = "likewise into so much VRAM: all but the routed experts",
+      .help = "likewise for so much VRAM; everything but the routed experts goes there",
       .fallback = "none" },
     { "min-tps", NULL, NULL, "F", CMD_PLAN, GROUP_PLACEMENT, REAL(min_tok_s, 0, 1e6),
       .help = "the largest context that still decodes F tokens per second when it is full" },
@@ -464,8 +467,8 @@ const struct option option_rows[] = {
       .help = "importance of the columns, from a calibration run" },
     { "collect-imatrix", NULL, NULL, NULL, CMD_QUANTIZE, GROUP_TASK, FLAG(collect_imatrix),
       .common = true,
-      .help = "make such a file, -o, by running the texts of -f through the model -m; --imatrix "
-              "FILE: add to that one" },
+      .help = "make such a file, -o, from the texts of -f; the model -m reads them; --imatrix FILE: add "
+              "to that one" },
     { "model", "-m", NULL, "FILE", CMD_QUANTIZE, GROUP_TASK, TEXT(model),
       .help = "with --collect-imatrix: the model", .fallback = "the demo model" },
     { "file", "-f", NULL, "FILE", CMD_QUANTIZE, GROUP_TASK, LIST(files),
@@ -489,14 +492,13 @@ const struct option option_rows[] = {
     { "resume", NULL, NULL, NULL, WRITES, GROUP_TASK, FLAG(resume), .common = true,
       .help = "go on with what an interrupted run has finished" },
     { "verify", NULL, NULL, NULL, WRITES, GROUP_TASK, FLAG(verify), .common = true,
-      .help = "read what was written back from the disk and compare, before the file gets its "
-              "name" },
+      .help = "read the file back from the disk and compare; only then it gets its name" },
     { "force", NULL, NULL, NULL, WRITES, GROUP_TASK, FLAG(force), .common = true,
-      .help = "replace the output when it exists, once the new one is complete" },
+      .help = "replace the output when it exists; the old one stays until the new one is complete" },
     { "force", NULL, NULL, NULL, COMPUTES, GROUP_PLACEMENT, FLAG(force),
       .help = "accept that weights which do not fit into memory come from the disk, each time" },
     { "split-max-size", NULL, NULL, "SIZE", WRITES, GROUP_TASK, SIZE(split_max_bytes, 1),
-      .common = true, .help = "write parts OUT-00001-of-N of at most this size, such as 48G",
+      .common = true, .help = "parts of at most this size, such as 48G; called OUT-00001-of-N",
       .fallback = "one file" },
     { "canary", NULL, NULL, "on|off", WRITES, GROUP_TASK, CHOICE(canary_off, "on|off"),
       .help = "run the new model on a few tokens and keep its answer in the file, for inspect --verify",
@@ -542,6 +544,8 @@ const struct option option_rows[] = {
       .help = "the line with speed and seed on stderr, also off a terminal" },
     { "heat", NULL, NULL, "FILE", TALK | CMD_BENCH, GROUP_OUTPUT, TEXT(heat),
       .help = "how often each expert was picked: a table, or FILE.svg" },
+    { "log", NULL, "--log-file", "FILE", TALK | CMD_EVAL | CMD_BENCH, GROUP_OUTPUT, TEXT(log),
+      .help = "add what happens to this file, a line each: figures and warnings, no conversation" },
     { "color", NULL, "--colour", "auto|always|never", ALL, GROUP_OUTPUT,
       CHOICE(colour, "auto|always|never"), .help = "colour", .fallback = "auto" },
     { "quiet", "-q", NULL, NULL, ALL, GROUP_OUTPUT, COUNT(quiet),

@@ -522,10 +522,15 @@ bool options_parse(struct options *o, unsigned command, int argc, char **argv, s
 
 #define LEFT 31
 
+static int help_columns(void)
+{
+    return max_of(min_of(100, term_columns()) - LEFT, 20);
+}
+
 /* `text` behind `used` columns of the first line, wrapped, later lines indented. */
 static void wrap(struct buf *out, const char *text, int used)
 {
-    int right = min_of(100, term_columns()) - LEFT;
+    int right = help_columns();
     if (used >= LEFT) {
         buf_puts(out, "\n");
         used = 0;
@@ -533,7 +538,7 @@ static void wrap(struct buf *out, const char *text, int used)
     buf_printf(out, "%*s", LEFT - used, "");
     for (int at = 0; *text;) {
         int word = (int)strcspn(text, " ");
-        if (at && at + 1 + word > max_of(right, 20)) {
+        if (at && at + 1 + word > right) {
             buf_printf(out, "\n%*s", LEFT, "");
             at = 0;
         }
@@ -554,6 +559,9 @@ static void help_row(struct buf *out, const struct option *row, bool all)
     snprintf(text, sizeof text, row->fallback && all ? "%s (default: %s)" : "%s", row->help,
              row->fallback);
     buf_puts(out, left);
+    char *more = strstr(text, "; ");
+    if (!all && more && (int)utf8_count(str_of(text)) > help_columns())
+        *more = 0; /* the short page has a line for what matters most */
     /* Columns, not bytes: every multi-byte character here is one column wide. */
     wrap(out, text, (int)utf8_count(str_of(left)));
 }

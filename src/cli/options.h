@@ -72,6 +72,7 @@ struct options {
     int quiet, verbose, colour;
     bool json, stats;
     const char *heat;    /* --heat */
+    const char *log;     /* --log: src/cli/record.h */
 
     struct named_model models[MAX_LIST];
     int n_models;

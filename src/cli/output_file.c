@@ -23,6 +23,17 @@ bool output_open(struct output_file *f, const char *path, struct error *err)
     return f->fd >= 0 || fail(err, ERR_RUN, "%s: cannot write: %s", path, strerror(errno));
 }
 
+bool output_try(const char *path, struct error *err)
+{
+    struct output_file f = { .fd = -1 };
+    struct stat st;
+    if (stat(path, &st) == 0 && S_ISFIFO(st.st_mode))
+        return true;
+    bool ok = output_open(&f, path, err);
+    output_close(&f, false, NULL);
+    return ok;
+}
+
 bool output_write(struct output_file *f, const void *bytes, size_t len, struct error *err)
 {
     const char *at = bytes;

@@ -79,6 +79,19 @@ static bool name_gpu(const struct plan *p, struct error *err)
     return false;
 }
 
+bool plan_open(struct plan *p, struct error *err)
+{
+    return model_open(&p->model, p->path, (enum numerics)p->o->numerics, err) &&
+           find_rates(p, err) && (place(p, err) || name_gpu(p, err));
+}
+
+void plan_close(struct plan *p)
+{
+    placement_free(&p->placement);
+    placing_close(&p->placing);
+    model_close(&p->model);
+}
+
 static bool check_goals(const struct plan *p, struct error *err)
 {
     if (p->met)
@@ -96,11 +109,8 @@ bool cmd_plan(struct options *o, struct error *err)
     char path[PATH_SIZE];
     struct plan p = { .o = o, .path = path };
     bool ok = (!o->json || js_available(err)) && resolve_model(o, false, path, sizeof path, err) &&
-              model_open(&p.model, path, (enum numerics)o->numerics, err) && find_rates(&p, err) &&
-              (place(&p, err) || name_gpu(&p, err)) && print(&p, err) && placement_check(&p.placement, err) &&
+              plan_open(&p, err) && print(&p, err) && placement_check(&p.placement, err) &&
               check_goals(&p, err);
-    placement_free(&p.placement);
-    placing_close(&p.placing);
-    model_close(&p.model);
+    plan_close(&p);
     return ok;
 }

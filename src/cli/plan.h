@@ -20,6 +20,12 @@ struct plan {
     int n_ways;
 };
 
+/* Read the header of the model at `path`, ask what the machine can do (which may take a second, once),
+ * and place. A plan that does not fit is no failure. p->o and p->path are set, the rest is zeroed.
+ * ERR_FILE, ERR_USAGE, ERR_DEVICE, ERR_INTERRUPTED. plan_close in any case. */
+bool plan_open(struct plan *p, struct error *err);
+void plan_close(struct plan *p);
+
 /* One line of the table. */
 struct plan_part {
     char name[64];

@@ -71,43 +71,56 @@ static bool gather_prompt(const struct options *o, struct buf *prompt, struct er
            fail(err, ERR_USAGE, "no prompt: give -p TEXT, -f FILE, or text on standard input");
 }
 
-bool cmd_run(struct options *o, struct error *err)
+/* Options that contradict each other. */
+static bool check_options(const struct options *o, struct error *err)
 {
-    char path[PATH_SIZE];
-    struct buf prompt = { 0 };
-    struct loaded m = { 0 };
-    static struct run_kept kept; /* large: it holds paths */
-    struct output_file file = { .fd = -1 };
-    bool wants_json = o->json || o->jsonl || o->batch_file || o->tools || o->messages;
-    if (o->raw && (o->tools || o->messages)) {
+    if (o->raw && (o->tools || o->messages))
         return fail(err, ERR_USAGE, "--raw feeds the prompt as written: it goes with neither --tools "
                     "nor --messages");
-    }
     if (o->logprobs > 0 && !o->json && !o->jsonl && !o->batch_file)
         return fail(err, ERR_USAGE, "--logprobs goes with --json, --jsonl or --batch");
     if (o->batch_file && (o->prompt || o->files.n || o->messages || o->raw || o->jsonl))
         return fail(err, ERR_USAGE, "--batch has its prompts in its file: no prompt, -f, --messages, "
                     "--raw or --jsonl beside it");
+    bool wants_json = o->json || o->jsonl || o->batch_file || o->tools || o->messages;
+    return (!wants_json || js_available(err)) && heat_check(o, err);
+}
+
+/* Load, answer one prompt or those of --batch, keep what is wanted. */
+static bool answer(const struct options *o, const char *path, struct str prompt, struct error *err)
+{
+    struct loaded m = { 0 };
+    static struct run_kept kept; /* large: it holds paths */
+    struct output_file file = { .fd = -1 };
     kept.model_path = path;
-    bool ok = (!wants_json || js_available(err)) &&
-              resolve_model(o, !o->batch_file, path, sizeof path, err) &&
-              (o->batch_file || gather_prompt(o, &prompt, err)) &&
-              (o->batch_file || run_session_begin(&kept.session, o, err)) &&
+    bool ok = (o->batch_file ? run_batch_check(o, err)
+                             : (!o->output || output_open(&file, o->output, err)) &&
+                                   run_session_begin(&kept.session, o, err)) &&
               loaded_open(&m, o, path, WANT_TEXT, UNSET, err) &&
               (!o->prefix_cache || prefix_cache_open(&kept.cache, o->prefix_cache, &m, err));
     if (ok && o->batch_file) {
         ok = run_batch(&m, o, &kept, err);
     } else if (ok) {
-        struct run_prompt p = { .text = buf_str(&prompt) };
+        struct run_prompt p = { .text = prompt };
         struct run_target target = { .file = o->output ? &file : NULL };
-        ok = (!o->output || output_open(&file, o->output, err)) &&
-             run_answer(&m, o, &p, &target, &kept, err);
-        ok = output_close(&file, ok, ok ? err : NULL) && ok;
+        ok = run_answer(&m, o, &p, &target, &kept, err);
     }
+    ok = output_close(&file, ok, ok ? err : NULL) && ok;
     ok = heat_keep(m.engine, o, ok, err);
     prefix_cache_close(&kept.cache);
-    run_session_end(&kept.session, false, &m, o, path, buf_str(&prompt), NULL, NULL);
+    run_session_end(&kept.session, false, &m, o, path, prompt, NULL, NULL);
     loaded_close(&m);
+    return ok;
+}
+
+bool cmd_run(struct options *o, struct error *err)
+{
+    char path[PATH_SIZE];
+    struct buf prompt = { 0 };
+    bool ok = check_options(o, err) &&
+              resolve_model(o, !o->batch_file, path, sizeof path, err) &&
+              (o->batch_file || gather_prompt(o, &prompt, err)) &&
+              (o->dry_run ? run_dry : answer)(o, path, buf_str(&prompt), err);
     buf_release(&prompt);
     return ok;
 }

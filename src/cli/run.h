@@ -20,11 +20,18 @@ struct run_target {
     bool in_lines;            /* one JSON object a line, whatever the options say */
 };
 
+/* Prompts that are counted instead of asked (--dry-run). */
+struct run_count {
+    int64_t n_prompts, n_tokens; /* of all of them together */
+    int64_t longest;             /* tokens of one */
+};
+
 /* What outlives the run: closed where the options do not ask for it. */
 struct run_kept {
     struct prefix_cache cache;
     struct store session;
     const char *model_path;
+    struct run_count *count; /* NULL: prompts are answered */
 };
 
 /* Write the answer as the options want it: text, one object (--json), or events (--jsonl), each line an
@@ -38,5 +45,12 @@ bool run_answer(struct loaded *m, const struct options *o, const struct run_prom
  * prompts whose id is in it already are not asked again. */
 bool run_batch(struct loaded *m, const struct options *o, struct run_kept *kept,
                struct error *err);
+
+/* Before the model is loaded: can its file be read, and --output be written? ERR_FILE, ERR_RUN. */
+bool run_batch_check(const struct options *o, struct error *err);
+
+/* --dry-run: count `prompt`, or those of --batch, and print what a plan says of them. Fails as the run
+ * would: ERR_FIT with the ways out kept for the end, ERR_USAGE for a prompt longer than the context. */
+bool run_dry(const struct options *o, const char *path, struct str prompt, struct error *err);
 
 #endif

@@ -299,9 +299,23 @@ static bool finish_text(struct output *out, const struct chat_reply *reply, stru
     return ok;
 }
 
+static bool count_prompt(struct loaded *m, const struct options *o, const struct run_prompt *p,
+                         struct run_count *count, struct error *err)
+{
+    struct tokens ids = { 0 };
+    bool in_thinking, may_call, ok = encode_prompt(m, o, p, &ids, &in_thinking, &may_call, err);
+    count->n_prompts += ok;
+    count->n_tokens += ok ? (int64_t)ids.n : 0;
+    count->longest = max_of(count->longest, ok ? (int64_t)ids.n : 0);
+    tokens_release(&ids);
+    return ok;
+}
+
 bool run_answer(struct loaded *m, const struct options *o, const struct run_prompt *p,
                 struct run_target *target, struct run_kept *kept, struct error *err)
 {
+    if (kept->count)
+        return count_prompt(m, o, p, kept->count, err);
     bool json = o->json || o->jsonl || target->in_lines;
     struct tokens ids = { 0 };
     struct generation g = { 0 };

@@ -99,12 +99,28 @@ static bool read_done(struct batch *b, struct error *err)
         }
         at += n + 1;
     }
-    if (ok && at < text.len && truncate(path, (off_t)at) != 0)
+    if (ok && at < text.len && !b->o->dry_run && truncate(path, (off_t)at) != 0)
         ok = fail(err, ERR_RUN, "%s: cannot take the cut line away: %s", path, strerror(errno));
     if (b->n_done)
         qsort(b->done, b->n_done, sizeof *b->done, by_id);
     buf_release(&text);
     return ok;
+}
+
+/* What is there is added to, so it is not made anew. */
+bool run_batch_check(const struct options *o, struct error *err)
+{
+    int fd = open(o->batch_file, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    if (fd < 0)
+        return fail(err, ERR_FILE, "%s: %s", o->batch_file, strerror(errno));
+    close(fd);
+    if (!o->output || access(o->output, F_OK) != 0)
+        return !o->output || output_try(o->output, err);
+    fd = open(o->output, O_WRONLY | O_APPEND | O_CLOEXEC | O_NONBLOCK);
+    if (fd < 0)
+        return fail(err, ERR_RUN, "%s: cannot write: %s", o->output, strerror(errno));
+    close(fd);
+    return true;
 }
 
 static bool open_output(struct batch *b, struct error *err)
@@ -113,6 +129,8 @@ static bool open_output(struct batch *b, struct error *err)
         return true;
     if (!read_done(b, err))
         return false;
+    if (b->o->dry_run)
+        return true;
     b->file.path = b->o->output;
     b->file.fd = open(b->o->output, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
     b->target.file = &b->file;
@@ -125,12 +143,14 @@ static bool open_output(struct batch *b, struct error *err)
 /* A prompt that cannot be answered gets a line as well, so that a rerun does not meet it again. */
 static bool put_failure(struct batch *b, const struct json *id, const char *why, struct error *err)
 {
+    b->n_failed++;
+    note("%s", why);
+    if (b->o->dry_run)
+        return true;
     struct json *j = js_object();
     struct buf line = { 0 };
     js_set(j, "id", js_copy(id));
     js_set(j, "error", js_text(str_of(why)));
-    b->n_failed++;
-    note("%s", why);
     bool ok = js_take_text(j, 0, &line, err) &&
               (b->target.file ? output_write(&b->file, line.data, line.len, err)
                               : out_write(line.data, line.len, err));
@@ -198,7 +218,7 @@ bool run_batch(struct loaded *m, const struct options *o, struct run_kept *kept,
     bool ok = buf_read_file(&text, o->batch_file, err) && buf_ok(&text, err) &&
               open_output(&b, err) && ask_all(&b, buf_str(&text), err);
     ok = output_close(&b.file, ok, ok ? err : NULL) && ok;
-    if (ok || b.n_answered)
+    if ((ok || b.n_answered) && !o->dry_run)
         note("%zu answered, %zu were done before, %zu failed%s", b.n_answered, b.n_skipped,
              b.n_failed, ok || !o->output ? "" : "; the same command goes on");
     for (size_t i = 0; i < b.n_done; i++)

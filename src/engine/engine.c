@@ -155,7 +155,7 @@ static bool load_gpu(struct engine *e, struct error *err)
     return placement_make(&e->placement, &e->model, &here, &w, err);
 }
 
-static bool check_runnable(const struct model *m, struct error *err)
+bool engine_can_run(const struct model *m, struct error *err)
 {
     return m->arch->forward ||
            fail(err, ERR_FILE, "this version cannot run %s yet, it can plan and inspect it",
@@ -211,7 +211,7 @@ bool engine_open(struct engine **out, const char *path, const struct engine_opti
      * goes to a GPU goes there as it is; the rest is woven. */
     struct passes passes = { .o = &e->options };
     bool ok = (o->unfinished ? model_open_unfinished : model_open)(&e->model, path, o->numerics, err) &&
-              check_runnable(&e->model, err) && find_gpu(e, err) && place(e, err) &&
+              engine_can_run(&e->model, err) && find_gpu(e, err) && place(e, err) &&
               load_weights(e, &passes, err) && pool_open(&e->pool, o->n_threads, err) &&
               load_gpu(e, err) && weave_weights(e, &passes, err) && count_picks(e, err);
     if (!ok) {

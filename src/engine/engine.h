@@ -71,6 +71,9 @@ struct engine_options {
  * *o and the rules. */
 struct placement_wishes engine_wishes(const struct engine_options *o, const struct model *m);
 
+/* Some architectures can be planned and inspected only: ERR_FILE. */
+bool engine_can_run(const struct model *m, struct error *err);
+
 /* Load a model. ERR_FILE, ERR_INTERRUPTED, with GPU_MUST ERR_DEVICE; ERR_FIT before anything is read when its placement does
  * not fit. engine_close accepts NULL. */
 bool engine_open(struct engine **out, const char *path, const struct engine_options *o,
