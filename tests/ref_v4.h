@@ -233,7 +233,8 @@ static inline void ref_v4_attention(struct ref_v4 *v, int layer, const double *x
     ref_rmsnorm(r, "blk.%d.attn_kv_a_norm.weight", layer, past->row, dim, past->row);
     ref_turn(r, past->row, dim, ratio > 0, r->pos);
     for (int p = r->pos - window + 1 > 0 ? r->pos - window + 1 : 0; p <= r->pos; p++)
-        rows[n++] = v->past[layer][p].row;
+        if (v->past[layer][p].row) /* a block that drafts has none for position 0 */
+            rows[n++] = v->past[layer][p].row;
 
     if (ratio) {
         ref_entry(r, "attn_compressor", layer, ratio, x, &past->value, &past->score);
@@ -317,29 +318,69 @@ static inline void ref_enter(const struct ref_v4 *v, const char *fn, const char 
     ref_rmsnorm(&v->r, norm, layer, y, d, y);
 }
 
+/* The streams through one layer. */
+static inline void ref_v4_layer(struct ref_v4 *v, int layer, int32_t token)
+{
+    int d = ref_int(&v->r, "embedding_length", 0);
+    double y[REF_MAX], out[REF_MAX], post[REF_STREAMS] = { 0 }, c[REF_STREAMS][REF_STREAMS];
+    ref_enter(v, "blk.%d.hc_attn_fn.weight", "blk.%d.hc_attn_scale.weight",
+              "blk.%d.hc_attn_base.weight", "blk.%d.attn_norm.weight", layer, d, post, c, y);
+    ref_v4_attention(v, layer, y, out);
+    ref_join(v, d, post, c, out);
+    ref_enter(v, "blk.%d.hc_ffn_fn.weight", "blk.%d.hc_ffn_scale.weight",
+              "blk.%d.hc_ffn_base.weight", "blk.%d.ffn_norm.weight", layer, d, post, c, y);
+    ref_v4_ffn(&v->r, layer, token, y, out);
+    ref_join(v, d, post, c, out);
+}
+
 /* The next token of the timeline: its logits. No limits of SwiGLU: the models tested here stay
  * below theirs. */
 static inline void ref_v4_token(struct ref_v4 *v, int32_t token, double *logits)
 {
     struct ref *r = &v->r;
-    int d = ref_int(r, "embedding_length", 0), n_layers = ref_int(r, "block_count", 0);
-    double y[REF_MAX], out[REF_MAX], post[REF_STREAMS], c[REF_STREAMS][REF_STREAMS];
+    int d = ref_int(r, "embedding_length", 0);
+    int n_layers = ref_int(r, "block_count", 0) - ref_int(r, "nextn_predict_layers", 0);
+    double y[REF_MAX], post[REF_STREAMS], c[REF_STREAMS][REF_STREAMS];
     for (int s = 0; s < REF_STREAMS; s++)
         ref_row(gguf_tensor(&r->g, "token_embd.weight"), (uint64_t)token, v->streams[s]);
-    for (int layer = 0; layer < n_layers; layer++) {
-        ref_enter(v, "blk.%d.hc_attn_fn.weight", "blk.%d.hc_attn_scale.weight",
-                  "blk.%d.hc_attn_base.weight", "blk.%d.attn_norm.weight", layer, d, post, c, y);
-        ref_v4_attention(v, layer, y, out);
-        ref_join(v, d, post, c, out);
-        ref_enter(v, "blk.%d.hc_ffn_fn.weight", "blk.%d.hc_ffn_scale.weight",
-                  "blk.%d.hc_ffn_base.weight", "blk.%d.ffn_norm.weight", layer, d, post, c, y);
-        ref_v4_ffn(r, layer, token, y, out);
-        ref_join(v, d, post, c, out);
-    }
+    for (int layer = 0; layer < n_layers; layer++)
+        ref_v4_layer(v, layer, token);
     ref_enter(v, "output_hc_fn.weight", "output_hc_scale.weight", "output_hc_base.weight",
               "output_norm.weight", 0, d, post, c, y);
     ref_linear(r, "output.weight", NULL, 0, y, logits);
     r->pos++;
+}
+
+/* The streams are those behind the last layer (of the position before), or behind the block itself:
+ * what the block makes of them with the token that follows, its streams and the logits of the token
+ * after that. It works at the token's own position. Both halves of the input may be one matrix. */
+static inline void ref_v4_draft(struct ref_v4 *v, int32_t token, double *logits)
+{
+    struct ref *r = &v->r;
+    int d = ref_int(r, "embedding_length", 0), layer = ref_int(r, "block_count", 0) - 1;
+    double pair[2 * REF_MAX], e[REF_MAX], x[REF_MAX], y[REF_MAX], post[REF_STREAMS] = { 0 };
+    double c[REF_STREAMS][REF_STREAMS];
+    bool halves = ref_tensor(r, "blk.%d.nextn.e_proj.weight", layer);
+    ref_row(gguf_tensor(&r->g, "token_embd.weight"), (uint64_t)token, pair);
+    ref_rmsnorm(r, "blk.%d.nextn.enorm.weight", layer, pair, d, pair);
+    for (int s = 0; s < REF_STREAMS; s++) {
+        ref_rmsnorm(r, "blk.%d.nextn.hnorm.weight", layer, v->streams[s], d, pair + d);
+        if (!halves) {
+            ref_linear(r, "blk.%d.nextn.eh_proj.weight", NULL, layer, pair, v->streams[s]);
+            continue;
+        }
+        ref_linear(r, "blk.%d.nextn.e_proj.weight", NULL, layer, pair, e);
+        ref_linear(r, "blk.%d.nextn.h_proj.weight", NULL, layer, pair + d, x);
+        for (int i = 0; i < d; i++)
+            v->streams[s][i] = e[i] + x[i];
+    }
+    ref_v4_layer(v, layer, token);
+    bool own = ref_tensor(r, "blk.%d.nextn.shared_head_norm.weight", layer);
+    ref_enter(v, "blk.%d.nextn.hc_head_fn.weight", "blk.%d.nextn.hc_head_scale.weight",
+              "blk.%d.nextn.hc_head_base.weight",
+              own ? "blk.%d.nextn.shared_head_norm.weight" : "output_norm.weight", layer, d, post,
+              c, y);
+    ref_linear(r, "output.weight", NULL, 0, y, logits);
 }
 
 static inline void ref_v4_close(struct ref_v4 *v)

@@ -139,6 +139,8 @@ static const struct generation generations[] = {
     { .name = "b+", .split = true, .groups = true },
     { .name = "b++", .split = true, .groups = true, .betas = true },
     { .name = "b-mtp", .split = true, .groups = true, .betas = true, .mtp = true },
+    { .name = "b-mtp-halves", .split = true, .groups = true, .betas = true, .mtp = true,
+      .halves = true },
     { .name = "arrays", .split = true, .groups = true, .betas = true, .arrays = true,
       .old_names = true },
     { .name = "fused", .split = true, .groups = true, .betas = true, .fused = true },

@@ -165,6 +165,12 @@ static bool wanted(const struct plan *plan, const struct tensor_spec *s, int lay
         return !like->tied;
     if (strcmp(name, "rope_freqs.weight") == 0)
         return like->rope_freqs;
+    if (strstr(name, ".nextn.eh_proj"))
+        return !g->halves;
+    if (strstr(name, ".nextn.e_proj") || strstr(name, ".nextn.h_proj"))
+        return g->halves;
+    if (strstr(name, ".nextn.hc_head"))
+        return true;
     if (strstr(name, "exp_probs_b"))
         return like->gating == 2 || (like->gating == 4 && layer >= like->hash_layers);
     return s->need == REQUIRED;
@@ -504,15 +510,15 @@ static bool add_v4_keys(struct plan *p, struct error *err)
     int32_t ratios[513] = { 0 };
     float clamps[512];
     char key[128], clamp[128];
-    int n = p->params.n_layers;
-    for (int i = 0; i < n; i++) {
+    int n = p->params.n_layers, n_blocks = n + p->params.n_mtp;
+    for (int i = 0; i < n; i++)
         ratios[i] = shape_ratio(s, i);
+    for (int i = 0; i < n_blocks; i++)
         clamps[i] = 10;
-    }
     snprintf(key, sizeof key, "%s.attention.compress_ratios", s->arch);
     snprintf(clamp, sizeof clamp, "%s.swiglu_clamp_exp", s->arch);
     return gguf_writer_add_array(&p->writer, key, GGUF_I32, ratios, (size_t)n + 1, err) &&
-           gguf_writer_add_array(&p->writer, clamp, GGUF_F32, clamps, (size_t)n, err) &&
+           gguf_writer_add_array(&p->writer, clamp, GGUF_F32, clamps, (size_t)n_blocks, err) &&
            add_u32(p, "embedding_length_out", s->streams * s->hidden, err) &&
            add_u32(p, "attention.head_count_kv", 1, err) &&
            add_u32(p, "attention.key_length", s->head, err) &&
@@ -672,7 +678,7 @@ static struct params params_of(const struct options *o)
     const struct shape *s = o->like;
     int layers = o->layers ? o->layers : s->layers;
     struct params p = {
-        .n_layers = layers, .n_mtp = o->generation->mtp && s->kv_rank ? 1 : 0,
+        .n_layers = layers, .n_mtp = o->generation->mtp && (s->kv_rank || s->streams) ? 1 : 0,
         .hidden_size = s->hidden, .ffn_size = s->ffn,
         .n_vocab = o->vocab > 0 ? o->vocab : s->vocab,
         .n_heads = s->heads, .n_kv_heads = s->kv_heads,

@@ -136,7 +136,7 @@
 /* What a multi-token-prediction block has beside a whole mixture layer. */
 #define MTP_TENSORS                                                                               \
     { "blk.%d.nextn.eh_proj.weight", W(nextn_eh_proj), { DIM_HIDDEN2, DIM_HIDDEN }, ROLE_MTP,     \
-      MTP_LAYER, .need = REQUIRED },                                                              \
+      MTP_LAYER, .instead = "blk.%d.nextn.e_proj.weight" },                                       \
     { "blk.%d.nextn.enorm.weight", W(nextn_enorm), { DIM_HIDDEN }, ROLE_MTP, MTP_LAYER,           \
       .is_f32 = true },                                                                           \
     { "blk.%d.nextn.hnorm.weight", W(nextn_hnorm), { DIM_HIDDEN }, ROLE_MTP, MTP_LAYER,           \

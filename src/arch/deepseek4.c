@@ -23,7 +23,17 @@
 #define STREAMS 4 /* nothing else was trained */
 
 static const struct tensor_spec tensors[] = {
-    SKELETON_TENSORS, MOE_TENSORS,
+    SKELETON_TENSORS, MOE_TENSORS, MTP_TENSORS,
+    { "blk.%d.nextn.e_proj.weight", W(nextn_e_proj), { DIM_HIDDEN, DIM_HIDDEN }, ROLE_MTP,
+      MTP_LAYER, .need = OPTIONAL },
+    { "blk.%d.nextn.h_proj.weight", W(nextn_h_proj), { DIM_HIDDEN, DIM_HIDDEN }, ROLE_MTP,
+      MTP_LAYER, .instead = "blk.%d.nextn.eh_proj.weight" },
+    { "blk.%d.nextn.hc_head_fn.weight", W(nextn_hc_fn), { DIM_STREAMS_HIDDEN, DIM_STREAMS },
+      ROLE_MTP, MTP_LAYER, .need = OPTIONAL, .is_f32 = true },
+    { "blk.%d.nextn.hc_head_base.weight", W(nextn_hc_base), { DIM_STREAMS }, ROLE_MTP, MTP_LAYER,
+      .need = OPTIONAL, .is_f32 = true },
+    { "blk.%d.nextn.hc_head_scale.weight", W(nextn_hc_scale), { DIM_ONE }, ROLE_MTP, MTP_LAYER,
+      .need = OPTIONAL, .is_f32 = true },
     { "output_hc_fn.weight", M(hc_fn), { DIM_STREAMS_HIDDEN, DIM_STREAMS }, ROLE_TRUNK, ONCE,
       .is_f32 = true, .alias = "hc_head_fn.weight" },
     { "output_hc_base.weight", M(hc_base), { DIM_STREAMS }, ROLE_TRUNK, ONCE, .is_f32 = true,
@@ -254,6 +264,9 @@ static bool assemble(struct model *m, int layer, struct error *err)
     m->hyper_end = hyper_of(m, &m->hc_scale, &m->hc_base);
     l->hyper_attn = hyper_of(m, &l->hc_attn_scale, &l->hc_attn_base);
     l->hyper_ffn = hyper_of(m, &l->hc_ffn_scale, &l->hc_ffn_base);
+    if (layer >= p->n_layers && p->compress_ratio[layer])
+        return fail(err, ERR_FILE, "deepseek4.attention.compress_ratios: %d for the block that "
+                    "drafts, expected 0", p->compress_ratio[layer]);
     assemble_attention(m, l, layer < p->n_layers ? p->compress_ratio[layer] : 0);
     if (!moe_assemble(m, layer, err))
         return false;
@@ -404,6 +417,26 @@ static void enter(struct device *d, const struct params *p, const struct weight 
     rmsnorm(d, a->normed, a->normed, norm, 1, p->rms_eps);
 }
 
+/* The streams through one layer, whose part of the cache is number `layer`. */
+static bool through_layer(struct device *d, const struct params *p, const struct layer *l,
+                          int layer, const struct step *s, struct activations *a,
+                          struct error *err)
+{
+    enter(d, p, &l->hc_attn_fn, &l->hyper_attn, &l->attn_norm, a);
+    attention(d, p, l, layer, s, a);
+    hyper_join(d, a->hidden, a->mix, a->out);
+    phase_done(a->clock, PHASE_ATTENTION);
+    if (decoder_cancelled(s, err))
+        return false;
+
+    enter(d, p, &l->hc_ffn_fn, &l->hyper_ffn, &l->ffn_norm, a);
+    moe_mix(d, p, l, a);
+    if (p->n_shared > 0)
+        add(d, a->routed, a->routed, a->out);
+    hyper_join(d, a->hidden, a->mix, a->routed);
+    return !decoder_cancelled(s, err);
+}
+
 static bool forward(const struct model *m, struct device *d, const struct step *s,
                     struct activations *a, struct error *err)
 {
@@ -413,28 +446,71 @@ static bool forward(const struct model *m, struct device *d, const struct step *
     for (int i = 1; i < STREAMS; i++)
         d->ops->copy(d, columns(a->hidden, i * p->hidden_size, p->hidden_size), first);
     for (int i = 0; i < p->n_layers; i++) {
-        const struct layer *l = &m->layers[i];
-
-        enter(d, p, &l->hc_attn_fn, &l->hyper_attn, &l->attn_norm, a);
-        attention(d, p, l, i, s, a);
-        hyper_join(d, a->hidden, a->mix, a->out);
-        phase_done(a->clock, PHASE_ATTENTION);
-        if (decoder_cancelled(s, err))
-            return false;
-
-        enter(d, p, &l->hc_ffn_fn, &l->hyper_ffn, &l->ffn_norm, a);
-        moe_mix(d, p, l, a);
-        if (p->n_shared > 0)
-            add(d, a->routed, a->routed, a->out);
-        hyper_join(d, a->hidden, a->mix, a->routed);
-        if (decoder_cancelled(s, err))
+        if (!through_layer(d, p, &m->layers[i], i, s, a, err))
             return false;
     }
+    if (a->states.data)
+        d->ops->copy(d, a->states, a->hidden);
     if (s->n_logits > 0) {
         enter(d, p, &m->hc_fn, &m->hyper_end, &m->output_norm, a);
         logits(d, &m->output, a->normed);
     }
     phase_done(a->clock, PHASE_HEAD);
+    return !decoder_cancelled(s, err);
+}
+
+/* ---- multi-token prediction ---- */
+
+/* Each stream of the block's input, from the same stream behind the last layer:
+ *     X'[i] = E rmsnorm(embed(token)) + P rmsnorm(X[i])
+ * eh_proj is both matrices side by side. A row of pairs: [ streams | one vector | the other ]. */
+static void join_pairs(struct device *d, const struct params *p, const struct layer *l,
+                       struct rows states, struct rows pairs, struct activations *a)
+{
+    int64_t width = p->hidden_size;
+    struct rows pair = columns(pairs, STREAMS * width, 2 * width);
+    struct rows e = columns(pair, 0, width), x = columns(pair, width, width);
+    rmsnorm(d, e, a->normed, &l->nextn_enorm, 1, p->rms_eps);
+    if (l->nextn_e_proj.data)
+        matmul(d, a->out, &l->nextn_e_proj, e, NULL);
+    for (int i = 0; i < STREAMS; i++) {
+        struct rows stream = columns(a->hidden, i * width, width);
+        rmsnorm(d, x, columns(states, i * width, width), &l->nextn_hnorm, 1, p->rms_eps);
+        if (l->nextn_e_proj.data) {
+            matmul(d, stream, &l->nextn_h_proj, x, NULL);
+            add(d, stream, stream, a->out);
+        } else {
+            matmul(d, stream, &l->nextn_eh_proj, pair, NULL);
+        }
+    }
+}
+
+/* A weight of the block, or where it has none the model's. */
+static const struct weight *own_or(const struct weight *own, const struct weight *shared)
+{
+    return own->data ? own : shared;
+}
+
+/* One more layer, with a window for attention, experts by scores, and its own way from the streams to
+ * the head, which it shares with the model (src/arch/mtp.c is the block of V3). */
+static bool draft(const struct model *m, struct device *d, const struct step *s,
+                  struct rows states, struct rows pairs, struct activations *a,
+                  struct error *err)
+{
+    const struct params *p = &m->params;
+    const struct layer *l = &m->layers[p->n_layers];
+    embed(d, a->normed, own_or(&l->nextn_embed, &m->token_embd));
+    join_pairs(d, p, l, states, pairs, a);
+    if (!through_layer(d, p, l, 0, s, a, err))
+        return false;
+    if (s->n_logits > 0) {
+        d->ops->copy(d, columns(pairs, 0, STREAMS * p->hidden_size), a->hidden);
+        struct hyper end = hyper_of(m, own_or(&l->nextn_hc_scale, &m->hc_scale),
+                                    own_or(&l->nextn_hc_base, &m->hc_base));
+        enter(d, p, own_or(&l->nextn_hc_fn, &m->hc_fn), &end,
+              own_or(&l->nextn_head_norm, &m->output_norm), a);
+        logits(d, own_or(&l->nextn_head, &m->output), a->normed);
+    }
     return !decoder_cancelled(s, err);
 }
 
@@ -444,5 +520,6 @@ const struct arch arch_deepseek4 = {
     .pairing = ROPE_NORM,
     .solve = solve, .assemble = assemble, .derive = check_table,
     .cache_parts = cache_parts, .cache_rewind = cache_rewind, .forward = forward,
+    .draft = draft,
     .buffers = buffers, .n_buffers = ARRAY_LEN(buffers),
 };

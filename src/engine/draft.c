@@ -14,19 +14,21 @@
 
 /* ---- open and close ---- */
 
-/* The draft's cache looks like that of a model of one layer. */
+/* The draft's cache looks like that of a model of one layer, which in V4 sums up nothing. */
 static struct params one_layer(const struct params *p)
 {
     struct params one = *p;
     one.n_layers = 1;
+    one.compress_ratio[0] = 0;
     return one;
 }
 
 static size_t room_bytes(const struct model *m, int n_batch)
 {
-    size_t row = (size_t)m->params.hidden_size * sizeof(float);
-    return row * (size_t)(n_batch + 1) + 2 * row * (size_t)n_batch +
-           (size_t)m->params.n_vocab * sizeof(float);
+    const struct params *p = &m->params;
+    size_t state = (size_t)params_state_width(p), pair = (size_t)params_pair_width(p);
+    return (state * (size_t)(n_batch + 1) + pair * (size_t)n_batch + (size_t)p->n_vocab) *
+           sizeof(float);
 }
 
 uint64_t draft_bytes(const struct engine *e, int64_t n_ctx, int n_batch)
@@ -75,7 +77,7 @@ bool draft_open(struct draft *d, enum draft_use use, struct engine *e, struct wo
         return use == DRAFT_AUTO;
     }
     const struct model *m = &e->model;
-    int64_t width = m->params.hidden_size;
+    int64_t width = params_state_width(&m->params), pair = params_pair_width(&m->params);
     struct params one = one_layer(&m->params);
     *d = (struct draft){
         .use = use, .model = m, .device = w->device, .work = &w->work, .n_batch = n_batch,
@@ -83,12 +85,12 @@ bool draft_open(struct draft *d, enum draft_use use, struct engine *e, struct wo
     };
     const struct device_ops *ops = d->device->ops;
     size_t n_states = (size_t)width * (size_t)(n_batch + 1);
-    size_t n_halves = 2 * (size_t)width * (size_t)n_batch;
+    size_t n_halves = (size_t)pair * (size_t)n_batch;
     d->states = (struct rows){
         ops->alloc(d->device, n_states * sizeof(float), "states to draft from", err), width, width };
     d->pairs = (struct rows){ d->states.data ? ops->alloc(d->device, n_halves * sizeof(float),
                                                           "pairs to draft from", err)
-                                             : NULL, 2 * width, 2 * width };
+                                             : NULL, pair, pair };
     d->logits = mem_alloc((size_t)m->params.n_vocab, sizeof *d->logits, "logits", err);
     if (d->pairs.data && d->logits &&
         kvcache_open(&d->cache, m->arch, &one, e->wishes.cache_type, n_ctx, d->device, err))

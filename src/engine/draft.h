@@ -1,6 +1,7 @@
 /* Guessing the next token but one with a model's block for multi-token prediction (src/arch/mtp.c).
  *
- * The block reads pairs: the state h_i of position i behind the final norm, and token i + 1. States
+ * The block reads pairs: what position i has left (in V3 its state behind the final norm, in V4 its
+ * streams behind the last layer), and token i + 1. States
  * come with every step of the main model and are kept until their pair is complete; the cache of the
  * block holds one row per pair. When states were overwritten before their pairs were read, or a
  * timeline was cut behind a state that is gone, rows of the cache are left as they are: that costs
@@ -20,8 +21,8 @@ struct draft {
     struct device *device;    /* borrowed from the session's workspace */
     struct activations *work; /* likewise */
     struct kvcache cache;     /* one layer */
-    struct rows states;       /* [n_batch + 1, hidden_size] */
-    struct rows pairs;        /* [n_batch, 2 * hidden_size] */
+    struct rows states;       /* [n_batch + 1, state width] */
+    struct rows pairs;        /* [n_batch, pair width] */
     float *logits;            /* [n_vocab] */
     int n_batch;
     int64_t first, n_states;  /* states holds those of positions first .. first + n_states - 1 */

@@ -400,7 +400,7 @@ static bool decode_with_guess(struct session *s, int32_t token, struct error *er
         return false;
     }
     s->n_past--;
-    s->n_cached--;
+    rewind_cache(s, s->n_cached, s->n_cached - 1); /* which forgets nothing yet */
     s->guess = pair[1];
     draft_note_guess(&s->draft, now_s() - start);
     return true;

@@ -34,6 +34,10 @@ enum dim {
     N_DIMS
 };
 int64_t params_dim(const struct params *p, enum dim d);
+/* What a position leaves to a block that drafts: its state behind the final norm, or its streams. */
+int64_t params_state_width(const struct params *p);
+/* Room for a pair of that and a token, as arch->draft wants it. */
+int64_t params_pair_width(const struct params *p);
 
 enum role { ROLE_TRUNK, ROLE_ROUTED, ROLE_EMBED, ROLE_HEAD, ROLE_MTP };
 
@@ -99,8 +103,8 @@ struct activations {
     struct rows mix, values, value_scores, index_q, index_weights, out_lora;
     struct rows index_k;         /* V3.2: the indexer's key of each token */
     struct phase_clock *clock;   /* the caller's; NULL: nobody measures */
-    struct rows states;          /* the caller's: where the states behind the final norm go, for
-                                    drafting; data NULL: nobody wants them */
+    struct rows states;          /* the caller's: where what a position leaves to be drafted from
+                                    goes (params_state_width); data NULL: nobody wants it */
     void *block;                 /* device memory under all of them */
     size_t bytes;
 };
@@ -140,10 +144,10 @@ struct arch {
      * be inspected and planned, but this version cannot run them. */
     bool (*forward)(const struct model *m, struct device *d, const struct step *s,
                     struct activations *work, struct error *err);
-    /* The block behind the main layers guesses tokens: row t of `states` [n_tokens, hidden_size] is
-     * the state of the position before the one of tokens[t], n_past counts such pairs, the cache is
+    /* The block behind the main layers guesses tokens: row t of `states` [n_tokens, state width] is
+     * what the position before the one of tokens[t] has left, n_past counts such pairs, the cache is
      * that block's alone (layer 0), the logits are of the token behind tokens[t]. `pairs` [n_tokens,
-     * 2 * hidden_size] is room. NULL: this architecture does not draft. */
+     * pair width] is room. NULL: this architecture does not draft. */
     bool (*draft)(const struct model *m, struct device *d, const struct step *s,
                   struct rows states, struct rows pairs, struct activations *work,
                   struct error *err);

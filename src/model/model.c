@@ -69,16 +69,20 @@ static void tensor_name(char *out, const char *pattern, int layer)
         snprintf(out, NAME_SIZE, "%s", pattern);
 }
 
+static bool block_has(const struct model *m, const char *pattern, int64_t block)
+{
+    char name[NAME_SIZE];
+    tensor_name(name, pattern, (int)block);
+    return gguf_tensor(&m->gguf, name);
+}
+
 /* Does the first block for multi-token prediction hold a whole main layer instead? Some files count
  * blocks that they do not have. */
 static bool mtp_is_main(const struct model *m, int64_t n_layers)
 {
-    char name[NAME_SIZE];
-    tensor_name(name, "blk.%d.nextn.eh_proj.weight", (int)n_layers);
-    if (gguf_tensor(&m->gguf, name))
-        return false;
-    tensor_name(name, "blk.%d.attn_norm.weight", (int)n_layers);
-    return gguf_tensor(&m->gguf, name);
+    return !block_has(m, "blk.%d.nextn.eh_proj.weight", n_layers) &&
+           !block_has(m, "blk.%d.nextn.e_proj.weight", n_layers) &&
+           block_has(m, "blk.%d.attn_norm.weight", n_layers);
 }
 
 static bool solve_skeleton(struct model *m, enum numerics numerics, struct error *err)

@@ -46,6 +46,8 @@ struct layer {
     /* multi-token prediction (only blocks behind the main layers) */
     struct weight nextn_eh_proj, nextn_enorm, nextn_hnorm, nextn_head_norm, nextn_head,
         nextn_embed;
+    struct weight nextn_e_proj, nextn_h_proj; /* V4: the halves of eh_proj, where a file has these */
+    struct weight nextn_hc_fn, nextn_hc_base, nextn_hc_scale; /* V4: streams to one, for this block */
     bool is_moe;
 };
 

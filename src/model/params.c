@@ -217,7 +217,8 @@ static bool read_ratios(struct keys *k, const struct gguf *g, const char *arch, 
     return true;
 }
 
-/* A limit per layer, or one for all; layers without one have 0. Values up to 1e-6 mean none. */
+/* A limit per layer, or one for all; layers behind the last one told have that too (a block that
+ * drafts is often left out). Values up to 1e-6 mean none. */
 static bool read_limits(float *limits, const struct gguf *g, const char *arch, const char *name,
                         struct error *err)
 {
@@ -231,8 +232,8 @@ static bool read_limits(float *limits, const struct gguf *g, const char *arch, c
     if (many ? !(kv = gguf_array(g, key, GGUF_KIND_FLOAT, err)) : !gguf_get_f64(g, key, &value, err))
         return false;
     uint64_t n = many ? min_of(kv->count, (uint64_t)MAX_LAYERS) : MAX_LAYERS;
-    for (uint64_t i = 0; i < n; i++) {
-        double limit = many ? gguf_float_at(kv, i) : value;
+    for (uint64_t i = 0; i < MAX_LAYERS && n > 0; i++) {
+        double limit = many ? gguf_float_at(kv, min_of(i, n - 1)) : value;
         if (!(limit >= 0 && limit <= 1e30))
             return fail(err, ERR_FILE, "%s: layer %d has %g, expected 0 to 1e30", key, (int)i,
                         limit);
@@ -280,6 +281,17 @@ bool keys_read(struct keys *k, const struct gguf *g, const char *arch, struct er
         k->rope_original_context = k->context_length;
     return read_rope_scaling(k, g, arch, err) && read_ratios(k, g, arch, err) &&
            read_all_limits(k, g, arch, err) && check_keys(k, arch, err);
+}
+
+int64_t params_state_width(const struct params *p)
+{
+    return p->hidden_size * max_of(p->n_streams, 1);
+}
+
+/* Two vectors side by side; with streams, behind room for all of these. */
+int64_t params_pair_width(const struct params *p)
+{
+    return p->hidden_size * (p->n_streams + 2);
 }
 
 int64_t params_dim(const struct params *p, enum dim d)
