@@ -104,6 +104,17 @@ static const struct command *choose(int argc, char **argv, int *skip, struct err
     return NULL;
 }
 
+/* Do the arguments only ask what there is? That is told also to whom the settings are in the way. */
+static bool asks_to_be_told(int argc, char **argv)
+{
+    static const char *const words[] = { "-h", "--help", "-V", "--version" };
+    for (int i = 0; i < argc && strcmp(argv[i], "--") != 0; i++)
+        for (size_t k = 0; k < ARRAY_LEN(words); k++)
+            if (strcmp(argv[i], words[k]) == 0)
+                return true;
+    return false;
+}
+
 static bool dispatch(int argc, char **argv, struct options *o, struct error *err)
 {
     int skip;
@@ -114,13 +125,18 @@ static bool dispatch(int argc, char **argv, struct options *o, struct error *err
         return false;
     bool named = skip == 2 || command_of_program(argv[0]);
     log_set_sink(on_log, o);
-    if (!options_init(o, c->bit, err) || !options_parse(o, c->bit, argc - skip, argv + skip, err))
+    struct error unset = { 0 };
+    bool set = options_init(o, c->bit, &unset);
+    if ((set || asks_to_be_told(argc, argv)) &&
+        !options_parse(o, c->bit, argc - skip, argv + skip, err))
         return false;
     term_init((enum colour_mode)o->colour, o->quiet ? QUIET : o->verbose ? VERBOSE : NORMAL);
     if (o->version)
         return print_version(err);
     if (o->help)
         return print_help(named ? c : NULL, o->help_all, err);
+    if (!set)
+        return fail(err, unset.code, "%s", unset.text);
     return (!o->log || record_open(o->log, c->name, err)) && c->run(o, err);
 }
 

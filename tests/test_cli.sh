@@ -41,8 +41,9 @@ field() { sed -n "s/.*\"$1\": \"\{0,1\}\([^\",}]*\).*/\1/p" "$out" | head -n 1; 
 begin "help and version"
 run 0 --help; prints "usage: tandem"; silent "$err"; lines "$out" 24
 run 0 help run; prints "--temp F"; silent "$err"
-for c in chat run plan inspect eval bench doctor; do
-    run 0 $c -h; prints "usage: tandem"; lines "$out" 24; silent "$err"
+for c in $("$tandem" help --commands); do
+    COLUMNS=80 run 0 $c -h; prints "usage: tandem"; lines "$out" 24; silent "$err"
+    [ "$(wc -L <"$out")" -le 80 ] || bad "tandem $c -h: wider than 80 columns"
     run 0 $c --help; prints "--color"; silent "$err"
 done
 run 0 --version; head -n 1 "$out" | grep -q '^tandem [0-9]' || bad "first line of --version"
@@ -82,6 +83,7 @@ mkdir -p "$XDG_CONFIG_HOME/tandem"
 TANDEM_TEMP=hot run 2 run -p x; says "TANDEM_TEMP"
 echo 'tempp = 1' >"$XDG_CONFIG_HOME/tandem/config"
 run 2 run -p x; says "config:1"; says "tempp"
+run 0 run --help; prints "--temp F"; run 0 --version; run 0 help plan; silent "$err"
 printf '# mine\ntemp = 0\nprobe = on\n[models]\nsmall = %s\ngone = /nonexistent/x.gguf\n' "$PWD/$model" \
     >"$XDG_CONFIG_HOME/tandem/config"
 run 3 run gone -p x; says "/nonexistent/x.gguf"
@@ -134,7 +136,7 @@ run 0 plan "$model" -t 1 --json
 for f in decode_tok_s prefill_tok_s serial_bound_tok_s bound_by fits parts layers ways_out flags; do
     prints "\"$f\":"
 done
-run 0 plan "$model" -t 1 --compare; prints "| this file"
+run 0 plan "$model" -t 1 --compare; prints "| this file"; prints " -c   2048 |"; prints "6.6 MiB"
 run 0 plan "$model" -t 1 -c 640 --emit; lines "$out" 1; prints "-c 640"
 # shellcheck disable=SC2046
 run 0 run "$model" $(cat "$out") -p hi -n 2 --no-think -q
@@ -247,7 +249,11 @@ run 0 inspect "$model" --json; prints '"tensors"'; prints '"offset"'; prints '"a
 run 0 inspect "$model" --tensors 'blk\.0\.attn_norm'; lines "$out" 1; prints F32
 run 2 inspect "$model" --tensors '('; says "--tensors"
 run 0 inspect "$model" --metadata general.architecture; [ "$(cat "$out")" = deepseek2 ] || bad "--metadata KEY"
-run 2 inspect "$model" --metadata nonsense
+run 2 inspect "$model" --metadata nonsense; says "--metadata lists"
+run 2 inspect "$model" --metadata general.nam; says "did you mean general.name"
+run 2 quantize "$model" "$work/none.gguf" q4_k_mm; says "did you mean Q4_K_M?"; lines "$err" 1
+run 2 quantize "$model" "$work/none.gguf" DS-IQ22; says "did you mean ds-iq2?"
+run 3 convert "$work/folder" -o "$work/none.gguf"; says "no checkpoint: neither"
 run 0 inspect --metadata "$model"; prints tokenizer.ggml.tokens
 printf 'Hello, world!' >"$work/text"
 input=$work/text run 0 inspect "$model" --tokens -; lines "$out" 1; cp "$out" "$work/ids"

@@ -7,10 +7,12 @@
  * cost nothing. */
 #include "tools/mixture.h"
 
+#include <ctype.h>
 #include <stdio.h>
 #include <string.h>
 #include <strings.h>
 
+#include "src/cli/options.h"
 #include "src/format/quant.h"
 
 /* ---- names ---- */
@@ -102,6 +104,22 @@ const char *mixture_names(void)
     for (size_t i = 0; i < ARRAY_LEN(mixtures); i++)
         n += (size_t)snprintf(text + n, sizeof text - n, "%s%s", i ? ", " : "", mixtures[i].name);
     return text;
+}
+
+const char *mixture_nearest(const char *name)
+{
+    const char *names[ARRAY_LEN(mixtures)], *found = NULL;
+    char word[24];
+    for (size_t i = 0; i < ARRAY_LEN(mixtures); i++)
+        names[i] = mixtures[i].name;
+    /* Types are written in capitals, presets are not. */
+    for (int capitals = 1; capitals >= 0 && !found && strlen(name) < sizeof word; capitals--) {
+        for (size_t i = 0; i <= strlen(name); i++)
+            word[i] = (char)(capitals ? toupper((unsigned char)name[i])
+                                      : tolower((unsigned char)name[i]));
+        found = nearest_name(word, names, ARRAY_LEN(names));
+    }
+    return found;
 }
 
 /* ---- parts of a model ---- */

@@ -33,6 +33,8 @@ struct mixture {
 
 const struct mixture *mixture_find(const char *name); /* NULL: none of this name */
 const char *mixture_names(void);
+/* The name that is written most like this one, or NULL when none is near. */
+const char *mixture_nearest(const char *name);
 /* The number of general.file_type for files mostly of this type. */
 uint32_t mixture_label(enum tensor_type type);
 

@@ -20,11 +20,19 @@ double type_bits(enum tensor_type type)
 
 /* ---- making a recipe ---- */
 
+static bool unknown_type(const char *name, struct error *err)
+{
+    const char *near = mixture_nearest(name);
+    if (near)
+        return fail(err, ERR_USAGE, "unknown type \"%s\" (did you mean %s?)", name, near);
+    return fail(err, ERR_USAGE, "unknown type \"%s\"; there are %s", name, mixture_names());
+}
+
 bool recipe_set(struct recipe *r, const char *name, struct error *err)
 {
     const struct mixture *m = mixture_find(name);
     if (!m)
-        return fail(err, ERR_USAGE, "unknown type \"%s\"; there are %s", name, mixture_names());
+        return unknown_type(name, err);
     r->mixture = m;
     return true;
 }

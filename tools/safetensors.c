@@ -416,6 +416,14 @@ static bool open_indexed(struct checkpoint *c, const struct json *index, struct 
     return sort_tensors(c, err) && check_index(c, map, err);
 }
 
+/* A folder without an index has one file of weights, or it is no checkpoint. */
+static bool has_weights(const struct checkpoint *c, struct error *err)
+{
+    return faccessat(c->folder_fd, SINGLE_NAME, F_OK, 0) == 0 || errno != ENOENT ||
+           fail(err, ERR_FILE, "%s: no checkpoint: neither " INDEX_NAME " nor " SINGLE_NAME
+                " is in it", c->folder);
+}
+
 bool checkpoint_open(struct checkpoint *c, const char *folder, struct error *err)
 {
     *c = (struct checkpoint){ .folder = folder, .folder_fd = -1 };
@@ -432,7 +440,8 @@ bool checkpoint_open(struct checkpoint *c, const char *folder, struct error *err
         ok = open_indexed(c, index, err);
     } else {
         c->files = arena_alloc(&c->arena, 1, sizeof *c->files, err);
-        ok = c->files && add_file(c, SINGLE_NAME, err) && sort_tensors(c, err);
+        ok = has_weights(c, err) && c->files && add_file(c, SINGLE_NAME, err) &&
+             sort_tensors(c, err);
     }
     js_free(index);
     if (!ok)

@@ -12,6 +12,8 @@
 #include "src/cli/term.h"
 #include "src/format/quant.h"
 
+#define KEY_SHOWN 64 /* bytes of a key that a hint looks at */
+
 static const char *type_name(enum tensor_type type)
 {
     const char *name = quant_traits(type)->name;
@@ -168,14 +170,34 @@ static void add_type(struct buf *out, const struct gguf_kv *kv)
         buf_puts(out, gguf_type_name(kv->type));
 }
 
+static bool unknown_key(const struct gguf *g, const char *key, struct error *err)
+{
+    const char *near = NULL;
+    const char **names = mem_alloc((size_t)g->n_kv, sizeof *names, "names of metadata", err);
+    char *copies = mem_alloc((size_t)g->n_kv, KEY_SHOWN, "names of metadata", err);
+    if (names && copies) {
+        for (uint64_t i = 0; i < g->n_kv; i++) {
+            char *copy = copies + i * KEY_SHOWN;
+            snprintf(copy, KEY_SHOWN, "%.*s", (int)min_of(g->kv[i].key.len, (size_t)KEY_SHOWN - 1),
+                     g->kv[i].key.data);
+            names[i] = copy;
+        }
+        near = nearest_name(key, names, (int)g->n_kv);
+        fail(err, ERR_USAGE, near ? "no metadata \"%s\" (did you mean %s?)"
+                                  : "no metadata \"%s\" (--metadata lists the keys)", key, near);
+    }
+    mem_free(names);
+    mem_free(copies);
+    return false;
+}
+
 static bool show_metadata(const struct options *o, const struct gguf *g, struct error *err)
 {
     struct buf out = { 0 };
     if (o->metadata_key) {
         const struct gguf_kv *kv = gguf_find(g, o->metadata_key);
         if (!kv)
-            return fail(err, ERR_USAGE, "no metadata \"%s\" (--metadata lists the keys)",
-                        o->metadata_key);
+            return unknown_key(g, o->metadata_key, err);
         inspect_add_value(&out, kv, 0);
         buf_puts(&out, "\n");
         return print(&out, err);

@@ -4,6 +4,7 @@
 #include "src/base/mem.h"
 #include "src/cli/plan.h"
 #include "src/cli/retype.h"
+#include "src/cli/term.h"
 #include "src/format/quant.h"
 #include "tools/recipe.h"
 
@@ -11,6 +12,18 @@ static const char *const mixtures[] = {
     "q8_0", "q6_k", "q4_k_m", "iq4_xs", "q3_k_m", "q2_k", "iq2_xxs",
 };
 static const int64_t contexts[] = { 4096, 16384, 65536, 131072 };
+
+/* Columns of the table: the contexts that the model was trained for, of a small one all of it. */
+static int list_contexts(const struct model *m, int64_t list[ARRAY_LEN(contexts)])
+{
+    int n = 0;
+    for (size_t i = 0; i < ARRAY_LEN(contexts); i++)
+        if (contexts[i] <= m->params.context_length)
+            list[n++] = contexts[i];
+    if (n == 0)
+        list[n++] = m->params.context_length;
+    return n;
+}
 
 /* What the mixture would make of the model, had it come from BF16. */
 static bool retype(struct retyped *r, const struct model *m, const char *mixture, struct error *err)
@@ -39,15 +52,17 @@ static bool retype(struct retyped *r, const struct model *m, const char *mixture
 static bool add_cells(struct buf *out, const struct plan *p, const struct model *m,
                       const char *name, struct error *err)
 {
-    buf_printf(out, "| %-10s | %7.1f GiB |", name, (double)m->weight_bytes / 1073741824);
-    for (size_t i = 0; i < ARRAY_LEN(contexts); i++) {
+    int64_t list[ARRAY_LEN(contexts)];
+    int n = list_contexts(m, list);
+    char size[24];
+    buf_printf(out, "| %-10s | %11s |", name,
+               human_bytes((double)m->weight_bytes, size, sizeof size));
+    for (int i = 0; i < n; i++) {
         struct placement_wishes w = p->wishes;
         struct placement q;
         struct forecast f;
         char cell[32] = "does not fit";
-        w.n_ctx = contexts[i];
-        if (w.n_ctx > m->params.context_length)
-            continue;
+        w.n_ctx = list[i];
         if (!placement_make(&q, m, &p->rates, &w, err))
             return false;
         forecast_make(&f, m, &q, &p->rates, 0, q.n_batch);
@@ -69,13 +84,13 @@ bool plan_compare(struct buf *out, const struct plan *p, struct error *err)
     double bits = 8.0 * (double)m->weight_bytes / (double)max_of(m->n_elements, 1u);
     buf_puts(out, "Decode, tok/s, behind an empty context of this size\n\n"
                   "| type       |        size |");
-    for (size_t i = 0; i < ARRAY_LEN(contexts); i++)
-        if (contexts[i] <= m->params.context_length)
-            buf_printf(out, "     -c %6lld |", (long long)contexts[i]);
+    int64_t list[ARRAY_LEN(contexts)];
+    int n = list_contexts(m, list);
+    for (int i = 0; i < n; i++)
+        buf_printf(out, "     -c %6lld |", (long long)list[i]);
     buf_puts(out, "\n|------------|------------:|");
-    for (size_t i = 0; i < ARRAY_LEN(contexts); i++)
-        if (contexts[i] <= m->params.context_length)
-            buf_puts(out, "--------------:|");
+    for (int i = 0; i < n; i++)
+        buf_puts(out, "--------------:|");
     buf_puts(out, "\n");
     bool ok = add_cells(out, p, m, "this file", err);
     for (size_t i = 0; ok && i < ARRAY_LEN(mixtures); i++) {
