@@ -18,12 +18,6 @@ static const char *const fixture_models[] = {
     "deepseek2-v3-yarn", "deepseek32", "deepseek32-yarn", "deepseek4",
 };
 
-/* Those that a GPU has a part in; the others run on the CPU only. */
-static inline bool fixture_on_gpu(const char *name)
-{
-    return strncmp(name, "deepseek32", 10) != 0 && strcmp(name, "deepseek4") != 0;
-}
-
 /* deepseek2-v3-TYPE.gguf: one model, quantized; and one of deepseek4. */
 static const char *const fixture_quants[] = { "IQ2_XXS", "IQ4_XS", "Q2_K",  "Q3_K_M",
                                       "Q4_K_M",  "Q5_K_M", "Q6_K", "Q8_0", "MXFP4" };
@@ -164,6 +158,16 @@ static inline double largest_difference(const float *a, const float *b, int64_t 
     return worst;
 }
 
+/* The CPU's logits where the earlier of equals wins, as on every other device; of models whose
+ * reference has them in another order. */
+static inline float *run_settled(const char *path, const struct fixture *f, const struct setup *u)
+{
+    struct setup cpu = *u;
+    cpu.numerics = NUMERICS_GGUF;
+    cpu.gpu = GPU_NEVER;
+    return run_model(path, f, &cpu);
+}
+
 static inline void check_run(const char *path, const struct fixture *f, const struct setup *u,
                       double tolerance)
 {
@@ -172,12 +176,8 @@ static inline void check_run(const char *path, const struct fixture *f, const st
         return;
     const float *wanted = f->logits;
     float *settled = NULL;
-    if (u->gpu != GPU_NEVER && f->has_ties) {
-        struct setup cpu = *u;
-        cpu.numerics = NUMERICS_GGUF; /* where the earlier of equals wins, on every device */
-        cpu.gpu = GPU_NEVER;
-        wanted = settled = run_model(path, f, &cpu);
-    }
+    if (u->gpu != GPU_NEVER && f->has_ties)
+        wanted = settled = run_settled(path, f, u);
     double worst = wanted ? largest_difference(found, wanted, f->n_tokens * f->n_vocab) : 0;
     CHECK_MSG(worst <= tolerance, "largest logit difference %.3g, allowed %.3g", worst, tolerance);
     free(settled);

@@ -6,6 +6,7 @@
  * With arguments, only the models of these names. */
 #include "src/base/mem.h"
 #include "src/engine/expert_upload.h"
+#include "src/engine/prefix_file.h"
 #include "src/gpu_load.h"
 #include "tests/fixture_model.h"
 #include "tests/gpu_test.h"
@@ -14,6 +15,7 @@
 #define MIB ((uint64_t)1 << 20)
 
 static uint64_t (*card_bytes)(void);
+static enum numerics numerics; /* of the model in hand */
 
 /* What came of a run. */
 struct outcome {
@@ -86,7 +88,7 @@ static void check_logits(const struct outcome *o, const struct fixture *f)
 static struct engine_options options_of(const struct placement_wishes *w, int gpu_layers)
 {
     return (struct engine_options){
-        .n_threads = 1, .numerics = NUMERICS_LLAMACPP, .act_f32 = true, .n_batch = N_TOKENS,
+        .n_threads = 1, .numerics = numerics, .act_f32 = true, .n_batch = N_TOKENS,
         .gpu = GPU_MUST, .gpu_layers = gpu_layers, .wishes = w, .n_ctx = N_TOKENS,
     };
 }
@@ -299,27 +301,112 @@ static void test_woven(const char *type)
 
 /* ---- single tensors ---- */
 
+static const struct {
+    const char *model;
+    const char *to_cpu[6];
+} rules[] = {
+    { "deepseek2-lite", { "ffn_gate_inp", "ffn_down_shexp" } },
+    { "deepseek2-v3",
+      { "ffn_.*_shexp", "attn_(q|kv)_a|attn_output", "blk\\.1\\.ffn_gate_inp|output_norm",
+        "attn_norm|attn_kv_a_norm|blk\\.1\\.attn_[kv]_b|exp_probs_b", "exp_probs_b|ffn_.*_exps" } },
+    { "deepseek32", { "indexer", "indexer\\.k_norm\\.bias|attn_q_a_norm", "indexer\\.(attn_q_b|proj)" } },
+    { "deepseek4",
+      { "attn_sinks|_ape|compressor_norm|hc_attn", "hc_.*_scale|attn_kv|tid2eid", "indexer|compressor_gate",
+        "ffn_gate_inp|attn_output_b|output_hc", "_exps|exp_probs_b|tid2eid" } },
+};
+
 static void test_rules(const char *name, const char *model, const struct fixture *f)
 {
-    static const char *const to_cpu[] = {
-        "ffn_.*_shexp", "attn_(q|kv)_a|attn_output", "blk\\.1\\.ffn_gate_inp|output_norm",
-        "attn_norm|attn_kv_a_norm|blk\\.1\\.attn_[kv]_b", "exp_probs_b|ffn_.*_exps",
-    };
-    for (size_t i = 0; i < sizeof to_cpu / sizeof to_cpu[0]; i++) {
-        struct placement_rule rule = { .on_gpu = false };
-        struct placement_wishes w = *cpu_experts();
-        struct outcome out;
-        check_case("%s: %s with the CPU", name, to_cpu[i]);
-        regcomp(&rule.name, to_cpu[i], REG_EXTENDED | REG_NOSUB);
-        w.rules = &rule;
-        w.n_rules = 1;
-        w.cpu_moe = i % 2 ? 0 : PLACE_ALL;
-        struct engine_options o = options_of(&w, 0);
-        if (run(model, f, &o, 0, 7, &out))
-            check_logits(&out, f);
-        regfree(&rule.name);
-        free(out.logits);
+    for (size_t i = 0; i < sizeof rules / sizeof rules[0]; i++) {
+        for (size_t k = 0; strcmp(rules[i].model, name) == 0 && rules[i].to_cpu[k]; k++) {
+            struct placement_rule rule = { .on_gpu = false };
+            struct placement_wishes w = *cpu_experts();
+            struct outcome out;
+            check_case("%s: %s with the CPU", name, rules[i].to_cpu[k]);
+            regcomp(&rule.name, rules[i].to_cpu[k], REG_EXTENDED | REG_NOSUB);
+            w.rules = &rule;
+            w.n_rules = 1;
+            w.cpu_moe = k % 2 ? 0 : PLACE_ALL;
+            struct engine_options o = options_of(&w, 0);
+            if (run(model, f, &o, 0, 7, &out))
+                check_logits(&out, f);
+            regfree(&rule.name);
+            free(out.logits);
+        }
     }
+}
+
+/* ---- timelines that go back, and on elsewhere ---- */
+
+static bool eval(struct session *s, struct fixture *into, const struct fixture *f, int64_t n, int n_batch)
+{
+    struct error err = { 0 };
+    int64_t first = session_n_past(s);
+    return CHECK_MSG(session_eval(s, f->tokens + first, n - first, n_batch, keep_rows, into, &err),
+                     "%s", err.text);
+}
+
+static void check_behind(const struct fixture *found, const struct fixture *f, int64_t first)
+{
+    double worst = largest_difference(found->logits + first * f->n_vocab,
+                                      f->logits + first * f->n_vocab,
+                                      (f->n_tokens - first) * f->n_vocab);
+    CHECK_MSG(worst <= f->tolerance, "largest logit difference %.3g, allowed %.3g", worst,
+              f->tolerance);
+}
+
+/* On one engine read everything, go back twice, save; on another restore most of it and go on. */
+static void go_back_and_on(const char *model, const struct fixture *f,
+                           const struct engine_options *from, const struct engine_options *to)
+{
+    char file[64];
+    struct error err = { 0 };
+    const struct engine_options *const both[] = { from, to };
+    int64_t n = f->n_tokens, n_read = 0;
+    struct fixture into = *f;
+    into.logits = malloc((size_t)(n * f->n_vocab) * sizeof(float));
+    snprintf(file, sizeof file, "/tmp/tandem-placement-%d", (int)getpid());
+    for (int i = 0; i < 2; i++) {
+        struct engine *e = NULL;
+        struct session *s = NULL;
+        struct prefix_file *p = NULL;
+        struct session_options so = { .n_ctx = n };
+        memset(into.logits, 0, (size_t)(n * f->n_vocab) * sizeof(float));
+        bool ok = engine_open(&e, check_fixture(model), both[i], &err) &&
+                  session_open(&s, e, &so, &err) && prefix_file_open(&p, file, s, &err);
+        CHECK_MSG(ok, "%s", err.text);
+        if (ok && i == 0 && eval(s, &into, f, n - 12, 0) && eval(s, &into, f, n, 1)) {
+            check_behind(&into, f, 0);
+            session_truncate(s, n - 5); /* rings still have what is needed */
+            ok = eval(s, &into, f, n, 3);
+            session_truncate(s, n - 12); /* a checkpoint */
+            ok = ok && eval(s, &into, f, n, 0);
+            check_behind(&into, f, 0);
+            CHECK_MSG(ok && prefix_file_save(p, s, 0, &err), "%s", err.text);
+        } else if (ok && i == 1) {
+            ok = prefix_file_restore(p, s, f->tokens, n - 4, &n_read, NULL, NULL, &err);
+            CHECK_MSG(ok && n_read > 0 && n_read <= n - 4, "%s", err.text);
+            if (eval(s, &into, f, n, 0))
+                check_behind(&into, f, n_read);
+        }
+        prefix_file_close(p);
+        session_close(s);
+        engine_close(e);
+    }
+    remove(file);
+    free(into.logits);
+}
+
+static void test_timelines(const char *name, const char *model, const struct fixture *f, int n_layers)
+{
+    struct engine_options split = options_of(cpu_experts(), (n_layers + 1) / 2), cpu = split;
+    split.n_batch = cpu.n_batch = (int)f->n_tokens;
+    split.n_ctx = cpu.n_ctx = f->n_tokens;
+    cpu.gpu = GPU_NEVER;
+    check_case("%s: back and on, then from half of the layers to the CPU", name);
+    go_back_and_on(model, f, &split, &cpu);
+    check_case("%s: back and on, then from the CPU to half of the layers", name);
+    go_back_and_on(model, f, &cpu, &split);
 }
 
 static void refuse(const char *model, const struct engine_options *o, enum error_code code,
@@ -427,14 +514,21 @@ static void test_model(const char *name)
     if (!fixture_of_model(&f, name, model) || !CHECK(f.n_tokens >= N_TOKENS) ||
         !CHECK_MSG(model_open(&m, check_fixture(model), NUMERICS_LLAMACPP, &err), "%s", err.text))
         return;
+    numerics = f.has_ties ? NUMERICS_GGUF : NUMERICS_LLAMACPP;
+    if (f.has_ties) {
+        free(f.logits);
+        f.logits = run_settled(check_fixture(model), &f, &(struct setup){ .act_f32 = true, .n_threads = 1 });
+    }
     test_layers(name, model, &f, m.params.n_layers, m.params.n_routed);
     if (m.params.n_routed > 0)
         test_slots(name, model, &f, &m.params);
     if (m.params.n_routed > 0)
         test_uploads(name, model, &f, &m.params);
+    test_rules(name, model, &f);
+    if (strcmp(name, "deepseek2-v3") == 0 || m.params.index_top_k > 0)
+        test_timelines(name, model, &f, m.params.n_layers);
     if (strcmp(name, "deepseek2-v3") == 0) {
         test_same_bits(name, model, &f);
-        test_rules(name, model, &f);
         test_refusals();
         test_budgets(name, model, &f);
     }
@@ -460,7 +554,7 @@ int main(int argc, char **argv)
         bool wanted = argc < 2;
         for (int a = 1; a < argc; a++)
             wanted = wanted || strcmp(argv[a], fixture_models[i]) == 0;
-        if (wanted && fixture_on_gpu(fixture_models[i]))
+        if (wanted)
             test_model(fixture_models[i]);
     }
     if (argc < 2)

@@ -281,8 +281,7 @@ int main(void)
     gpu_test_hook("cuda_host_order", &set_order);
     gpu_test_hook("cuda_host_refuse_capture", &refuse_capture);
     for (size_t i = 0; i < sizeof fixture_models / sizeof fixture_models[0]; i++)
-        if (fixture_on_gpu(fixture_models[i]))
-            test_model(fixture_models[i], false);
+        test_model(fixture_models[i], false);
     test_model("Q4_K_M", true);
     test_borders("deepseek2-lite");
     test_kinds("deepseek-v1");

@@ -36,7 +36,8 @@ bool card_weights_list(struct card_weights *c, struct model *m, const struct pla
             continue;
         if (p->homes[i] == HOME_GPU)
             list(c, t->weight);
-        else if (t->role == ROLE_TRUNK || t->role == ROLE_HEAD)
+        else if (t->role == ROLE_TRUNK || t->role == ROLE_HEAD ||
+                 (t->role == ROLE_EMBED && t->layer >= 0))
             c->partial = true;
     }
     for (int i = m->params.n_layers - p->gpu_layers; i < m->params.n_layers; i++) {

@@ -69,14 +69,6 @@ static int expert_moves(const struct hybrid *h, const struct engine_options *o)
     return (int)(reads / dram * COPY_GB_S / (double)max_of(p->expert_bytes, (uint64_t)1)) + 1;
 }
 
-/* What the split has no operations for. */
-static bool check_split(const struct hybrid *h, struct error *err)
-{
-    const struct params *q = &h->model->params;
-    return !h->weights.partial || (q->n_streams == 0 && q->index_top_k == 0) ||
-           fail(err, ERR_DEVICE, "%s cannot be shared out between GPU and CPU yet", h->model->arch->name);
-}
-
 bool hybrid_load(struct hybrid *h, const struct placement *p, const struct engine_options *o,
                  struct error *err)
 {
@@ -90,7 +82,7 @@ bool hybrid_load(struct hybrid *h, const struct placement *p, const struct engin
         .moves = expert_moves(h, o),
     };
     if (!hybrid_free_bytes(h, &free_bytes, err) ||
-        !card_weights_list(&h->weights, h->model, p, err) || !check_split(h, err) ||
+        !card_weights_list(&h->weights, h->model, p, err) ||
         !card_weights_upload(&h->weights, &h->library->launch, h->s, err) ||
         !expert_store_open(&h->store, &so, err))
         return false;

@@ -207,7 +207,8 @@ static void split_close(struct device *dev)
     while (d->n_blocks > 0)
         free_block(d, &d->blocks[0]);
     mem_free(d->blocks);
-    mem_free(d->cache.k);
+    mem_free(d->k);
+    mem_free(d->sparse);
     mem_free(d);
 }
 
@@ -225,12 +226,14 @@ bool split_open(struct device **out, const struct split_options *o, struct error
     d->base.ops = &d->ops;
     d->o = *o;
     d->next_apart = TOGETHER;
-    d->cache.k = mem_alloc((size_t)o->n_layers * 2, sizeof *d->cache.k, "cache table", err);
-    if (!d->cache.k) {
+    size_t n_layers = (size_t)o->n_layers;
+    d->k = mem_alloc(n_layers * 2, sizeof *d->k, "cache table", err);
+    d->sparse = mem_alloc(n_layers, sizeof *d->sparse, "cache table", err);
+    if (!d->k || !d->sparse) {
         split_close(&d->base);
         return false;
     }
-    d->cache.v = d->cache.k + o->n_layers;
+    d->v = d->k + n_layers;
     *out = &d->base;
     return true;
 }

@@ -4,7 +4,8 @@
  * computed last. Activations have a place on both sides, and of each buffer the split knows where the
  * valid copy is: an operation on the other side brings it over first. So any tensor may lie on either
  * side, whatever that costs; with whole layers on each side, one vector per token crosses between
- * them. Latent attention works where the layer's cache is, and so do its key and value matrices.
+ * them. Attention works where the layer's cache is, with what it reads beside that: key and value
+ * matrices, sinks, compressors, the indexer's choice; the placement keeps those together.
  *
  * Pointers handed out are those of main memory; the GPU's are found by their distance from the
  * beginning of the block. */

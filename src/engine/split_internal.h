@@ -34,7 +34,10 @@ struct split {
     int n_tokens;
     enum side router, experts; /* where the last picks are, and who works on them */
     struct error failed;       /* the first since begin */
-    struct kvcache cache;      /* for the GPU: one layer's addresses at a time */
+    /* A cache as one side finds it; the GPU's addresses of its layers, each filled in when it is used. */
+    struct kvcache cache;
+    void **k, **v;             /* [n_layers]; k owns both */
+    struct kv_sparse *sparse;  /* owns [n_layers] */
 };
 
 static inline struct split *split(struct device *d)

@@ -1,3 +1,5 @@
+#include <assert.h>
+
 #include "src/engine/split_internal.h"
 
 /* ---- weights ---- */
@@ -7,10 +9,21 @@ static bool in_vram(const struct split *d, const struct weight *w)
     return card_weights_hold(d->o.weights, w->data);
 }
 
-/* On the CPU's side a weight of the GPU serves from main memory. */
+/* The side of two weights that go together; either may be absent, then `other` decides. */
+static enum side side_of(const struct split *d, const struct weight *a, const struct weight *b,
+                         enum side other)
+{
+    if (!a->data && !b->data)
+        return other;
+    return (!a->data || in_vram(d, a)) && (!b->data || in_vram(d, b)) ? GPU : CPU;
+}
+
+/* On the CPU's side a weight of the GPU serves from main memory. The other way round there is none:
+ * the placement does not let that happen. */
 static struct weight weight_on(const struct split *d, const struct weight *w, enum side side)
 {
     struct weight here = *w;
+    assert(side == CPU || !w->data || in_vram(d, w));
     if (side == CPU && w->data && in_vram(d, w))
         here.data = card_weights_host(d->o.weights, w->data);
     return here;
@@ -29,16 +42,26 @@ static void split_rmsnorm(struct device *dev, struct rows dst, struct rows src,
                           const struct weight *weight, int n_groups, float eps)
 {
     struct split *d = split(dev);
-    enum side side = in_vram(d, weight) ? GPU : CPU;
+    enum side side = side_of(d, weight, weight, split_valid(d, src));
     struct rows from = split_input(d, src, side);
     rmsnorm(device_of(d, side), split_output(d, dst, side), from, weight, n_groups, eps);
+}
+
+static void split_layernorm(struct device *dev, struct rows dst, struct rows src,
+                            const struct weight *weight, const struct weight *bias, float eps)
+{
+    struct split *d = split(dev);
+    enum side side = side_of(d, weight, bias, CPU);
+    struct weight factor = weight_on(d, weight, side), summand = weight_on(d, bias, side);
+    struct rows from = split_input(d, src, side);
+    layernorm(device_of(d, side), split_output(d, dst, side), from, &factor, &summand, eps);
 }
 
 static void split_matmul(struct device *dev, struct rows dst, const struct weight *w,
                          struct rows src, const struct weight *bias)
 {
     struct split *d = split(dev);
-    enum side side = in_vram(d, w) && (!bias || !bias->data || in_vram(d, bias)) ? GPU : CPU;
+    enum side side = side_of(d, w, bias ? bias : w, CPU);
     struct weight matrix = weight_on(d, w, side), vector = { 0 };
     struct rows from = split_input(d, src, side);
     if (bias)
@@ -54,22 +77,36 @@ static void split_rope(struct device *dev, struct rows x, const struct rope *r, 
     rope(device_of(d, side), split_rows(d, x, side), r, n_heads, head_stride, offset);
 }
 
+/* ---- the cache, and attention ---- */
+
 static enum side cache_side(const struct split *d, int layer)
 {
     return layer >= d->o.first_gpu_layer ? GPU : CPU;
 }
 
-/* The cache with this layer's addresses of that side. */
-static struct kvcache *cache_on(struct split *d, struct kvcache *c, int layer, enum side side)
+static void *part_vram(const struct split *d, const void *data)
 {
-    if (side == CPU)
-        return c;
-    void **k = d->cache.k, **v = d->cache.v;
+    return data ? split_vram(d, data) : NULL;
+}
+
+/* The cache with this layer's addresses of that side; until the next call. */
+static struct kvcache *cache_on(struct split *d, const struct kvcache *c, int layer, enum side side)
+{
     d->cache = *c;
-    d->cache.k = k;
-    d->cache.v = v;
-    k[layer] = split_vram(d, c->k[layer]);
-    v[layer] = c->v[layer] ? split_vram(d, c->v[layer]) : NULL;
+    if (side == CPU)
+        return &d->cache;
+    const struct kv_sparse *s = &c->sparse[layer];
+    d->cache.k = d->k;
+    d->cache.v = d->v;
+    d->cache.sparse = d->sparse;
+    d->k[layer] = part_vram(d, c->k[layer]);
+    d->v[layer] = part_vram(d, c->v[layer]);
+    d->sparse[layer] = (struct kv_sparse){
+        .index = part_vram(d, s->index), .window = part_vram(d, s->window),
+        .blocks = part_vram(d, s->blocks), .state = part_vram(d, s->state),
+        .index_state = part_vram(d, s->index_state),
+        .n_window = s->n_window, .n_state = s->n_state,
+    };
     return &d->cache;
 }
 
@@ -97,10 +134,9 @@ static void split_attention_gqa(struct device *dev, struct rows dst, struct rows
 {
     struct split *d = split(dev);
     enum side side = cache_side(d, layer);
-    struct kvcache here = *c;
     struct rows queries = split_input(d, q, side);
     attention_gqa(device_of(d, side), split_output(d, dst, side), queries,
-                  cache_on(d, &here, layer, side), layer, n_heads, n_kv_heads, head_dim, scale);
+                  cache_on(d, c, layer, side), layer, n_heads, n_kv_heads, head_dim, scale);
 }
 
 static void split_attention_mla(struct device *dev, struct rows dst, struct rows q,
@@ -108,14 +144,58 @@ static void split_attention_mla(struct device *dev, struct rows dst, struct rows
 {
     struct split *d = split(dev);
     enum side side = cache_side(d, layer);
-    struct kvcache here = *c;
     struct mla form = *m;
     form.k_b = weight_on(d, &m->k_b, side);
     form.v_b = weight_on(d, &m->v_b, side);
     struct rows queries = split_input(d, q, side);
     attention_mla(device_of(d, side), split_output(d, dst, side), queries,
-                  cache_on(d, &here, layer, side), layer, &form);
+                  cache_on(d, c, layer, side), layer, &form);
 }
+
+static void split_cache_index(struct device *dev, struct kvcache *c, int layer, struct rows keys)
+{
+    struct split *d = split(dev);
+    enum side side = cache_side(d, layer);
+    struct rows from = split_input(d, keys, side);
+    cache_index(device_of(d, side), cache_on(d, c, layer, side), layer, from);
+}
+
+/* What it selects stays with the side that attends to it. */
+static void split_indexer_topk(struct device *dev, struct rows queries, struct rows weights,
+                               const struct kvcache *c, int layer, const struct indexer *x)
+{
+    struct split *d = split(dev);
+    enum side side = cache_side(d, layer);
+    struct rows q = split_input(d, queries, side), w = split_input(d, weights, side);
+    indexer_topk(device_of(d, side), q, w, cache_on(d, c, layer, side), layer, x);
+}
+
+static void split_compress(struct device *dev, struct kvcache *c, int layer, struct rows values,
+                           struct rows scores, const struct compressor *k)
+{
+    struct split *d = split(dev);
+    enum side side = cache_side(d, layer);
+    struct compressor form = *k;
+    form.ape = weight_on(d, &k->ape, side);
+    form.norm = weight_on(d, &k->norm, side);
+    struct rows from = split_input(d, values, side), by = split_input(d, scores, side);
+    compress(device_of(d, side), cache_on(d, c, layer, side), layer, from, by, &form);
+}
+
+static void split_attention_window(struct device *dev, struct rows dst, struct rows q,
+                                   struct rows row, struct kvcache *c, int layer,
+                                   const struct window_attention *a)
+{
+    struct split *d = split(dev);
+    enum side side = cache_side(d, layer);
+    struct window_attention form = *a;
+    form.sinks = weight_on(d, &a->sinks, side);
+    struct rows queries = split_input(d, q, side), own = split_input(d, row, side);
+    attention_window(device_of(d, side), split_output(d, dst, side), queries, own,
+                     cache_on(d, c, layer, side), layer, &form);
+}
+
+/* ---- between attention and experts ---- */
 
 static void split_swiglu(struct device *dev, struct rows dst, struct rows gate, struct rows up)
 {
@@ -125,12 +205,43 @@ static void split_swiglu(struct device *dev, struct rows dst, struct rows gate, 
     swiglu(device_of(d, side), split_output(d, dst, side), g, u);
 }
 
+static void split_clamp(struct device *dev, struct rows x, float low, float high)
+{
+    struct split *d = split(dev);
+    enum side side = split_valid(d, x);
+    clamp(device_of(d, side), split_rows(d, x, side), low, high);
+}
+
+static void split_hyper_mix(struct device *dev, struct rows dst, struct rows mix,
+                            struct rows hidden, const struct hyper *h)
+{
+    struct split *d = split(dev);
+    enum side side = side_of(d, &h->scale, &h->base, CPU);
+    struct hyper form = *h;
+    form.scale = weight_on(d, &h->scale, side);
+    form.base = weight_on(d, &h->base, side);
+    struct rows m = split_input(d, mix, side), from = split_input(d, hidden, side);
+    hyper_mix(device_of(d, side), split_output(d, dst, side), m, from, &form);
+}
+
+static void split_hyper_join(struct device *dev, struct rows hidden, struct rows mix,
+                             struct rows out)
+{
+    struct split *d = split(dev);
+    enum side side = split_valid(d, hidden);
+    struct rows m = split_input(d, mix, side), from = split_input(d, out, side);
+    hyper_join(device_of(d, side), split_rows(d, hidden, side), m, from);
+}
+
+/* ---- experts ---- */
+
 static void split_router_topk(struct device *dev, const struct router *r, struct rows scores)
 {
     struct split *d = split(dev);
     struct router here = *r;
-    bool gpu = r->bias.data ? in_vram(d, &r->bias) : split_valid(d, scores) == GPU;
-    d->router = gpu ? GPU : CPU;
+    d->router = side_of(d, &r->bias, &r->table, split_valid(d, scores));
+    here.bias = weight_on(d, &r->bias, d->router);
+    here.table = weight_on(d, &r->table, d->router);
     router_topk(device_of(d, d->router), &here, split_input(d, scores, d->router));
 }
 
@@ -138,6 +249,7 @@ static void split_experts_begin(struct device *dev, const struct experts *e, str
 {
     struct split *d = split(dev);
     d->experts = d->router;
+    assert(d->experts == GPU || !in_vram(d, &e->down));
     experts_begin(device_of(d, d->experts), e, split_input(d, src, d->experts));
 }
 
@@ -152,6 +264,8 @@ static bool split_read_choice(struct device *dev, int32_t *ids, float *weights, 
     struct device *d = device_of(split(dev), split(dev)->router);
     return d->ops->read_choice(d, ids, weights, err);
 }
+
+/* ---- sums, copies, the head ---- */
 
 static void split_add(struct device *dev, struct rows dst, struct rows a, struct rows b)
 {
@@ -189,13 +303,21 @@ void split_operations(struct device_ops *ops)
 {
     ops->embed = split_embed;
     ops->rmsnorm = split_rmsnorm;
+    ops->layernorm = split_layernorm;
     ops->matmul = split_matmul;
     ops->rope = split_rope;
     ops->cache_gqa = split_cache_gqa;
     ops->cache_mla = split_cache_mla;
     ops->attention_gqa = split_attention_gqa;
     ops->attention_mla = split_attention_mla;
+    ops->cache_index = split_cache_index;
+    ops->indexer_topk = split_indexer_topk;
+    ops->compress = split_compress;
+    ops->attention_window = split_attention_window;
     ops->swiglu = split_swiglu;
+    ops->clamp = split_clamp;
+    ops->hyper_mix = split_hyper_mix;
+    ops->hyper_join = split_hyper_join;
     ops->router_topk = split_router_topk;
     ops->experts_begin = split_experts_begin;
     ops->experts_end = split_experts_end;

@@ -58,14 +58,37 @@ const char *home_name(enum home h)
 
 /* ---- what lies where, given a draft ---- */
 
-/* Matrices that attention reads together with the layer's cache: where that is on the GPU, they are. */
-static bool follows_cache(const struct model *m, const struct draft *d,
-                          const struct model_tensor *t)
+/* What attention reads together with the layer's cache: where that is on the GPU, it is. */
+static bool follows_cache(const struct layer *l, const struct weight *w)
 {
-    if (t->layer < m->params.n_layers - d->gpu_layers || t->layer >= m->params.n_layers)
+    return w == &l->kv_b || w == &l->k_b || w == &l->v_b || w == &l->attn_sinks ||
+           w == &l->compressor_ape || w == &l->compressor_norm ||
+           w == &l->indexer_compressor_ape || w == &l->indexer_compressor_norm;
+}
+
+static enum home tensor_home(const struct chooser *c, const struct draft *d, int i);
+
+/* What chooses among experts: where those are on the GPU, the choice is made there. */
+static bool follows_experts(const struct chooser *c, const struct draft *d,
+                            const struct model_tensor *t)
+{
+    const struct layer *l = &c->m->layers[t->layer];
+    if (t->weight != &l->router && t->weight != &l->router_bias && t->weight != &l->expert_table)
         return false;
-    const struct layer *l = &m->layers[t->layer];
-    return t->weight == &l->kv_b || t->weight == &l->k_b || t->weight == &l->v_b;
+    for (int i = 0; i < c->m->n_tensors; i++) {
+        const struct model_tensor *e = &c->m->tensors[i];
+        if (e->role == ROLE_ROUTED && e->layer == t->layer)
+            return tensor_home(c, d, i) == HOME_GPU;
+    }
+    return false;
+}
+
+/* Does it stay on the GPU with its layer, whatever the user's rules say? */
+static bool is_bound(const struct chooser *c, const struct draft *d, const struct model_tensor *t)
+{
+    int n_layers = c->m->params.n_layers;
+    return t->layer >= n_layers - d->gpu_layers && t->layer >= 0 && t->layer < n_layers &&
+           (follows_cache(&c->m->layers[t->layer], t->weight) || follows_experts(c, d, t));
 }
 
 static enum home tensor_home(const struct chooser *c, const struct draft *d, int i)
@@ -75,11 +98,11 @@ static enum home tensor_home(const struct chooser *c, const struct draft *d, int
     enum home host = t->spec->is_f32 || d->copy ? HOME_RAM : HOME_MAPPED;
     if (t->role == ROLE_MTP)
         return HOME_NONE;
-    if (c->rules[i] && !follows_cache(c->m, d, t))
+    if (c->rules[i] && !is_bound(c, d, t))
         return c->rules[i]->on_gpu ? HOME_GPU : host;
     bool on_gpu = t->role == ROLE_ROUTED                 ? t->layer >= d->cpu_moe &&
                                                            t->layer >= n_layers - d->gpu_layers
-                : t->role == ROLE_EMBED                  ? false
+                : t->role == ROLE_EMBED && t->layer < 0  ? false
                 : t->role == ROLE_HEAD || t->layer < 0   ? d->head
                                                          : t->layer >= n_layers - d->gpu_layers;
     return on_gpu ? HOME_GPU : host;
@@ -151,7 +174,7 @@ static uint64_t one_expert_each(const struct chooser *c)
 static uint64_t embedding_bytes(const struct model *m)
 {
     for (int i = 0; i < m->n_tensors; i++)
-        if (m->tensors[i].role == ROLE_EMBED)
+        if (m->tensors[i].role == ROLE_EMBED && m->tensors[i].layer < 0)
             return m->tensors[i].tensor->bytes;
     return 0;
 }
