@@ -65,14 +65,14 @@ static void test_text(const struct loaded *m, double wall)
     };
     struct buf out = { 0 };
     check_case("the paragraph names every block, rates where they are known, and one advice");
-    why_text(&out, m, &g, 20);
+    why_text(&out, m, &g, 20, 100);
     CHECK(strstr(buf_str(&out).data, "attention") && strstr(out.data, "routed experts") &&
           strstr(out.data, "output matrix") && strstr(out.data, "together"));
     CHECK(strstr(out.data, "memory reads 20.0 GB/s here"));
     CHECK(strstr(out.data, "40 tokens were read"));
     CHECK(out.data[out.len - 1] == '\n' && out.data[out.len - 2] == '.');
     buf_clear(&out);
-    why_text(&out, m, &g, 0);
+    why_text(&out, m, &g, 0, 100);
     CHECK(strstr(out.data, "not known yet") && !strstr(out.data, "of memory's"));
     buf_clear(&out);
     why_line(&out, &g);
@@ -92,7 +92,7 @@ static void test_text(const struct loaded *m, double wall)
     check_case("without a decoded token there is nothing to explain");
     g.times = (struct session_times){ 0 };
     buf_clear(&out);
-    why_text(&out, m, &g, 20);
+    why_text(&out, m, &g, 20, 100);
     CHECK_STR(buf_str(&out).data, "nothing was decoded\n");
     buf_clear(&out);
     why_line(&out, &g);

@@ -17,7 +17,7 @@ static bool show_all(struct chat *c)
     struct buf text = { 0 };
     options_show_settable(&text, c->o, CMD_CHAT);
     if (buf_ok(&text, NULL))
-        err_write(buf_str(&text).data, text.len);
+        err_lines(buf_str(&text));
     buf_release(&text);
     note("  sampling now: temperature %g, top-k %d, top-p %g, min-p %g, seed %llu",
          (double)c->m.sampling.temperature, c->m.sampling.top_k, (double)c->m.sampling.top_p,

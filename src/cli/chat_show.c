@@ -8,6 +8,7 @@
 #include "src/cli/signals.h"
 #include "src/cli/term.h"
 #include "src/cli/why.h"
+#include "src/cli/wrap.h"
 
 #define WARN_AT_PERCENT 80
 #define CTRL_T '\024'
@@ -354,7 +355,7 @@ static void print_ways_on(const struct chat *c, int64_t n_ctx)
     else
         buf_puts(&text, "  /clear                   begin anew\n");
     add_larger(&text, c, n_ctx);
-    err_write(buf_str(&text).data, text.len);
+    err_lines(buf_str(&text));
     buf_release(&text);
 }
 
@@ -372,7 +373,7 @@ static void warn_of_context(struct chat *c, const struct generation *g, int perc
 void chat_show_after(struct chat *c, const struct generation *g)
 {
     int percent = context_percent(c);
-    struct buf line = { 0 };
+    struct buf line = { 0 }, lines = { 0 };
     buf_printf(&line, "  %s%.1f tok/s · context %d %%",
                g->finish == FINISH_INTERRUPTED ? "stopped · " : "", generation_decode_rate(g),
                percent);
@@ -384,9 +385,12 @@ void chat_show_after(struct chat *c, const struct generation *g)
         why_line(&line, g);
         buf_puts(&line, "\n");
     }
+    if (c->o->quiet == 0 && term_stderr())
+        wrap_lines(&lines, buf_str(&line), max_of(term_columns() - 1, 8));
     if (c->o->quiet == 0 && (term_stderr() || c->o->stats))
-        grey(buf_str(&line).data, line.len);
+        grey(buf_str(term_stderr() ? &lines : &line).data, (term_stderr() ? &lines : &line)->len);
     buf_release(&line);
+    buf_release(&lines);
     if (g->finish == FINISH_LENGTH)
         note("(stopped at %lld tokens, -n)", (long long)g->n_generated);
     warn_of_context(c, g, percent);

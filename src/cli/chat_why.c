@@ -10,7 +10,7 @@ static bool print(struct buf *text, struct error *err)
 {
     bool ok = buf_ok(text, err);
     if (ok && text->len)
-        err_write(text->data, text->len);
+        err_lines(buf_str(text));
     buf_release(text);
     return ok;
 }
@@ -32,7 +32,7 @@ bool chat_do_why(struct chat *c, const char *argument, struct error *err)
         note("no answer yet");
         return true;
     }
-    why_text(&text, &c->m, &c->last, known_rates(c).dram_gb_s);
+    why_text(&text, &c->m, &c->last, known_rates(c).dram_gb_s, term_columns());
     return print(&text, err);
 }
 
@@ -59,6 +59,6 @@ bool chat_do_plan(struct chat *c, const char *argument, struct error *err)
     struct buf text = { 0 };
     struct plan p = current_plan(c);
     (void)argument;
-    plan_text(&text, &p);
+    plan_text(&text, &p, term_columns());
     return print(&text, err);
 }

@@ -62,7 +62,7 @@ static bool print(struct plan *p, struct error *err)
     } else if (o->compare_types) {
         ok = plan_compare(&out, p, err);
     } else {
-        plan_text(&out, p);
+        plan_text(&out, p, 0);
         if (o->explain)
             plan_explain(&out, p);
     }

@@ -39,7 +39,8 @@ int plan_parts(struct plan_part parts[MAX_PLAN_PARTS], const struct plan *p);
 /* The flags that make this placement, without the model. */
 void plan_flags(struct buf *out, const struct plan *p);
 
-void plan_text(struct buf *out, const struct plan *p);
+/* In a window of few columns (0: no window) the table takes two lines a row. */
+void plan_text(struct buf *out, const struct plan *p, int columns);
 void plan_explain(struct buf *out, const struct plan *p);
 bool plan_json(const struct plan *p, struct error *err);
 /* A table of types and contexts. */

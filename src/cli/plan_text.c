@@ -101,18 +101,23 @@ static void read_text(char *text, size_t size, double bytes)
         snprintf(text, size, "%.1f MB", bytes / 1e6);
 }
 
-static void add_table(struct buf *out, const struct plan *p)
+#define ROOM_FOR_TABLE 60 /* columns */
+
+static void add_table(struct buf *out, const struct plan *p, int columns)
 {
+    bool narrow = columns > 0 && columns < ROOM_FOR_TABLE;
     struct plan_part parts[MAX_PLAN_PARTS];
     int n = plan_parts(parts, p);
-    buf_printf(out, "  %-26s %-5s %12s   %s\n", "part", "place", "size", "read per token");
+    buf_printf(out, narrow ? "  %s\n    %-5s %9s %s\n" : "  %-26s %-5s %12s   %s\n", "part", "place",
+               "size", "read per token");
     for (int i = 0; i < n; i++) {
         char size[32], reads[32];
         if (parts[i].bytes < SHOWN_BYTES)
             continue;
         size_text(size, sizeof size, parts[i].bytes);
         read_text(reads, sizeof reads, parts[i].read_bytes);
-        buf_printf(out, "  %-26s %-5s %12s", parts[i].name, home_name(parts[i].home), size);
+        buf_printf(out, narrow ? "  %s\n    %-5s %9s" : "  %-26s %-5s %12s", parts[i].name,
+                   home_name(parts[i].home), size);
         if (*reads)
             buf_printf(out, " %10s", reads);
         if (*parts[i].remark)
@@ -218,10 +223,10 @@ static void add_closing(struct buf *out, const struct plan *p)
                (long long)p->placement.n_ctx);
 }
 
-void plan_text(struct buf *out, const struct plan *p)
+void plan_text(struct buf *out, const struct plan *p, int columns)
 {
     add_heading(out, p);
-    add_table(out, p);
+    add_table(out, p, columns);
     add_speed(out, p);
     add_closing(out, p);
 }

@@ -10,11 +10,13 @@
 #include <unistd.h>
 
 #include "src/cli/signals.h"
+#include "src/cli/wrap.h"
 
 static struct {
     bool is_terminal[3];
     enum colour_mode colour;
     int verbosity;
+    bool wraps;  /* term_wrap */
     bool dumb;   /* TERM says that nothing can be drawn over */
     bool broken; /* stdout's reader went away */
 } term;
@@ -142,6 +144,22 @@ void err_write(const char *bytes, size_t len)
     }
 }
 
+void term_wrap(bool on)
+{
+    term.wraps = on;
+}
+
+void err_lines(struct str text)
+{
+    struct buf lines = { 0 };
+    if (term.wraps && term.is_terminal[2])
+        wrap_lines(&lines, text, max_of(term_columns() - 1, 8));
+    if (lines.len && !lines.out_of_memory)
+        text = buf_str(&lines);
+    err_write(text.data, text.len);
+    buf_release(&lines);
+}
+
 size_t term_escape(char *out, const char *text, size_t len)
 {
     size_t n = 0;
@@ -227,7 +245,7 @@ static void print_line(const char *format, va_list args)
     vsnprintf(line, sizeof line, format, args);
     size_t n = term_escape(clean, line, strlen(line));
     clean[n++] = '\n';
-    err_write(clean, n);
+    err_lines((struct str){ clean, n });
 }
 
 void note(const char *format, ...)

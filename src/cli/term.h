@@ -40,6 +40,12 @@ void note_kept(void);
 /* Bytes to stderr as they are. */
 void err_write(const char *bytes, size_t len);
 
+/* A conversation begins or ends: from now on notes and err_lines break at words where they are wider
+ * than the window. Not elsewhere: a command in an error message should stay one line. */
+void term_wrap(bool on);
+/* Lines to stderr, without control bytes. */
+void err_lines(struct str text);
+
 /* The terminal during a chat, so that no key is lost whenever it is typed:
  *   hold      keys wait unechoed, one by one (no line discipline that would eat a Ctrl-D)
  *   offer     the same with echo, as readline wants to find it

@@ -81,20 +81,26 @@ struct json *why_json(const struct generation *g)
     return j;
 }
 
-/* One row: name, time per step, share, and with bytes the rate. */
+#define ROOM_FOR_BYTES 80 /* columns of the window */
+#define ROOM_FOR_WORDS 100
+
+/* One row: name, time per step, share, and with bytes the rate where there is room. */
 static void add_row(struct buf *out, const char *name, double seconds, double all, double steps,
-                    double bytes, double dram_gb_s)
+                    double bytes, double dram_gb_s, int columns)
 {
     double gb_s = seconds > 0 ? bytes * steps / seconds / 1e9 : 0;
-    buf_printf(out, "  %-24s %9.3f ms  %3.0f %%", name, 1e3 * seconds / steps, 100 * seconds / all);
-    if (bytes > 0) {
+    buf_printf(out, columns < ROOM_FOR_BYTES ? " %-22s %6.*f ms%4.0f %%" : "  %-22s %8.*f ms %3.0f %%",
+               name, 1e3 * seconds / steps < 100 ? 3 : 1, 1e3 * seconds / steps,
+               100 * seconds / all);
+    if (bytes > 0 && columns >= ROOM_FOR_BYTES) {
         bool large = bytes >= 1e8;
-        buf_printf(out, "  reads %6.*f %s  %6.1f GB/s", large ? 2 : 1,
+        buf_printf(out, "  reads %5.*f %s %6.1f GB/s", large ? 2 : 1,
                    large ? bytes / 1e9 : bytes / 1e6, large ? "GB" : "MB", gb_s);
         if (dram_gb_s > 0 && gb_s > 1.1 * dram_gb_s)
-            buf_puts(out, ", from the processor's cache");
+            buf_puts(out, columns < ROOM_FOR_WORDS ? ", cached" : ", from the processor's cache");
         else if (dram_gb_s > 0)
-            buf_printf(out, " = %.0f %% of memory's", 100 * gb_s / dram_gb_s);
+            buf_printf(out, " = %.0f %%%s", 100 * gb_s / dram_gb_s,
+                       columns < ROOM_FOR_WORDS ? "" : " of memory's");
     }
     buf_puts(out, "\n");
 }
@@ -135,7 +141,7 @@ static void add_advice(struct buf *out, const struct loaded *m, const struct gen
 }
 
 void why_text(struct buf *out, const struct loaded *m, const struct generation *g,
-              double dram_gb_s)
+              double dram_gb_s, int columns)
 {
     double bytes[N_PHASES], steps = (double)g->times.n_steps;
     const double *s = g->times.decode.seconds;
@@ -149,18 +155,20 @@ void why_text(struct buf *out, const struct loaded *m, const struct generation *
     buf_printf(out, "%.2f ms a token (%.1f tok/s), by block:\n", 1e3 * all / steps, steps / all);
     for (int i = 0; i < N_PHASES; i++)
         if (s[i] >= 0.0005 * all)
-            add_row(out, names[i], s[i], all, steps, engine_gpu(m->engine) ? 0 : bytes[i], dram_gb_s);
-    add_row(out, "sampling, text", outside(g), all, steps, 0, 0);
+            add_row(out, names[i], s[i], all, steps, engine_gpu(m->engine) ? 0 : bytes[i], dram_gb_s,
+                    columns);
+    add_row(out, "sampling, text", outside(g), all, steps, 0, 0, columns);
     if (!engine_gpu(m->engine))
-        add_row(out, "together", all, all, steps, total, dram_gb_s);
+        add_row(out, "together", all, all, steps, total, dram_gb_s, columns);
     if (dram_gb_s > 0)
-        buf_printf(out, "  memory reads %.1f GB/s here, as measured\n", dram_gb_s);
+        buf_printf(out, "  memory reads %.1f GB/s here, as measured: 100 %%\n", dram_gb_s);
     else
         buf_puts(out, "  what memory can read here is not known yet: tandem bench --probe measures "
                       "it\n");
     if (g->n_prompt > g->n_reused)
-        buf_printf(out, "  before it, %lld tokens were read in %.2f s (%.0f tok/s), %lld were in the "
-                   "cache\n", (long long)(g->n_prompt - g->n_reused), g->prefill_s,
+        buf_printf(out, "  before it, %lld token%s read in %.2f s (%.0f tok/s), %lld were in the "
+                   "cache\n", (long long)(g->n_prompt - g->n_reused),
+                   g->n_prompt - g->n_reused == 1 ? " was" : "s were", g->prefill_s,
                    generation_prefill_rate(g), (long long)g->n_reused);
     struct expert_report r;
     if (engine_expert_report(m->engine, &r) && r.n_picks > 0)

@@ -6,9 +6,10 @@
 #include "src/cli/generate.h"
 #include "src/cli/json.h"
 
-/* A paragraph. `dram_gb_s`: measured, 0: nobody knows. */
+/* A table and a sentence. `dram_gb_s`: measured, 0: nobody knows. In a window of few columns the table
+ * leaves out what is read. */
 void why_text(struct buf *out, const struct loaded *m, const struct generation *g,
-              double dram_gb_s);
+              double dram_gb_s, int columns);
 
 /* The same in one line, for --stats; nothing when nothing was decoded. */
 void why_line(struct buf *out, const struct generation *g);
