@@ -9,7 +9,10 @@
 bool chat_do_set(struct chat *c, const char *argument, struct error *err);
 const char *const *chat_set_names(void);
 
-/* chat_read.c: /read FILE. The files go with the next message. */
+/* chat_read.c: the name of a file as commands take it: maybe in quotes, maybe with ~/ in front. */
+void chat_file_name(const char *argument, char *path, size_t size);
+
+/* /read FILE. The files go with the next message. */
 bool chat_do_read(struct chat *c, const char *argument, struct error *err);
 /* The message with the files behind it, in *full. */
 bool chat_attach(struct chat *c, struct str message, struct buf *full, struct error *err);

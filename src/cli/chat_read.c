@@ -34,8 +34,7 @@ static void describe(const struct chat *c, int64_t n, struct buf *out, double *s
     buf_printf(out, ", context %lld %% with it", (long long)(100 * (used + n) / n_ctx));
 }
 
-/* A name may be quoted, and begin with ~/. */
-static void file_name(const char *argument, char *path, size_t size)
+void chat_file_name(const char *argument, char *path, size_t size)
 {
     const char *home = getenv("HOME");
     size_t len = strlen(argument);
@@ -67,7 +66,7 @@ bool chat_do_read(struct chat *c, const char *argument, struct error *err)
         note("/read FILE puts a file behind the next message; /read - takes it back");
         return true;
     }
-    file_name(argument, path, sizeof path);
+    chat_file_name(argument, path, sizeof path);
     if (strcmp(path, "-") == 0)
         return drop_attached(c);
     if (!buf_read_file(&text, path, &why)) {

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #include "src/base/mem.h"
+#include "src/cli/chat_actions.h"
 #include "src/cli/chat_keep.h"
 #include "src/cli/editor.h"
 #include "src/cli/export.h"
@@ -245,8 +246,8 @@ bool chat_do_retry(struct chat *c, const char *argument, struct error *err)
         free_name(store_of(c), "retry", 1, name);
         note("%s:", name);
         ok = answer_again(c, name, err);
-        if (c->n_exchanges < before)
-            break; /* stopped before there was anything */
+        if (c->n_exchanges < before || c->last.finish == FINISH_INTERRUPTED)
+            break;
     }
     if (ok)
         note("/branches lists all answers, /branch NAME goes on with one");
@@ -285,14 +286,16 @@ bool chat_do_edit(struct chat *c, const char *argument, struct error *err)
 bool chat_do_export(struct chat *c, const char *argument, struct error *err)
 {
     struct error why = { 0 };
+    char path[4096];
     (void)err;
     if (!*argument) {
         note("/export FILE.md writes the conversation as Markdown, FILE.json all branches as JSON");
         return true;
     }
     keep_turn(c);
-    if (!export_file(store_of(c), argument, &why))
+    chat_file_name(argument, path, sizeof path);
+    if (!export_file(store_of(c), path, &why))
         return refuse(&why);
-    note("wrote %s", argument);
+    note("wrote %s", path);
     return true;
 }

@@ -338,9 +338,11 @@ bool chat_do_heat(struct chat *c, const char *argument, struct error *err)
     struct pick_counts counts = engine_picks(c->m.engine);
     struct error why = { 0 };
     struct buf out = { 0 };
+    char path[4096];
     if (*argument && counts.n_layers > 0) {
-        bool ok = heat_write(&counts, argument, &why);
-        note("%s%s", ok ? "written to " : "", ok ? argument : why.text);
+        chat_file_name(argument, path, sizeof path);
+        bool ok = heat_write(&counts, path, &why);
+        note("%s%s", ok ? "written to " : "", ok ? path : why.text);
         return true;
     }
     enum heat_ink ink = !plot_can_utf8()             ? HEAT_ASCII
