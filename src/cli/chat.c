@@ -132,7 +132,6 @@ bool chat_ask(struct chat *c, struct str question, struct error *err)
     if (!e)
         return survives(err);
     keep_asked(c);
-    signals_rearm();
     chat_show_begin(&show, c, &g);
     double joules = energy_read(&c->energy);
     bool ok = chat_prompt(c, false, &ids, &go.in_thinking, err) &&
@@ -213,7 +212,6 @@ static bool converse(struct chat *c, const char *history, struct error *err)
     struct buf message = { 0 };
     bool ok = true;
     while (ok && !c->leave && !signals_leave()) {
-        signals_rearm();
         enum line_result result = read_message(&message, err);
         if (result == LINE_CLEARED) {
             if (!message.len)
@@ -231,6 +229,7 @@ static bool converse(struct chat *c, const char *history, struct error *err)
         }
         ok = handle(c, &message, err);
         keep_turn(c);
+        signals_rearm(); /* here alone: a Ctrl-C between Enter and the answer is meant for that */
     }
     buf_release(&message);
     return ok;
@@ -247,7 +246,7 @@ static bool start(struct chat *c, const char *path, struct error *err)
         c->show_thinking = term_stdout() && term_stderr() ? THINKING_FULL : THINKING_HIDDEN;
     if (!load_system(o, &c->system, err) || !loaded_open(&c->m, o, path, WANT_TEXT, UNSET, err))
         return false;
-    if (!keep_begin(c, path, err))
+    if (!keep_begin(c, path, err) || !load_goes_on(err))
         return false;
     if (term_stdin() && term_stderr())
         keep_greet(c);
@@ -273,6 +272,7 @@ bool cmd_chat(struct options *o, struct error *err)
     char path[PATH_SIZE], history[PATH_SIZE];
     struct chat c = { .o = o };
     width_use_utf8();
+    term_wrap(true);
     term_hold();
     energy_open(&c.energy, "");
     bool ok = heat_check(o, err) && keep_open(&c, err) && resolve_model(o, true, path, sizeof path, err) &&
@@ -288,12 +288,15 @@ bool cmd_chat(struct options *o, struct error *err)
         if (o->prompt)
             ok = chat_ask(&c, str_of(o->prompt), err);
         keep_turn(&c);
+        if (o->prompt)
+            signals_rearm();
         ok = ok && converse(&c, keep ? history : NULL, err);
         line_close();
     }
     ok = heat_keep(c.m.engine, o, ok, err);
     term_release();
     keep_close(&c);
+    term_wrap(false);
     while (chat_drop_last(&c))
         ;
     mem_free(c.exchanges);

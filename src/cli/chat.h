@@ -51,6 +51,10 @@ int chat_drop_first(struct chat *c, int n);
 /* Tokens that the conversation takes in the next prompt. */
 int64_t chat_n_tokens(const struct chat *c);
 
+/* The name of a slash command, by its place in the table; NULL behind the last. *shown: the help tells
+ * of it; other names for the same are not shown. */
+const char *chat_command_at(int index, bool *shown);
+
 /* A line that begins with a slash. */
 bool chat_command(struct chat *c, const char *line, struct error *err);
 

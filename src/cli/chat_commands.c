@@ -175,6 +175,14 @@ static const struct {
     { "/bye", NULL, NULL, do_quit, NO_ARGUMENT },
 };
 
+const char *chat_command_at(int index, bool *shown)
+{
+    if (index < 0 || index >= (int)ARRAY_LEN(table))
+        return NULL;
+    *shown = table[index].help != NULL;
+    return table[index].name;
+}
+
 /* Names of the commands that help shows, ended by NULL. */
 static const char *const *command_names(int *n)
 {

@@ -145,7 +145,10 @@ bool keep_show_branch(struct chat *c, int64_t *n_cached, struct error *err)
     mem_free(path);
     c->answered = c->warned = false;
     if (ok && c->n_exchanges) {
-        ok = chat_prompt(c, true, &ids, NULL, err) && restore(c, &ids, &n_read, err);
+        struct error why = { 0 };
+        ok = chat_prompt(c, true, &ids, NULL, err);
+        if (ok && !restore(c, &ids, &n_read, &why))
+            note("stopped: the rest of the conversation is read again with the next message");
         const int32_t *held = session_tokens(c->m.session);
         int64_t most = min_of(session_n_past(c->m.session), (int64_t)ids.n);
         while (*n_cached < most && held[*n_cached] == ids.ids[*n_cached])

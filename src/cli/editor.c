@@ -7,6 +7,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "src/cli/signals.h"
 #include "src/cli/term.h"
 
 static const char *variable(const char *name)
@@ -21,15 +22,16 @@ static const char *editor_command(void)
     return visual ? visual : editor ? editor : "vi";
 }
 
-/* Run the editor through the shell, as its name may come with arguments. */
+/* Run the editor through the shell, as its name may come with arguments. The shell makes way for it
+ * where that is all it says: a Ctrl-C that the editor lives through would end the shell. */
 static bool run(const char *path, struct error *err)
 {
     char script[1024];
     int status = 0;
-    snprintf(script, sizeof script, "%s \"$1\"", editor_command());
+    bool simple = !strpbrk(editor_command(), "=;|&<>()`\n");
+    snprintf(script, sizeof script, "%s%s \"$1\"", simple ? "exec " : "", editor_command());
+    signals_lend(true);
     pid_t pid = fork();
-    if (pid < 0)
-        return fail(err, ERR_RUN, "cannot start an editor: %s", strerror(errno));
     if (pid == 0) {
         signal(SIGPIPE, SIG_DFL);
         if (!term_stdout())
@@ -37,8 +39,11 @@ static bool run(const char *path, struct error *err)
         execl("/bin/sh", "sh", "-c", script, "tandem", path, (char *)NULL);
         _exit(127);
     }
-    while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
+    while (pid > 0 && waitpid(pid, &status, 0) < 0 && errno == EINTR)
         ;
+    signals_lend(false);
+    if (pid < 0)
+        return fail(err, ERR_RUN, "cannot start an editor: %s", strerror(errno));
     return (WIFEXITED(status) && WEXITSTATUS(status) == 0) ||
            fail(err, ERR_RUN, "the editor \"%s\" failed: the text stays as it was ($VISUAL or $EDITOR "
                 "names another one)", editor_command());

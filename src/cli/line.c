@@ -69,11 +69,12 @@ static int get_key(FILE *from)
 {
     (void)from;
     while (!keys_waiting()) {
-        bool ready = signals_wait(STDIN_FILENO);
-        if (ready ? !keys_fill() : signals_leave())
+        if (signals_leave())
             return EOF;
-        if (!keys_waiting() && signals_cancelled())
-            return ABORT_CHAR;
+        if (signals_cancelled())
+            return ABORT_CHAR; /* readline gives up what it asks; line_read does the rest */
+        if (signals_wait(STDIN_FILENO) && !keys_fill())
+            return EOF;
     }
     return keys_next();
 }
@@ -148,7 +149,6 @@ static int on_edit(int count, int key)
     bool ok = editor_edit(&text, &why);
     term_offer();
     rl_prep_terminal(1);
-    signals_rearm(); /* a Ctrl-C was the editor's */
     signals_new_input();
     if (ok) {
         rl_begin_undo_group();
@@ -213,6 +213,8 @@ void line_open(const struct line_hooks *hooks)
     rl_change_environment = 0;
     rl_attempted_completion_function = complete;
     rl_basic_word_break_characters = " \t\n";
+    rl_completer_quote_characters = "\"'";
+    rl_filename_quote_characters = " \t\n\"'"; /* a name with one of these is put in quotes */
     rl_initialize();
     bind_keys();
     rl_getc_function = get_key;

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <unistd.h>
 
+#include "src/cli/keys.h"
 #include "src/cli/signals.h"
 #include "src/cli/term.h"
 
@@ -44,6 +45,33 @@ static enum line_result read_line(struct buf *text, struct error *err)
     }
 }
 
+/* The same from a terminal, in the system's own editing; what was typed ahead begins the line. */
+static enum line_result read_typed(struct buf *text, struct error *err)
+{
+    bool ahead = true;
+    for (;;) {
+        for (int key; (key = keys_next()) >= 0;) {
+            char byte = (char)key;
+            if (ahead)
+                err_write(&byte, 1);
+            if (byte == '\n')
+                return buf_ok(text, err) ? LINE_TEXT : LINE_FAILED;
+            buf_add(text, &byte, 1);
+        }
+        ahead = false;
+        bool ready = signals_wait(STDIN_FILENO);
+        if (signals_leave())
+            return LINE_LEAVE;
+        if (!ready && signals_cancelled()) {
+            signals_rearm();
+            err_write("\n", 1);
+            return LINE_CLEARED;
+        }
+        if (ready && !keys_fill())
+            return text->len ? LINE_TEXT : LINE_END;
+    }
+}
+
 enum line_result line_plain(const char *prompt, struct buf *text, struct error *err)
 {
     buf_clear(text);
@@ -51,7 +79,7 @@ enum line_result line_plain(const char *prompt, struct buf *text, struct error *
         return read_line(text, err);
     err_write(prompt, strlen(prompt));
     term_release(); /* the system's own editing: erase, kill, end of file */
-    enum line_result result = read_line(text, err);
+    enum line_result result = read_typed(text, err);
     term_hold();
     return result;
 }

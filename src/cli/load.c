@@ -235,15 +235,20 @@ static bool open_text(struct loaded *m, const struct options *o, const char *pat
     return open_sampler(m, o, random_seed(), err) && open_constraint(m, err);
 }
 
+bool load_goes_on(struct error *err)
+{
+    return !signals_cancelled() || fail(err, ERR_INTERRUPTED, "loading was interrupted");
+}
+
 bool loaded_open(struct loaded *m, const struct options *o, const char *path, enum load_want want,
                  int64_t n_ctx, struct error *err)
 {
     memset(m, 0, sizeof *m);
     if (want >= WANT_TEXT && !grammar_wanted(o->grammar, o->json_schema, &m->grammar, err))
         return false; /* before the weights are read */
-    bool ok = open_engine(m, o, path, want == WANT_ENGINE ? 0 : n_ctx, err) &&
-              (want < WANT_TEXT || open_text(m, o, path, err)) &&
-              (want < WANT_SESSION || open_session(m, o, n_ctx, err));
+    bool ok = open_engine(m, o, path, want == WANT_ENGINE ? 0 : n_ctx, err) && load_goes_on(err) &&
+              (want < WANT_TEXT || open_text(m, o, path, err)) && load_goes_on(err) &&
+              (want < WANT_SESSION || open_session(m, o, n_ctx, err)) && load_goes_on(err);
     if (ok)
         record_loaded(m, o, path);
     return ok;

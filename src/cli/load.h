@@ -43,6 +43,9 @@ void loaded_close(struct loaded *m);
 bool loaded_open_header(struct loaded *m, const struct options *o, const struct model *model,
                         const char *path, struct error *err);
 
+/* Was Ctrl-C pressed meanwhile, where nobody looked? Then ERR_INTERRUPTED. */
+bool load_goes_on(struct error *err);
+
 /* What the GPU has done with routed experts since loading, for people; empty: nothing. */
 const char *experts_text(const struct loaded *m, char *text, size_t size);
 /* How a GPU hands experts to the CPU, for people; false: it does not. */

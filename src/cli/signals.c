@@ -12,7 +12,7 @@
 #define LEAVE_WITHIN_NS 2000000000ll
 
 /* Sequentially consistent by default; all are read rarely. */
-static atomic_int cancel, leave, exit_code, resized, continued, status;
+static atomic_int cancel, leave, exit_code, resized, continued, status, lent;
 static atomic_llong last_interrupt_ns;
 
 static int wake[2] = { -1, -1 }; /* a byte per signal, for signals_wait */
@@ -32,6 +32,8 @@ static void wake_up(void)
 static void on_interrupt(int signal_number)
 {
     (void)signal_number;
+    if (lent)
+        return;
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
     long long now = (long long)t.tv_sec * 1000000000 + t.tv_nsec;
@@ -46,6 +48,8 @@ static void on_interrupt(int signal_number)
 
 static void on_terminate(int signal_number)
 {
+    if (lent && signal_number == SIGQUIT)
+        return;
     cancel = 1;
     exit_code = 128 + signal_number;
     leave = 1;
@@ -57,7 +61,7 @@ static void on_stop(int signal_number)
     (void)signal_number;
     int saved_errno = errno;
     struct termios now;
-    bool changed = have_terminal && tcgetattr(STDIN_FILENO, &now) == 0;
+    bool changed = have_terminal && !lent && tcgetattr(STDIN_FILENO, &now) == 0;
     if (changed)
         tcsetattr(STDIN_FILENO, TCSANOW, &first_state);
     raise(SIGSTOP);
@@ -131,6 +135,11 @@ void signals_rearm(void)
 void signals_new_input(void)
 {
     last_interrupt_ns = 0;
+}
+
+void signals_lend(bool now)
+{
+    lent = now;
 }
 
 bool signals_leave(void)

@@ -27,6 +27,10 @@ void signals_rearm(void);
 /* The user typed something: the next Ctrl-C is a first one again. */
 void signals_new_input(void);
 
+/* An editor has the terminal: what its keys send (SIGINT, SIGQUIT) is meant for it, and when all are
+ * stopped it brings its own terminal back. */
+void signals_lend(bool lent);
+
 /* Should the program leave, and with which exit code (130, 143, 129, 131; 0: no signal came)? */
 bool signals_leave(void);
 int signals_exit_code(void);
