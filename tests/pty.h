@@ -19,7 +19,12 @@
 #include "tests/check.h"
 
 #define MODEL "models/demo.gguf"
-#define PATIENCE_S 30 /* sanitizers on a busy machine */
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define PATIENCE_S 30 /* on a busy machine */
+#else
+#define PATIENCE_S 10
+#endif
+#define NO_PATIENCE_S 0.5
 
 /* One program in a terminal of its own. */
 struct pty {
@@ -27,6 +32,7 @@ struct pty {
     pid_t pid;
     char text[1 << 20]; /* all that was written, escape sequences included */
     size_t len, seen;   /* `expect` searches behind `seen` */
+    bool lost;          /* something expected did not come */
     struct termios before;
 };
 
@@ -45,7 +51,7 @@ static inline bool spawn(struct pty *s, const char *const *arguments)
     while (*arguments && n < 31)
         argv[n++] = *arguments++;
     memset(s, 0, sizeof *s);
-    s->master = posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC);
+    s->master = posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC | O_NONBLOCK);
     if (s->master < 0 || grantpt(s->master) || unlockpt(s->master))
         return false;
     const char *name = ptsname(s->master);
@@ -75,6 +81,20 @@ static inline bool spawn(struct pty *s, const char *const *arguments)
     }
     close(slave);
     return s->pid > 0;
+}
+
+static int n_lost; /* programs that something expected did not come from */
+
+/* How long to wait: less behind a wait in vain, so that a broken program does not hold up others. */
+static inline double patience(const struct pty *s)
+{
+    return s->lost ? NO_PATIENCE_S : n_lost < 2 ? PATIENCE_S : PATIENCE_S / 5;
+}
+
+static inline void give_up(struct pty *s)
+{
+    n_lost += !s->lost;
+    s->lost = true;
 }
 
 /* Read what comes within the time; false when nothing did. */
@@ -107,7 +127,7 @@ static inline void resize(struct pty *s, int to_columns, int to_rows)
 static inline void watch_grow(struct pty *s, size_t bytes)
 {
     size_t from = s->len;
-    double end = now_s() + PATIENCE_S;
+    double end = now_s() + patience(s);
     while (s->len < from + bytes && now_s() < end && !has_ended(s))
         pump(s, 0.1);
 }
@@ -115,7 +135,7 @@ static inline void watch_grow(struct pty *s, size_t bytes)
 /* Wait until `wanted` appears behind what was expected before. */
 static inline bool expect(struct pty *s, const char *wanted)
 {
-    double end = now_s() + PATIENCE_S;
+    double end = now_s() + patience(s);
     for (;;) {
         char *found = memmem(s->text + s->seen, s->len - s->seen, wanted, strlen(wanted));
         if (found) {
@@ -125,6 +145,7 @@ static inline bool expect(struct pty *s, const char *wanted)
         if (now_s() > end || (!pump(s, 0.2) && has_ended(s)))
             break;
     }
+    give_up(s);
     size_t from = s->len > 600 ? s->len - 600 : 0;
     printf("waited for \"%s\", the screen ends with:\n%.*s\n", wanted, (int)(s->len - from),
            s->text + from);
@@ -134,15 +155,18 @@ static inline bool expect(struct pty *s, const char *wanted)
 static inline void type(struct pty *s, const char *keys)
 {
     size_t len = strlen(keys);
-    while (len > 0) {
+    double end = now_s() + patience(s); /* nobody may be reading */
+    while (len > 0 && now_s() < end) {
         ssize_t n = write(s->master, keys, len);
         if (n < 0 && errno != EINTR && errno != EAGAIN)
             return;
+        pump(s, n <= 0 ? 0.01 : 0);
         n = n < 0 ? 0 : n;
         keys += n;
         len -= (size_t)n;
-        pump(s, 0);
     }
+    if (len > 0)
+        give_up(s);
 }
 
 /* The prompt stands there and waits: sent text arrives at readline, not at the terminal. */
@@ -155,7 +179,7 @@ static inline bool expect_prompt(struct pty *s)
 static inline int finish(struct pty *s)
 {
     int status;
-    double end = now_s() + PATIENCE_S;
+    double end = now_s() + (s->lost ? 2 : patience(s));
     pid_t got;
     while ((got = waitpid(s->pid, &status, WNOHANG)) == 0 && now_s() < end)
         pump(s, 0.05);
@@ -164,7 +188,7 @@ static inline int finish(struct pty *s)
         waitpid(s->pid, &status, 0);
         return -1;
     }
-    while (pump(s, 0.05))
+    for (end = now_s() + 2; pump(s, 0.05) && now_s() < end;)
         ;
     return WIFEXITED(status) ? WEXITSTATUS(status) : 1000 + WTERMSIG(status);
 }
@@ -177,7 +201,5 @@ static inline bool terminal_restored(struct pty *s)
            now.c_cflag == s->before.c_cflag &&
            memcmp(now.c_cc, s->before.c_cc, sizeof now.c_cc) == 0;
 }
-
-#define ARGUMENTS(...) (const char *const[]){ __VA_ARGS__, NULL }
 
 #endif

@@ -1,43 +1,6 @@
-/* Every key and every command of the chat's surface, in a real pseudo-terminal. What the model says is
- * forced by grammars and biases where the screen is compared. */
-#include "src/cli/json.h"
+/* Every key of the chat and how answers look, in a real pseudo-terminal. */
 #include "src/cli/markdown.h"
-#include "src/text/tokenizer.h"
-#include "tests/pty.h"
-#include "tests/screen.h"
-
-static char never_end[32], never_close[32]; /* biases: no end of the answer, none of the thinking */
-
-static struct pty s;
-
-/* Leave at the prompt and see that everything is as before. */
-static void leave(void)
-{
-    type(&s, "\004");
-    CHECK_INT(finish(&s), 0);
-    CHECK(terminal_restored(&s));
-    close(s.master);
-}
-
-/* A file below the test's home. */
-static const char *write_file(const char *name, const char *text)
-{
-    static char path[128];
-    snprintf(path, sizeof path, "%s/%s", home, name);
-    FILE *f = fopen(path, "w");
-    CHECK(f && fputs(text, f) >= 0 && fclose(f) == 0);
-    return path;
-}
-
-/* What the screen shows in the end. The caller frees it. */
-static char *shown(int columns, int rows)
-{
-    struct screen *screen = screen_open(columns, rows);
-    screen_write(screen, (struct str){ s.text, s.len }, true);
-    char *text = screen_text(screen);
-    free(screen);
-    return text;
-}
+#include "tests/chat_pty.h"
 
 /* ---- Markdown -------------------------------------------------------------------------------- */
 
@@ -192,7 +155,7 @@ static void test_resize(void)
     free(text);
     free(screen);
     type(&s, "/ctx\r");
-    CHECK(expect(&s, "1 exchange"));
+    CHECK(expect(&s, "exchange"));
     CHECK(expect_prompt(&s));
     leave();
 }
@@ -415,246 +378,47 @@ static void test_completion(void)
         { "/thi\t", "/think " },           { "/set tem\t", "/set temp " },
         { "/think of\t", "/think off " },  { "/read LICEN\t", "/read LICENSE " },
         { "/read src/cli/chat_cop\t", "/read src/cli/chat_copy.c " },
+        { "/read ~/two\t", "/read \"~/two words.txt\" " },
+        { "/read \"~/two w\t", "/read \"~/two words.txt\" " },
+        { "/export '~/tw\t", "/export \"~/two words.txt\" " },
+        { "/heat ~/o\t", "/heat \"~/o'clock.svg\" " },
     };
+    char line[80];
     check_case("Tab completes commands, settings, words and files, and nothing in a sentence");
+    write_file("two words.txt", "What is 1 + 1?\n");
+    write_file("o'clock.svg", "");
     CHECK(spawn(&s, ARGUMENTS("chat", MODEL, "--no-history")));
     CHECK(expect_prompt(&s));
     for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
         type(&s, rows[i].keys);
-        if (!CHECK_MSG(expect(&s, rows[i].line), "%s does not become %s", rows[i].keys, rows[i].line))
+        type(&s, "|");
+        snprintf(line, sizeof line, "> %s|\n", rows[i].line);
+        if (!CHECK_MSG(expect_shown(line), "%s does not become %s", rows[i].keys, rows[i].line))
             break;
         type(&s, "\025");
     }
+    say("/read ~/two\t\r", "two words.txt: ");
     type(&s, "see LICEN\t.");
-    CHECK(expect(&s, "LICEN"));
-    CHECK(expect(&s, "."));
-    char *text = shown(window_columns, window_rows);
-    CHECK(strstr(text, "> see LICEN.\n"));
-    free(text);
+    CHECK(expect_shown("> see LICEN.\n"));
     type(&s, "\025");
     leave();
 }
 
-/* ---- commands -------------------------------------------------------------------------------- */
-
-static void test_commands(void)
-{
-    static const struct {
-        const char *line, *shown;
-    } rows[] = {
-        { "/why", "no answer yet" },
-        { "/copy", "no answer to copy" },
-        { "/heat", "no expert was picked yet" },
-        { "/set temp 0", "temp is 0" },
-        { "/set temp 101", "wants a number from 0 to 100" },
-        { "/set tmep 1", "did you mean temp?" },
-        { "/set live on", "live is on" },
-        { "/set live", "live is on" },
-        { "/set live off", "live is off" },
-        { "/set markdown raw", "wants one of auto|off" },
-        { "/set seed 7", "seed is 7" },
-        { "/set", "seed 7" },
-        { "/read", "takes it back" },
-        { "/read no-such-file", "no-such-file" },
-        { "/read models/demo.gguf", "not a text file" },
-        { "/read 'tests/vectors/README.md'", "goes with the next message" },
-        { "/read -", "nothing goes" },
-        { "/read -", "nothing was read" },
-        { "/read .clang-format", "goes with the next message" },
-        { "What is 1 + 1?", "tok/s" },
-        { "/ctx", "1 exchange" },
-        { "/why", "a token (" },
-        { "/why", "routed experts" },
-        { "/plan", "attention, shared experts" },
-        { "/heat", "The hottest tenth" },
-        { "/heat no-such-folder/heat.csv", "no-such-folder" },
-        { "/copy", "\033]52;c;" },
-        { "/stats", "wrote " },
-        { "/cpoy", "did you mean /copy?" },
-    };
-    check_case("slash commands that show and change things");
-    CHECK(spawn(&s, ARGUMENTS("chat", MODEL, "--no-think", "-n", "4", "--no-history")));
-    for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
-        char line[64];
-        if (!CHECK_MSG(expect_prompt(&s), "no prompt before %s", rows[i].line))
-            break;
-        snprintf(line, sizeof line, "%s\r", rows[i].line);
-        type(&s, line);
-        expect(&s, rows[i].line);
-        CHECK_MSG(expect(&s, rows[i].shown), "%s does not show \"%s\"", rows[i].line, rows[i].shown);
-    }
-    CHECK(expect_prompt(&s));
-    leave();
-
-    check_case("/read puts the file behind the next message, /copy sends the answer as it was written");
-    CHECK(spawn(&s, ARGUMENTS("chat", MODEL, "--no-think", "--temp", "0", "--no-history", "--grammar",
-                              write_file("hello.gbnf", "root ::= \"**hello**\"\n"))));
-    CHECK(expect_prompt(&s));
-    write_file("note.txt", "What is the word?\n");
-    char line[160];
-    snprintf(line, sizeof line, "/read %s/note.txt\r", home);
-    type(&s, line);
-    CHECK(expect(&s, "tokens"));
-    CHECK(expect_prompt(&s));
-    type(&s, "Say it.\r");
-    CHECK(expect(&s, "hello"));
-    CHECK(expect_prompt(&s));
-    type(&s, "/copy\r");
-    CHECK(expect(&s, "\033]52;c;KipoZWxsbyoq\a"));
-    CHECK(expect_prompt(&s));
-    leave();
-}
-
-static void test_context(void)
-{
-    check_case("the context warns at 80 %%, stops at 100 %% and says what to do");
-    CHECK(spawn(&s, ARGUMENTS("chat", MODEL, "--no-think", "--temp", "0", "-c", "64", "-n", "45",
-                              "--logit-bias", never_end)));
-    CHECK(expect_prompt(&s));
-    type(&s, "What is 1 + 1?\r");
-    CHECK(expect(&s, "% full: "));
-    CHECK(expect_prompt(&s));
-    leave();
-    CHECK(spawn(&s, ARGUMENTS("chat", MODEL, "--no-think", "--temp", "0", "-c", "64",
-                              "--logit-bias", never_end)));
-    CHECK(expect_prompt(&s));
-    type(&s, "What is 1 + 1?\r");
-    CHECK(expect(&s, "context of 64 tokens is full"));
-    CHECK(expect(&s, "/undo"));
-    CHECK(expect(&s, "-c 128"));
-    CHECK(expect_prompt(&s));
-    leave();
-}
-
-/* ---- signals --------------------------------------------------------------------------------- */
-
-static void test_signals(void)
-{
-    int status;
-    pid_t got;
-    check_case("SIGUSR1 says how far things are, at the prompt and in an answer");
-    CHECK(spawn(&s, ARGUMENTS("chat", MODEL, "--no-think", "--logit-bias", never_end)));
-    CHECK(expect_prompt(&s));
-    type(&s, "half a li");
-    CHECK(expect(&s, "half a li"));
-    kill(s.pid, SIGUSR1);
-    CHECK(expect(&s, "waiting for a message; 0 exchanges"));
-    CHECK(expect(&s, "half a li"));
-    type(&s, "ne\r");
-    watch_grow(&s, 400);
-    kill(s.pid, SIGUSR1);
-    CHECK(expect(&s, " tokens written, "));
-    watch_grow(&s, 400);
-
-    check_case("Ctrl-Z in an answer and fg: it goes on");
-    type(&s, "\032");
-    for (double end = now_s() + PATIENCE_S;
-         (got = waitpid(s.pid, &status, WNOHANG | WUNTRACED)) == 0 && now_s() < end;)
-        pump(&s, 0.05);
-    CHECK(got == s.pid && WIFSTOPPED(status));
-    CHECK(terminal_restored(&s));
-    size_t from = s.len;
-    kill(s.pid, SIGCONT);
-    watch_grow(&s, 400);
-    CHECK(s.len > from);
-    type(&s, "\003");
-    CHECK(expect(&s, "stopped"));
-    CHECK(expect_prompt(&s));
-    type(&s, "/ctx\r");
-    CHECK(expect(&s, "1 exchange"));
-    CHECK(expect_prompt(&s));
-    leave();
-
-    check_case("Ctrl-C at twenty moments of the start: 130 or a prompt, and the terminal as before");
-    for (int i = 0; i < 20; i++) {
-        CHECK(spawn(&s, ARGUMENTS("chat", MODEL, "--no-history")));
-        usleep((useconds_t)(check_random() % 60000));
-        kill(s.pid, SIGINT);
-        double end = now_s() + PATIENCE_S;
-        while (!has_ended(&s) && !memmem(s.text, s.len, "> ", 2) && now_s() < end)
-            pump(&s, 0.05);
-        if (!has_ended(&s))
-            type(&s, "\004");
-        int code = finish(&s);
-        CHECK_MSG(code == 130 || code == 0 || code == 1000 + SIGINT, "exit code %d", code);
-        CHECK(code == 1000 + SIGINT || terminal_restored(&s)); /* before there was a handler */
-        close(s.master);
-    }
-}
-
-static void test_first_sign(void)
-{
-    check_case("something is on the screen at once");
-    double start = now_s();
-    CHECK(spawn(&s, ARGUMENTS("chat", MODEL)));
-    while (s.len == 0 && now_s() - start < PATIENCE_S && !has_ended(&s))
-        pump(&s, 0.05);
-    CHECK_MSG(s.len > 0 && now_s() - start < 5, "the first sign came after %.2f s", now_s() - start);
-    CHECK(expect_prompt(&s));
-    leave();
-
-    check_case("commands that take long say what they do");
-    static const struct {
-        const char *arguments[8], *sign;
-    } rows[] = {
-        { { "run", MODEL, "-p", "hi", "-n", "1" }, "loading" },
-        { { "run", MODEL, "-p", "hi", "-n", "1" }, "reading" },
-        { { "eval", MODEL, "--tasks", "models/demo/tasks.jsonl" }, "loading" },
-        { { "inspect", MODEL, "--verify" }, "verifying" },
-        { { "inspect", MODEL, "--hash" }, "hashing" },
-        { { "plan", MODEL }, "measuring" }, /* in this home it is the first time */
-        { { "bench", "--probe" }, "measuring" },
-    };
-    for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
-        CHECK(spawn(&s, rows[i].arguments));
-        CHECK_MSG(expect(&s, rows[i].sign), "%s does not say \"%s\"", rows[i].arguments[0],
-                  rows[i].sign);
-        kill(s.pid, SIGKILL);
-        finish(&s);
-        close(s.master);
-    }
-}
-
 int main(void)
 {
-    const char *build = getenv("B");
-    struct gguf g = { 0 };
-    struct tokenizer *t = NULL;
-    snprintf(binary, sizeof binary, "%s/tandem", build && *build ? build : "build");
-    snprintf(home, sizeof home, "/tmp/tandem-test-XXXXXX");
-    width_use_utf8();
-    if (access(MODEL, R_OK) != 0 || access(binary, X_OK) != 0 || !js_available(NULL)) {
-        check_case("keys of the chat");
-        check_skip("%s, %s or the libraries for text are not there", MODEL, binary);
+    if (!chat_tests_open("keys of the chat"))
         return check_finish();
+    if (markdown_available()) {
+        test_markdown();
+        test_resize();
     }
-    check_case("the demo model has a vocabulary");
-    CHECK(mkdtemp(home) && gguf_open(&g, MODEL, NULL) && tokenizer_open(&t, &g, NULL) && t);
-    if (t) {
-        snprintf(never_end, sizeof never_end, "%d-inf", tokenizer_eos(t));
-        snprintf(never_close, sizeof never_close, "%d-inf", tokenizer_find(t, "</think>"));
-        if (markdown_available()) {
-            test_markdown();
-            test_resize();
-        }
-        test_pipes();
-        test_wide_line();
-        test_thinking();
-        test_paste();
-        test_paste_ahead();
-        test_editor();
-        test_history();
-        test_completion();
-        test_commands();
-        test_context();
-        test_signals();
-        test_first_sign();
-    }
-    tokenizer_close(t);
-    gguf_close(&g);
-    char command[128];
-    snprintf(command, sizeof command, "rm -rf '%s'", home);
-    if (system(command) != 0)
-        printf("%s stays behind\n", home);
-    return check_finish();
+    test_pipes();
+    test_wide_line();
+    test_thinking();
+    test_paste();
+    test_paste_ahead();
+    test_editor();
+    test_history();
+    test_completion();
+    return chat_tests_close();
 }

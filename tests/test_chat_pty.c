@@ -119,60 +119,6 @@ static void test_editing(void)
     free(history);
 }
 
-static void test_commands(void)
-{
-    static struct pty s;
-    static const struct {
-        const char *line, *shown;
-    } rows[] = {
-        { "/help", "/system" },
-        { "/hlep", "did you mean /help?" },
-        { "/wxyz", "/help lists them" },
-        { "/think", "thinking is" },
-        { "/think on", "thinking is on" },
-        { "/think 5", "at most 5 tokens" },
-        { "/think perhaps", "wants on, off" },
-        { "/think high", "thinking is high" },
-        { "/think off", "thinking is off" },
-        { "/system", "none" },
-        { "/system Be terse.", "set" },
-        { "/system", "Be terse." },
-        { "/retry", "nothing to retry" },
-        { "/undo", "nothing to undo" },
-        { "hi", "tok/s" },
-        { "/retry", "tok/s" },
-        { "/ctx", "1 exchange\r\n" },
-        { "/undo", "0 tokens kept" },
-        { "/ctx", "context: 0 of" },
-        { "hi", "tok/s" },
-        { "//hi", "tok/s" },
-        { "/trim", "1 left" },
-        { "/stats", "seed" },
-        { "/clear", "anew" },
-        { "/ctx", "context: 0 of" },
-    };
-    check_case("slash commands");
-    if (!CHECK(spawn(&s, ARGUMENTS("chat", MODEL, "--temp", "0", "-n", "4", "--no-history"))))
-        return;
-    for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
-        char line[64];
-        if (!CHECK_MSG(expect_prompt(&s), "no prompt before %s", rows[i].line))
-            break;
-        snprintf(line, sizeof line, "%s\r", rows[i].line);
-        type(&s, line);
-        expect(&s, rows[i].line);
-        CHECK_MSG(expect(&s, rows[i].shown), "%s does not show \"%s\"", rows[i].line,
-                  rows[i].shown);
-    }
-    CHECK(expect_prompt(&s));
-    type(&s, "/th\t");
-    CHECK(expect(&s, "/think"));
-    type(&s, "\025\004"); /* kill the line, then Ctrl-D */
-    CHECK_INT(finish(&s), 0);
-    CHECK(terminal_restored(&s));
-    close(s.master);
-}
-
 static void test_signals(void)
 {
     static struct pty s;
@@ -364,7 +310,6 @@ int main(void)
         snprintf(never_end, sizeof never_end, "%d-inf", tokenizer_eos(t));
         test_conversation();
         test_editing();
-        test_commands();
         test_signals();
         test_characters(t);
         test_interrupted_run();
