@@ -137,40 +137,59 @@ ALWAYS_INLINE void finish32(const struct step32 *f, int first)
     }
 }
 
-#define MULTIPLY_32(first, second)                                                                \
+/* The step before is stored between the products, and the one before that finished beside them: a
+ * product takes 50 cycles until it can be stored, and a step waiting for its own sums lasted twice
+ * as long as its float work. */
+#define MULTIPLY_32(first, second, first_before, second_before)                                   \
     _tile_zero(first);                                                                            \
     _tile_loadd(LINES0, p[i].q[0][8 * h], 64);                                                    \
     _tile_dpbssd(first, TOKENS0, LINES0);                                                         \
     finish32(&f, 0);                                                                              \
+    _tile_stored(first_before, before->of[0], 64);                                                \
     finish32(&f, PORTION);                                                                        \
     _tile_zero(second);                                                                           \
     _tile_loadd(LINES1, p[i].q[0][8 * (h + 4)], 64);                                              \
     _tile_dpbssd(second, TOKENS1, LINES1);                                                        \
     finish32(&f, 2 * PORTION);                                                                    \
+    _tile_stored(second_before, before->of[1], 64);                                               \
     finish32(&f, 3 * PORTION);
+
+ALWAYS_INLINE void finish_all32(const struct step32 *f)
+{
+    for (int k = 0; k < 4; k++)
+        finish32(f, PORTION * k);
+}
 
 ALWAYS_INLINE void panels32(const struct panel *p, int n_panels, const struct slice *s,
                             int n_blocks, bool has_m, int n_tokens, struct tile_sums *sums)
 {
     struct sums c[2];
-    struct step32 f = { .s = s, .n_blocks = n_blocks, .n_tokens = n_tokens, .has_m = has_m };
+    const struct step32 none = { .s = s, .n_blocks = n_blocks, .n_tokens = n_tokens, .has_m = has_m };
+    struct step32 f = none, next = none;
     bool odd = false;
     for (int h = 0; h < 4 && h < n_blocks; h++) {
         _tile_loadd(TOKENS0, s->q[0] + 32 * h, CHUNK);
         _tile_loadd(TOKENS1, s->q[0] + 32 * (h + 4), CHUNK);
         for (int i = 0; i < n_panels; i++, odd = !odd) {
+            struct sums *before = &c[!odd];
             if (odd) {
-                MULTIPLY_32(SUM2, SUM3)
-                STORE(&c[1], SUM2, SUM3)
+                MULTIPLY_32(SUM2, SUM3, SUM0, SUM1)
             } else {
-                MULTIPLY_32(SUM0, SUM1)
-                STORE(&c[0], SUM0, SUM1)
+                MULTIPLY_32(SUM0, SUM1, SUM2, SUM3)
             }
-            f.c = &c[odd], f.p = p + i, f.h = h, f.sum = sums[i].of[h];
+            f = next;
+            f.c = f.p ? before : NULL;
+            next.p = p + i, next.h = h, next.sum = sums[i].of[h];
         }
     }
-    for (int k = 0; k < 4; k++)
-        finish32(&f, PORTION * k);
+    finish_all32(&f);
+    if (odd) {
+        STORE(&c[0], SUM0, SUM1)
+    } else {
+        STORE(&c[1], SUM2, SUM3)
+    }
+    next.c = &c[!odd];
+    finish_all32(&next);
 }
 
 static void multiply32(const struct panel *p, int n_panels, const struct slice *s, int n_blocks,
