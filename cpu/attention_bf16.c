@@ -39,6 +39,7 @@ struct bench bf16_bench(struct room *r, int64_t width)
     b.weights = bf16_take(r, KEY_BLOCK / 2 * LANES, sizeof(uint32_t));
     b.floats = bf16_take(r, KEY_BLOCK * width, sizeof(float));
     b.words = bf16_take(r, KEY_BLOCK / 2 * width, sizeof(uint32_t));
+    b.turned = bf16_take(r, LANES * KEY_BLOCK, sizeof *b.turned);
     b.even = bf16_take(r, width, sizeof(float));
     b.odd = bf16_take(r, width, sizeof(float));
     return b;
@@ -49,8 +50,8 @@ size_t attention_bf16_bytes(const struct device_cpu_options *o)
 {
     size_t width = align_up((size_t)o->head_width, DEPTH) + DEPTH;
     size_t tiles = align_up((size_t)o->max_tokens, LANES) / LANES;
-    size_t bench = KEY_BLOCK * (LANES + LANES / 2 + width + width / 2) + 2 * width;
-    size_t lanes = LANES * (width / 2 + 2 + width) + LANES * KEY_BLOCK / 2;
+    size_t bench = KEY_BLOCK * (2 * LANES + width + width / 2) + 2 * width;
+    size_t lanes = LANES * (width / 2 + 2 + width);
     size_t span = SPAN * width / 2 + DEPTH, matrices = width * width / 2;
     size_t pieces = 16 + 4 * tiles; /* each rounded up to a cache line */
     return (bench + lanes * tiles + span + matrices) * sizeof(float) + pieces * 64;

@@ -21,6 +21,7 @@ struct bench {
     uint32_t *weights; /* [KEY_BLOCK / 2, LANES] pairs */
     float *floats;     /* [KEY_BLOCK, width] */
     uint32_t *words;   /* [KEY_BLOCK / 2, width] */
+    uint16_t *turned;  /* [LANES, KEY_BLOCK] weights, a lane's side by side */
     float *even, *odd; /* [width] rows as floats */
 };
 
@@ -40,5 +41,10 @@ void bf16_lay_block(const struct attention *a, const struct bench *b, int set, i
 /* scores of `rows` positions from `first` on, then weights; shrink [LANES]. */
 void bf16_weigh(const struct attention *a, const struct bench *b, struct lanes *l,
                 const uint16_t *keys, int64_t first, int rows, float *shrink);
+/* Cached rows, `rows` of them (a multiple of DEPTH) from `first` on, as keys [rows, key_width] and
+ * in b->words as values in pairs [rows / 2, value_width], meet the lanes; l->out is [n, value_width]
+ * here. */
+void bf16_meet_pairs(const struct attention *a, const struct bench *b, struct lanes *l,
+                     const uint16_t *keys, int64_t first, int rows);
 
 #endif

@@ -20,16 +20,27 @@ static void scale_rows(const struct lanes *l, const float *shrink)
     }
 }
 
+void bf16_meet_pairs(const struct attention *a, const struct bench *b, struct lanes *l,
+                     const uint16_t *keys, int64_t first, int rows)
+{
+    const struct kernels *k = &a->d->kernels;
+    float shrink[LANES];
+    bf16_weigh(a, b, l, keys, first, rows, shrink);
+    scale_rows(l, shrink);
+    k->bf16_transpose(b->weights, LANES, rows / 2, l->n, (uint32_t *)(void *)b->turned,
+                      KEY_BLOCK / 2);
+    k->bf16_gemm(l->n, (int)l->value_width, rows, b->turned, KEY_BLOCK, b->words, l->value_width,
+                 true, l->out, l->value_width);
+}
+
 /* Up to LANES queries of a set from row0 on (token by token) meet positions [first, last). */
 void attention_bf16_piece(const struct attention *a, int worker, int set, int row0, int64_t first,
                           int64_t last)
 {
-    const struct kernels *k = &a->d->kernels;
     struct room r = bf16_room(a, worker);
     struct bench b = bf16_bench(&r, max_of(a->key_width + DEPTH, a->value_width));
     int used = min_of(a->n_tokens * a->heads_per_set - row0, LANES);
     struct lanes l = bf16_lanes(&r, used, a->key_width, a->value_width);
-    uint16_t *turned = bf16_take(&r, LANES * KEY_BLOCK, sizeof *turned);
     uint16_t *keys = (uint16_t *)(void *)b.floats;
     for (int i = 0; i < used; i++) {
         int token = (row0 + i) / a->heads_per_set;
@@ -39,15 +50,9 @@ void attention_bf16_piece(const struct attention *a, int worker, int set, int ro
     bf16_turn_queries(a, &b, &l);
     memset(keys + KEY_BLOCK * a->key_width, 0, DEPTH * sizeof *keys);
     for (int64_t p = first; p < last && !step_cancelled(a->d); p += KEY_BLOCK) {
-        float shrink[LANES];
         int rows = (int)align_up((size_t)min_of(last - p, (int64_t)KEY_BLOCK), DEPTH);
         bf16_lay_block(a, &b, set, p, keys, b.words);
-        bf16_weigh(a, &b, &l, keys, p, rows, shrink);
-        scale_rows(&l, shrink);
-        k->bf16_transpose(b.weights, LANES, rows / 2, l.n, (uint32_t *)(void *)turned,
-                          KEY_BLOCK / 2);
-        k->bf16_gemm(l.n, (int)a->value_width, rows, turned, KEY_BLOCK, b.words, a->value_width,
-                     true, l.out, a->value_width);
+        bf16_meet_pairs(a, &b, &l, keys, p, rows);
     }
     for (int i = 0; i < used; i++) {
         int token = (row0 + i) / a->heads_per_set;

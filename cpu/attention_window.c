@@ -1,16 +1,17 @@
 /* Attention over a window of recent rows and rows of blocks, with sinks.
  *
- * All heads of a token read the same rows, so these are gathered once, as floats, and meet a tile of
- * heads in two matrix products, KEY_BLOCK rows at a time: for V4 Flash 64 heads x 640 rows x 512 twice
- * over are 84 million operations for 0.3 million elements gathered. */
+ * All heads of a token read the same rows, so these are gathered once and meet a tile of heads in
+ * two matrix products, KEY_BLOCK rows at a time: for V4 Flash 64 heads x 640 rows x 512 twice over
+ * are 84 million operations for 0.3 million elements gathered. Where the hardware multiplies BF16
+ * and the cache holds halves, queries, rows and weights are rounded to that (as in
+ * cpu/attention_bf16.c); otherwise rows become floats. */
 #include <assert.h>
 #include <string.h>
 
-#include "cpu/attention_parts.h"
+#include "cpu/attention_bf16.h"
 #include "cpu/sparse.h"
-#include "src/base/util.h"
 
-#define FEW_HEADS 16 /* per unit when few tokens attend: each unit gathers the rows for itself */
+#define FEW_HEADS SIDE /* at least, per unit when few tokens attend: each gathers the rows for itself */
 
 struct window_job {
     struct device_cpu *d;
@@ -18,6 +19,7 @@ struct window_job {
     const struct kv_sparse *cache;
     struct rows dst, q, row;
     bool f16;
+    bool bf16; /* rows of this step lie as halves in d->act, one per activation */
     int heads; /* of a unit */
     int units; /* of a token */
 };
@@ -99,20 +101,89 @@ static void attend(const struct window_job *j, int worker, int64_t t, int head)
            (size_t)(tile.n * width) * sizeof(float));
 }
 
+/* ---- on BF16 ---- */
+
+static uint16_t *halves_of_step(const struct window_job *j, int64_t t)
+{
+    return (uint16_t *)(void *)(j->d->act + (size_t)t * j->d->act_stride);
+}
+
+/* Row i of those where it lies. */
+static const uint16_t *halves_at(const struct window_job *j, const struct seen *seen, int64_t i)
+{
+    int64_t width = j->a->head_dim, position = seen->first + i, at = i - seen->n_recent;
+    if (at >= 0)
+        return (const uint16_t *)j->cache->blocks + (seen->ids ? seen->ids[at] : at) * width;
+    if (position >= j->d->step.n_past)
+        return halves_of_step(j, position - j->d->step.n_past);
+    return (const uint16_t *)j->cache->window + position % j->cache->n_window * width;
+}
+
+/* Rows [first, first + n), and zeros up to `whole`: as keys, and as values in pairs. */
+static void lay_rows(const struct window_job *j, const struct seen *seen, int64_t first, int64_t n,
+                     int64_t whole, const uint16_t *zeros, uint16_t *keys, uint32_t *pairs)
+{
+    int64_t width = j->a->head_dim, even = (n + 1) / 2 * 2;
+    for (int64_t i = 0; i < n; i += 2)
+        j->d->kernels.bf16_lay_halves(halves_at(j, seen, first + i),
+                                      i + 1 < n ? halves_at(j, seen, first + i + 1) : zeros, width,
+                                      keys + i * width, width, pairs + i / 2 * width);
+    memset(keys + even * width, 0, (size_t)((whole - even) * width) * sizeof *keys);
+    memset(pairs + even / 2 * width, 0, (size_t)((whole - even) / 2 * width) * sizeof *pairs);
+}
+
+/* Unit: some heads of one token, each a lane. */
+static void attend_bf16(const struct window_job *j, int worker, int64_t t, int head)
+{
+    const struct window_attention *a = j->a;
+    const struct attention parts = { .d = j->d, .scale = a->scale };
+    const float *sinks = a->sinks.data, *q = j->q.data + t * j->q.stride + (int64_t)head * a->head_dim;
+    int64_t width = a->head_dim;
+    struct seen seen = seen_by(j, t);
+    int64_t n_rows = seen.n_recent + seen.n_blocks;
+    struct room r = bf16_room(&parts, worker);
+    struct bench b = bf16_bench(&r, width);
+    struct lanes l = bf16_lanes(&r, min_of(a->n_heads - head, j->heads), width, width);
+    uint16_t *keys = (uint16_t *)(void *)b.floats;
+    for (int i = 0; i < l.used; i++) {
+        bf16_put_query(&parts, &b, &l, i, q + i * width, n_rows);
+        l.max[i] = sinks[head + i] * LOG2_E; /* the sink weighs 1 and has no value */
+        l.sum[i] = 1;
+    }
+    bf16_turn_queries(&parts, &b, &l);
+    memset(b.even, 0, (size_t)width * sizeof *b.even);
+    for (int64_t first = 0; first < n_rows && !step_cancelled(j->d); first += KEY_BLOCK) {
+        int64_t n = min_of(n_rows - first, KEY_BLOCK);
+        int64_t whole = (int64_t)align_up((size_t)n, DEPTH);
+        lay_rows(j, &seen, first, n, whole, (const uint16_t *)(const void *)b.even, keys, b.words);
+        bf16_meet_pairs(&parts, &b, &l, keys, first, (int)whole);
+    }
+    float *dst = j->dst.data + t * j->dst.stride + head * width;
+    for (int i = 0; i < l.used; i++) {
+        float share = 1 / l.sum[i];
+        for (int64_t c = 0; c < width; c++)
+            dst[i * width + c] = l.out[i * width + c] * share;
+    }
+}
+
+/* ---- */
+
 static void run_attend(void *ctx, int64_t begin, int64_t end, int worker)
 {
     const struct window_job *j = ctx;
     for (int64_t unit = begin; unit < end; unit++)
-        attend(j, worker, unit / j->units, (int)(unit % j->units) * j->heads);
+        (j->bf16 ? attend_bf16 : attend)(j, worker, unit / j->units,
+                                         (int)(unit % j->units) * j->heads);
 }
 
 /* Units: tokens. Halves and back: what later steps read. */
 static void run_round(void *ctx, int64_t begin, int64_t end, int worker)
 {
     const struct window_job *j = ctx;
-    uint16_t *halves = (uint16_t *)(void *)j->d->scratch[worker].row;
+    (void)worker;
     for (int64_t t = begin; t < end; t++) {
         float *row = j->row.data + t * j->row.stride;
+        uint16_t *halves = halves_of_step(j, t);
         j->d->kernels.to_f16(row, halves, j->a->head_dim);
         j->d->kernels.decode[TYPE_F16](halves, row, j->a->head_dim);
     }
@@ -135,6 +206,19 @@ static void run_keep(void *ctx, int64_t begin, int64_t end, int worker)
     }
 }
 
+/* On BF16 a head's result does not depend on which others share its unit, so that may look at the
+ * threads; a product of floats has its own order for every size. */
+static int heads_per_unit(const struct window_job *j)
+{
+    int64_t n = j->d->step.n_tokens, each = j->a->n_heads * n / j->d->n_threads;
+    if (!j->bf16)
+        return n <= SPLIT_TOKENS ? FEW_HEADS : QUERY_TILE;
+    if (n > SPLIT_TOKENS)
+        return LANES;
+    return (int)min_of((int64_t)align_up((size_t)max_of(each, (int64_t)1), FEW_HEADS),
+                       (int64_t)LANES);
+}
+
 void attention_run_window(struct device_cpu *d, struct rows dst, struct rows q, struct rows row,
                           struct kvcache *c, int layer, const struct window_attention *a)
 {
@@ -144,7 +228,8 @@ void attention_run_window(struct device_cpu *d, struct rows dst, struct rows q, 
     assert(a->head_dim <= d->options.head_width && a->head_dim <= d->options.max_cols);
     assert(d->step.n_past + n <= c->n_ctx && min_of((int64_t)a->window, c->n_ctx) <=
            job.cache->n_window);
-    job.heads = n <= SPLIT_TOKENS ? FEW_HEADS : QUERY_TILE;
+    job.bf16 = job.f16 && d->bf16_bytes && a->head_dim % DEPTH == 0;
+    job.heads = heads_per_unit(&job);
     job.units = (a->n_heads + job.heads - 1) / job.heads;
     if (job.f16)
         pool_run(d->pool, run_round, &job, n, grain);
