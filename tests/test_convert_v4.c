@@ -167,6 +167,23 @@ static void add_experts(const char *p, bool hashed, bool wide)
     add_e8m0(part(p, "ffn.shared_experts.w3.weight"), EXPERT, HIDDEN);
 }
 
+/* The block for multi-token prediction: no compression, experts by scores. */
+static void add_mtp(bool wide)
+{
+    const char *p = "mtp.0.";
+    add_streams(p);
+    add_attention(p, 0);
+    add_experts(p, false, wide);
+    add_e8m0("mtp.0.e_proj.weight", HIDDEN, HIDDEN);
+    add_e8m0("mtp.0.h_proj.weight", HIDDEN, HIDDEN);
+    add_bf16(&st, "mtp.0.enorm.weight", 0, HIDDEN);
+    add_bf16(&st, "mtp.0.hnorm.weight", 0, HIDDEN);
+    add_bf16(&st, "mtp.0.norm.weight", 0, HIDDEN);
+    add_f32(&st, "mtp.0.hc_head_fn", 4, 4 * HIDDEN);
+    add_f32(&st, "mtp.0.hc_head_base", 0, 4);
+    add_f32(&st, "mtp.0.hc_head_scale", 0, 1);
+}
+
 static void build_v4(bool wide)
 {
     clean_folder();
@@ -184,7 +201,7 @@ static void build_v4(bool wide)
         add_attention(prefix, ratios[i]);
         add_experts(prefix, i < 1, wide);
     }
-    add_streams("mtp.0."); /* a block of its own file */
+    add_mtp(wide);
     write_text("config.json", v4_config);
     write_tokenizer(V3_REGEX);
 }
@@ -263,7 +280,7 @@ static void check_floats(const struct gguf *g, const char *name, int layer, cons
 static void check_keys(const struct gguf *g)
 {
     static const struct { const char *name; uint64_t value; } keys[] = {
-        { "block_count", 4 }, { "embedding_length", 64 }, { "embedding_length_out", 256 },
+        { "block_count", 5 }, { "nextn_predict_layers", 1 }, { "embedding_length", 64 }, { "embedding_length_out", 256 },
         { "attention.head_count", 4 }, { "attention.head_count_kv", 1 },
         { "attention.key_length", 32 }, { "attention.value_length", 32 },
         { "attention.q_lora_rank", 32 }, { "attention.sliding_window", 16 },
@@ -290,8 +307,7 @@ static void check_keys(const struct gguf *g)
                                           &err);
     CHECK(kv && kv->count == 5 && gguf_int_at(kv, 2) == 128);
     kv = gguf_array(g, "deepseek4.swiglu_clamp_exp", GGUF_KIND_FLOAT, &err);
-    CHECK(kv && kv->count == 4 && gguf_float_at(kv, 3) == 10);
-    CHECK(!gguf_has(g, "deepseek4.nextn_predict_layers"));
+    CHECK(kv && kv->count == 5 && gguf_float_at(kv, 4) == 10);
     CHECK(!gguf_has(g, "deepseek4.feed_forward_length"));
 }
 
@@ -334,10 +350,60 @@ static void test_v4(bool wide)
     find(&g, "blk.0.attn_q_a.weight", TYPE_Q8_0, Q_LORA * HIDDEN);
     find(&g, "blk.1.attn_compressor_kv.weight", TYPE_BF16, 2 * HEAD * HIDDEN);
     CHECK(!gguf_tensor(&g, "blk.0.exp_probs_b.bias") && gguf_tensor(&g, "blk.1.exp_probs_b.bias"));
-    CHECK(!gguf_tensor(&g, "blk.4.hc_attn_fn.weight"));
+    find(&g, "blk.4.nextn.eh_proj.weight", TYPE_Q8_0, 2 * HIDDEN * HIDDEN);
     gguf_close(&g);
-    CHECK_MSG(model_open(&m, in_folder("v4.gguf"), NUMERICS_OFFICIAL, &err), "%s", err.text);
+    if (CHECK_MSG(model_open(&m, in_folder("v4.gguf"), NUMERICS_OFFICIAL, &err), "%s", err.text))
+        CHECK_INT(m.params.n_mtp, 1);
     model_close(&m);
+}
+
+static void rename_tensor(const char *old, const char *new_name)
+{
+    char *at = strstr(st.header, old);
+    if (CHECK(at && strlen(old) == strlen(new_name)))
+        memcpy(at, new_name, strlen(old));
+}
+
+/* Row r of the matrix: row r of e_proj, then row r of h_proj. */
+static void check_beside(const struct gguf *g)
+{
+    static const char *const sources[] = { "mtp.0.e_proj.weight", "mtp.0.h_proj.weight" };
+    const struct tensor *t = find(g, "blk.4.nextn.eh_proj.weight", TYPE_F32, 2 * HIDDEN * HIDDEN);
+    const float *v = t ? t->data : NULL;
+    int wrong = 0;
+    for (int i = 0; v && i < 2 * HIDDEN * HIDDEN; i++) {
+        const char *source = sources[i / HIDDEN % 2];
+        int at = i / (2 * HIDDEN) * HIDDEN + i % HIDDEN;
+        wrong += v[i] != ldexpf(fp8_value(fp8_code(source, at)), exponent(source, 0) - 127);
+    }
+    CHECK_INT(wrong, 0);
+    CHECK(t && t->ne[0] == 2 * HIDDEN);
+}
+
+/* Without the block, by wish or because the checkpoint only announces it; more blocks than announced
+ * (stages of another way to draft) are left alone. */
+static void test_v4_mtp(void)
+{
+    struct gguf g = { 0 };
+    check_case("V4 without its prediction block");
+    if (run("--type f32 --no-mtp", "f32.gguf", &g))
+        CHECK(!gguf_has(&g, "deepseek4.nextn_predict_layers") &&
+              !gguf_tensor(&g, "blk.4.attn_norm.weight"));
+    gguf_close(&g);
+    build_v4(false);
+    rename_tensor("mtp.0.e_proj.weight", "mtp.0.o_proj.weight");
+    add_bf16(&st, "mtp.1.enorm.weight", 0, HIDDEN);
+    st_write(&st, "model.safetensors");
+    if (run("--type f32", "f32.gguf", &g))
+        CHECK(!gguf_has(&g, "deepseek4.nextn_predict_layers"));
+    gguf_close(&g);
+    build_v4(false);
+    add_bf16(&st, "mtp.1.enorm.weight", 0, HIDDEN);
+    st_write(&st, "model.safetensors");
+    if (run("--type f32", "f32.gguf", &g))
+        CHECK(gguf_tensor(&g, "blk.4.nextn.enorm.weight") &&
+              !gguf_tensor(&g, "blk.5.nextn.enorm.weight"));
+    gguf_close(&g);
 }
 
 static void test_v4_floats(void)
@@ -359,6 +425,10 @@ static void test_v4_floats(void)
                 4 * 2 * INDEX);
     check_plain(&g, "blk.3.attn_sinks.weight", "layers.3.attn.attn_sink", HEADS);
     check_plain(&g, "blk.3.ffn_gate_inp.weight", "layers.3.ffn.gate.weight", EXPERTS * HIDDEN);
+    check_beside(&g);
+    check_plain(&g, "blk.4.nextn.shared_head_norm.weight", "mtp.0.norm.weight", HIDDEN);
+    check_plain(&g, "blk.4.nextn.hc_head_fn.weight", "mtp.0.hc_head_fn", 16 * HIDDEN);
+    check_plain(&g, "blk.4.exp_probs_b.bias", "mtp.0.ffn.gate.bias", EXPERTS);
     gguf_close(&g);
 }
 
@@ -409,13 +479,6 @@ static uint8_t *data_of(const char *name)
     return st.data + at;
 }
 
-static void rename_tensor(const char *old, const char *new_name)
-{
-    char *at = strstr(st.header, old);
-    if (CHECK(at && strlen(old) == strlen(new_name)))
-        memcpy(at, new_name, strlen(old));
-}
-
 static void refuse_config(const char *what, const char *old, const char *new_text, const char *word)
 {
     char text[sizeof v4_config + 100];
@@ -457,6 +520,9 @@ static void test_damage(void)
     build_v4(true);
     rename_tensor("layers.2.hc_ffn_base", "layers.2.hc_ffn_bose");
     refuse("a missing hyper-connection", "layers.2.hc_ffn_base is missing");
+    build_v4(true);
+    rename_tensor("mtp.0.h_proj.weight", "mtp.0.o_proj.weight");
+    refuse("half of a prediction block's input", "mtp.0.h_proj.weight is missing");
     refuse_config("another ratio", "[0,4,128,4,0]", "[0,4,64,4,0]", "compress_ratios");
     refuse_config("too few ratios", "[0,4,128,4,0]", "[0,4,128]", "compress_ratios");
     refuse_config("eight streams", "\"hc_mult\":4", "\"hc_mult\":8", "hc_mult");
@@ -579,6 +645,7 @@ int main(void)
     test_v4_floats();
     test_v4_types();
     test_v4(false);
+    test_v4_mtp();
     test_damage();
     test_v32();
     clean_folder();

@@ -130,15 +130,19 @@ static bool find_sources(struct plan *p, struct plan_tensor *t, const struct nam
         rows = (uint64_t)params_dim(q, DIM_KV_B);
         cols = (uint64_t)q->kv_lora_rank;
     }
-    t->n_sources = t->how == HOW_ROWS ? (size_t)t->n_matrices : 1;
+    if (t->how == HOW_BESIDE)
+        cols /= 2;
+    t->n_sources = t->how == HOW_ROWS ? (size_t)t->n_matrices : t->how == HOW_BESIDE ? 2 : 1;
     t->sources = arena_alloc(&p->arena, t->n_sources, sizeof *t->sources, err);
     t->scales = arena_alloc(&p->arena, t->n_sources, sizeof *t->scales, err);
     *found = true;
     if (!t->sources || !t->scales)
         return false;
     for (size_t i = 0; i < t->n_sources; i++) {
-        struct st_tensor *s = checkpoint_find(p->checkpoint, fill_name(name, sizeof name, row->hf,
-                                                                       layer, (int64_t)i));
+        const char *hf = t->how == HOW_BESIDE && i > 0 ? row->beside : row->hf;
+        struct st_tensor *s = checkpoint_find(
+            p->checkpoint, checkpoint_name(name, sizeof name, p->config->spelling, hf, layer,
+                                           q->n_layers, (int64_t)i));
         if (!s) {
             *found = i > 0; /* some experts and not others: never optional */
             return fail(err, ERR_FILE, "%s: %s is missing", p->checkpoint->folder, name);
@@ -155,6 +159,7 @@ static bool find_sources(struct plan *p, struct plan_tensor *t, const struct nam
     t->rows_of = (struct convert_source){
         .checkpoint = p->checkpoint, .tensors = t->sources, .scales = t->scales,
         .rows = rows ? (int64_t)rows : t->rows, .cols = rows ? (int64_t)cols : t->cols,
+        .beside = t->how == HOW_BESIDE,
         .head_rows = t->how == HOW_ROTARY ? q->head_dim : 0, .limit = q->n_routed,
     };
     return true;
@@ -355,8 +360,7 @@ static bool ends_with(const char *name, const char *suffix)
 }
 
 /* Tensors that say nothing to this program: frequencies computed elsewhere, ranges of activations,
- * prediction blocks that were not asked for (those of V4 belong into a file of their own), a head
- * that repeats the embedding. */
+ * prediction blocks that were not asked for, a head that repeats the embedding. */
 static bool is_useless(const struct plan *p, const struct st_tensor *t)
 {
     const struct params *q = &p->config->params;
@@ -365,8 +369,9 @@ static bool is_useless(const struct plan *p, const struct st_tensor *t)
         return true;
     if (p->config->tied && strcmp(t->name, "lm_head.weight") == 0)
         return true;
+    int block;
     if (p->config->spelling == SPELLING_V4)
-        return strncmp(t->name, "mtp.", 4) == 0;
+        return sscanf(t->name, "mtp.%d.", &block) == 1 && block >= q->n_mtp;
     return q->n_routed && hf_layer(SPELLING_HF, t->name) >= q->n_layers + q->n_mtp;
 }
 
@@ -386,15 +391,12 @@ static void settle_mtp(struct hf_config *config, const struct checkpoint *c, boo
 {
     char name[64];
     int announced = config->params.n_mtp;
-    if (config->spelling == SPELLING_V4) {
-        config->params.n_mtp = 0;
-        if (announced)
-            log_note("multi-token prediction (mtp.*) is left out: it belongs into a file of its "
-                     "own");
-        return;
-    }
     for (int i = 0; i < announced; i++) {
-        snprintf(name, sizeof name, "model.layers.%d.eh_proj.weight", config->params.n_layers + i);
+        if (config->spelling == SPELLING_V4)
+            snprintf(name, sizeof name, "mtp.%d.e_proj.weight", i);
+        else
+            snprintf(name, sizeof name, "model.layers.%d.eh_proj.weight",
+                     config->params.n_layers + i);
         if (keep && checkpoint_find(c, name))
             continue;
         if (keep)

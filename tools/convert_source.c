@@ -184,6 +184,19 @@ static bool all_rows(const void *ctx, int64_t row, int64_t n, float *out, void *
     return true;
 }
 
+/* Row by row of each in turn. */
+static bool rows_beside(const void *ctx, int64_t row, int64_t n, float *out, void *scratch,
+                        struct error *err)
+{
+    const struct convert_source *s = ctx;
+    for (int64_t i = 0; i < 2 * n; i++, out += s->cols) {
+        struct stretch x = { s, s->tensors[i % 2], s->scales[i % 2], row + i / 2, 1 };
+        if (!stretch_rows(&x, out, scratch, err))
+            return false;
+    }
+    return true;
+}
+
 /* ---- bytes that are taken over ---- */
 
 static bool copied_fp4(const void *ctx, uint64_t at, size_t size, void *out, void *scratch,
@@ -243,7 +256,9 @@ struct transcode_source convert_rows(const struct convert_source *s, size_t n)
     bool fp4 = true;
     for (size_t i = 0; i < n; i++)
         fp4 = fp4 && is_fp4(s->tensors[i]);
-    if (fp4)
+    if (s->beside)
+        out.rows = rows_beside;
+    else if (fp4)
         out.bytes = copied_fp4;
     if (first == ST_I32 || first == ST_I64) {
         out.rows = NULL;

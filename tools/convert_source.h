@@ -29,6 +29,7 @@ struct convert_source {
     const struct st_tensor *const *tensors; /* [n] of equal shape, borrowed */
     const struct st_tensor *const *scales;  /* [n]; NULL entries: none */
     int64_t rows, cols;                     /* of one of them */
+    bool beside;       /* two tensors, whose rows follow each other: cols is of one of them */
     int64_t head_rows; /* not 0: rows of a head go from split halves to interleaved pairs */
     int64_t limit;     /* integers: 0 .. limit - 1 */
 };

@@ -67,7 +67,8 @@ static bool put_v4(struct keys_out *k, const struct hf_config *c)
         return false;
     for (size_t i = 0; i < n; i++)
         ratios[i] = js_as_int(js_at(list, i), &ratio) ? (int32_t)ratio : 0;
-    for (int i = 0; i < p->n_layers; i++)
+    size_t n_blocks = (size_t)(p->n_layers + p->n_mtp);
+    for (size_t i = 0; i < n_blocks; i++)
         clamps[i] = (float)limit;
     put_u32(k, "embedding_length_out", p->n_streams * p->hidden_size);
     put_u32(k, "attention.head_count", p->n_heads);
@@ -86,8 +87,8 @@ static bool put_v4(struct keys_out *k, const struct hf_config *c)
     put_u32(k, "hyper_connection.sinkhorn_iterations", rounds);
     put_f32(k, "hyper_connection.epsilon", eps);
     put_u32(k, "hash_layer_count", p->n_hash_layers);
-    put_array(k, "swiglu_clamp_exp", GGUF_F32, clamps, (size_t)p->n_layers);
-    put_array(k, "swiglu_clamp_shexp", GGUF_F32, clamps, (size_t)p->n_layers);
+    put_array(k, "swiglu_clamp_exp", GGUF_F32, clamps, n_blocks);
+    put_array(k, "swiglu_clamp_shexp", GGUF_F32, clamps, n_blocks);
     put_u32(k, "rope.dimension_count", p->rope.n_rot);
     return k->ok;
 }

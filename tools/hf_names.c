@@ -8,14 +8,14 @@
 /* ---- Llama, Qwen, DeepSeek up to V3.2 ---- */
 
 #define LAYER "model.layers.%d."
-#define BLOCK(gguf, hf) { "blk.%d." gguf, LAYER hf, HOW_ROWS }
-#define BLOCK_AS(how, gguf, hf) { "blk.%d." gguf, LAYER hf, how }
+#define BLOCK(gguf, hf) { "blk.%d." gguf, LAYER hf, HOW_ROWS, NULL }
+#define BLOCK_AS(how, gguf, hf) { "blk.%d." gguf, LAYER hf, how, NULL }
 
 static const struct name_row hf_names[] = {
-    { "token_embd.weight", "model.embed_tokens.weight", HOW_ROWS },
-    { "output_norm.weight", "model.norm.weight", HOW_ROWS },
-    { "output.weight", "lm_head.weight", HOW_ROWS },
-    { "rope_freqs.weight", NULL, HOW_FREQS },
+    { "token_embd.weight", "model.embed_tokens.weight", HOW_ROWS, NULL },
+    { "output_norm.weight", "model.norm.weight", HOW_ROWS, NULL },
+    { "output.weight", "lm_head.weight", HOW_ROWS, NULL },
+    { "rope_freqs.weight", NULL, HOW_FREQS, NULL },
     BLOCK("attn_norm.weight", "input_layernorm.weight"),
     BLOCK("ffn_norm.weight", "post_attention_layernorm.weight"),
     BLOCK_AS(HOW_ROTARY, "attn_q.weight", "self_attn.q_proj.weight"),
@@ -68,12 +68,12 @@ static const struct name_row hf_names[] = {
 #define LAYER "layers.%d."
 
 static const struct name_row v4_names[] = {
-    { "token_embd.weight", "embed.weight", HOW_ROWS },
-    { "output_norm.weight", "norm.weight", HOW_ROWS },
-    { "output.weight", "head.weight", HOW_ROWS },
-    { "output_hc_fn.weight", "hc_head_fn", HOW_ROWS },
-    { "output_hc_base.weight", "hc_head_base", HOW_ROWS },
-    { "output_hc_scale.weight", "hc_head_scale", HOW_ROWS },
+    { "token_embd.weight", "embed.weight", HOW_ROWS, NULL },
+    { "output_norm.weight", "norm.weight", HOW_ROWS, NULL },
+    { "output.weight", "head.weight", HOW_ROWS, NULL },
+    { "output_hc_fn.weight", "hc_head_fn", HOW_ROWS, NULL },
+    { "output_hc_base.weight", "hc_head_base", HOW_ROWS, NULL },
+    { "output_hc_scale.weight", "hc_head_scale", HOW_ROWS, NULL },
     BLOCK("hc_attn_fn.weight", "hc_attn_fn"),
     BLOCK("hc_attn_base.weight", "hc_attn_base"),
     BLOCK("hc_attn_scale.weight", "hc_attn_scale"),
@@ -109,6 +109,15 @@ static const struct name_row v4_names[] = {
     BLOCK("ffn_gate_shexp.weight", "ffn.shared_experts.w1.weight"),
     BLOCK("ffn_down_shexp.weight", "ffn.shared_experts.w2.weight"),
     BLOCK("ffn_up_shexp.weight", "ffn.shared_experts.w3.weight"),
+    { "blk.%d.nextn.eh_proj.weight", LAYER "e_proj.weight", HOW_BESIDE, LAYER "h_proj.weight" },
+    BLOCK("nextn.enorm.weight", "enorm.weight"),
+    BLOCK("nextn.hnorm.weight", "hnorm.weight"),
+    BLOCK("nextn.shared_head_norm.weight", "norm.weight"),
+    BLOCK("nextn.shared_head_head.weight", "head.weight"),
+    BLOCK("nextn.embed_tokens.weight", "emb.tok_emb.weight"),
+    BLOCK("nextn.hc_head_fn.weight", "hc_head_fn"),
+    BLOCK("nextn.hc_head_base.weight", "hc_head_base"),
+    BLOCK("nextn.hc_head_scale.weight", "hc_head_scale"),
 };
 
 /* ---- look-ups ---- */
@@ -149,6 +158,17 @@ const char *fill_name(char *out, size_t size, const char *pattern, int layer, in
     }
     out[n] = 0;
     return out;
+}
+
+const char *checkpoint_name(char *out, size_t size, enum spelling spelling, const char *hf,
+                            int layer, int n_layers, int64_t expert)
+{
+    static const char main_layers[] = "layers.";
+    char pattern[128];
+    if (spelling != SPELLING_V4 || layer < n_layers)
+        return fill_name(out, size, hf, layer, expert);
+    snprintf(pattern, sizeof pattern, "mtp.%s", hf + sizeof main_layers - 1);
+    return fill_name(out, size, pattern, layer - n_layers, expert);
 }
 
 int hf_layer(enum spelling spelling, const char *name)

@@ -13,6 +13,7 @@ enum how {
     HOW_K_B,      /* key part of kv_b_proj, transposed head by head */
     HOW_V_B,      /* value part of kv_b_proj */
     HOW_INTEGERS, /* a table of numbers */
+    HOW_BESIDE,   /* two matrices side by side: row r of the second behind row r of the first */
     HOW_FREQS,    /* computed: rope_freqs */
 };
 
@@ -20,6 +21,7 @@ enum how {
 struct name_row {
     const char *gguf, *hf;
     enum how how;
+    const char *beside; /* HOW_BESIDE: the name of the second */
 };
 
 /* Two ways to spell a checkpoint. */
@@ -31,6 +33,11 @@ enum spelling {
 /* The row of a GGUF name as the tables of the architectures have it ("blk.%d.…"); NULL: not made
  * from checkpoints (fused forms, old spellings). */
 const struct name_row *find_names(enum spelling spelling, const char *gguf);
+
+/* The name in the checkpoint, of layer `layer` of n_layers main ones: blocks for multi-token
+ * prediction go on counting, except in V4, where they are "mtp.0." and so on. Returns out. */
+const char *checkpoint_name(char *out, size_t size, enum spelling spelling, const char *hf,
+                            int layer, int n_layers, int64_t expert);
 
 /* The name of the scales beside an FP8 or FP4 weight. */
 void scale_name(enum spelling spelling, const char *weight, char *out, size_t size);
