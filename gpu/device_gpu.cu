@@ -323,9 +323,7 @@ static void device_embed(struct device *d, struct rows dst, const struct weight 
 {
     const struct gpu_partner *p = &gpu(d)->options.partner;
     writing(d, dst);
-    if (p->embed)
-        p->embed(p->ctx, dst, n_tokens(d));
-    else
+    if (!p->embed || !p->embed(p->ctx, dst, w, n_tokens(d)))
         gpu_embed(gpu(d)->s, dst, w, tokens_behind(gpu(d)->state), n_tokens(d));
 }
 

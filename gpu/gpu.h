@@ -31,7 +31,7 @@
 extern "C" {
 #endif
 
-#define GPU_ABI 7 /* of everything in this file; the library refuses another one */
+#define GPU_ABI 8 /* of everything in this file; the library refuses another one */
 
 /* An in-order queue of one card, with an error latch and scratch memory. Opaque to C. */
 struct gpu_stream;
@@ -373,8 +373,8 @@ struct gpu_run {
 };
 
 /* Who computes routed experts that are not in device memory (src/engine/hybrid.c). All are called
- * while the step is being queued. start, if there: a step begins. embed, if there: the embedding stays in
- * main memory, queue what fills dst with its rows of the step's tokens. begin: src [n_tokens, hidden], ids and weights [n_tokens, top_k]
+ * while the step is being queued. start, if there: a step begins. embed, if there: queue what fills dst
+ * with rows of w, one for each of the step's tokens; false: w is in device memory. begin: src [n_tokens, hidden], ids and weights [n_tokens, top_k]
  * are device memory, complete when what is queued so far is done; src stays until end. end: queue
  * what fills dst. finish, if there: the whole step is queued, before it is waited for; what it fails
  * with is the step's error.
@@ -389,7 +389,7 @@ struct gpu_partner {
     bool (*finish)(void *ctx, struct error *err);
     bool (*record)(void *ctx, int record, const struct gpu_step *state);
     void (*recorded)(void *ctx);
-    void (*embed)(void *ctx, struct rows dst, int n_tokens);
+    bool (*embed)(void *ctx, struct rows dst, const struct weight *w, int n_tokens);
 };
 
 /* A whole device of src/device.h on one card. */

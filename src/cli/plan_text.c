@@ -74,6 +74,8 @@ int plan_parts(struct plan_part parts[MAX_PLAN_PARTS], const struct plan *p)
     for (size_t i = 0; i < ARRAY_LEN(homes); i++)
         add_part(parts, &n, "routed experts", homes[i],
                  (double)q->bytes[PART_ROUTED][homes[i]], p->forecast.reads[PART_ROUTED][homes[i]]);
+    for (size_t i = 0; i < ARRAY_LEN(homes); i++)
+        add_part(parts, &n, "drafting", homes[i], (double)q->bytes[PART_DRAFT][homes[i]], -1);
     add_part(parts, &n, "scratch", HOME_RAM, (double)q->bytes[PART_WORK][HOME_RAM], -1);
     if (q->vram_used)
         add_part(parts, &n, "left free", HOME_GPU,
@@ -259,7 +261,8 @@ static void explain_rates(struct buf *out, const struct plan *p)
     const struct rates *mc = &p->rates;
     bool used[N_TENSOR_TYPES] = { 0 };
     for (int i = 0; i < p->model.n_tensors; i++)
-        if (p->placement.homes[i] != HOME_NONE && p->model.tensors[i].role != ROLE_EMBED)
+        if (p->placement.homes[i] != HOME_NONE && p->model.tensors[i].role != ROLE_EMBED &&
+            p->model.tensors[i].role != ROLE_MTP)
             used[p->model.tensors[i].tensor->type] = true;
     buf_printf(out, mc->dram_gb_s > 0 ? "\nRates\n  %-28s %.1f GB/s\n"
                                       : "\nRates\n  %-28s not measured: %.0f GB/s taken\n",

@@ -25,7 +25,8 @@ static void list(struct card_weights *c, struct weight *w)
 bool card_weights_list(struct card_weights *c, struct model *m, const struct placement *p,
                        struct error *err)
 {
-    size_t most = (size_t)m->n_tensors + (size_t)m->params.n_layers + 1;
+    int n_layers = m->params.n_layers, n_blocks = n_layers + m->params.n_mtp;
+    size_t most = (size_t)m->n_tensors + (size_t)n_blocks + 1;
     c->model = m;
     c->moved = mem_alloc(most, sizeof *c->moved, "list of weights", err);
     if (!c->moved)
@@ -40,7 +41,7 @@ bool card_weights_list(struct card_weights *c, struct model *m, const struct pla
                  (t->role == ROLE_EMBED && t->layer >= 0))
             c->partial = true;
     }
-    for (int i = m->params.n_layers - p->gpu_layers; i < m->params.n_layers; i++) {
+    for (int i = n_layers - p->gpu_layers; i < (p->drafts ? n_blocks : n_layers); i++) {
         if (m->layers[i].kv_b.data && m->layers[i].k_b.data)
             list(c, &m->layers[i].k_b);
     }
@@ -53,7 +54,7 @@ bool card_weights_list(struct card_weights *c, struct model *m, const struct pla
 /* What is built from weights follows their addresses. */
 static bool rebuild(struct model *m, struct error *err)
 {
-    for (int i = 0; i < m->params.n_layers; i++) {
+    for (int i = 0; i < m->params.n_layers + m->params.n_mtp; i++) {
         if (!m->arch->assemble(m, i, err))
             return false;
     }

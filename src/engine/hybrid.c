@@ -162,6 +162,11 @@ int hybrid_first_layer(const struct hybrid *h)
     return h->model->params.n_layers - h->placement->gpu_layers;
 }
 
+bool hybrid_drafts(const struct hybrid *h)
+{
+    return h->placement->drafts && !h->weights.partial;
+}
+
 bool hybrid_report(const struct hybrid *h, struct expert_report *r)
 {
     *r = h->sent;

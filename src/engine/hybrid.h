@@ -46,6 +46,7 @@ uint64_t hybrid_expert_bytes(const struct hybrid *h); /* of device memory, for s
 bool hybrid_free_bytes(const struct hybrid *h, uint64_t *bytes, struct error *err);
 int hybrid_first_layer(const struct hybrid *h);       /* layers from here on are the card's */
 bool hybrid_report(const struct hybrid *h, struct expert_report *r);
+bool hybrid_drafts(const struct hybrid *h); /* it holds the block for multi-token prediction */
 
 /* Device memory for steps within these sizes, as known before there is a hybrid: the library is loaded. */
 uint64_t hybrid_work_bytes(const struct model *m, const struct device_cpu_options *o);

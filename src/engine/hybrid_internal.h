@@ -56,6 +56,7 @@ struct hybrid_pair {
     struct mixture mixture;
     float *misses;            /* device memory: the CPU's sum, where the GPU has one too */
     int32_t *mine;            /* [max_tokens, top_k] picks of which the CPU has those that are not -1 */
+    const struct step *step;  /* the running one */
     float *embedded;          /* pinned: rows of the embedding; NULL: that is on the GPU */
     int64_t stride;           /* of all pinned rows, and misses */
     struct handoff *handoff;  /* borrowed; NULL: stop and read */

@@ -5,6 +5,16 @@
 #include "src/gpu_load.h"
 #include "src/model/kvcache.h"
 
+/* Does an embedding stay in main memory, under a trunk that does not? */
+static bool embeds(const struct hybrid *h)
+{
+    const struct model *m = h->model;
+    const struct card_weights *c = &h->weights;
+    bool own = h->placement && h->placement->drafts &&
+               m->layers[m->params.n_layers].nextn_embed.data;
+    return !c->partial && (own || !card_weights_hold(c, m->token_embd.data));
+}
+
 static struct gpu_device_options gpu_options(const struct hybrid *h, struct hybrid_pair *p,
                                              const struct device_cpu_options *o)
 {
@@ -23,7 +33,7 @@ static struct gpu_device_options gpu_options(const struct hybrid *h, struct hybr
         .n_vocab = params->n_vocab, .n_layers = params->n_layers,
         .partner = hybrid_partner(p),
     };
-    if (h->weights.partial || card_weights_hold(&h->weights, h->model->token_embd.data))
+    if (!embeds(h))
         g.partner.embed = NULL;
     return g;
 }
@@ -99,9 +109,7 @@ static bool open_buffers(struct hybrid_pair *p, const struct device_cpu_options 
                          struct error *err)
 {
     size_t bytes = rows_bytes(p->h, o), picks = (size_t)o->max_tokens * (size_t)o->top_k;
-    bool embeds = !p->h->weights.partial &&
-                  !card_weights_hold(&p->h->weights, p->h->model->token_embd.data);
-    if (embeds && !(p->embedded = p->gpu->host_alloc(p->s, bytes, "embedded tokens", err)))
+    if (embeds(p->h) && !(p->embedded = p->gpu->host_alloc(p->s, bytes, "embedded tokens", err)))
         return false;
     if (o->n_routed == 0)
         return true;

@@ -33,10 +33,9 @@ static void compute(void *ctx, int job)
         expert_upload_wait(p->upload);
 }
 
-/* Rows of the embedding for the step's tokens: as floats, on their way to the card. */
-static void look_up(struct hybrid_pair *p, const struct step *s)
+/* Rows of an embedding for the step's tokens: as floats, on their way to the card. */
+static void look_up(struct hybrid_pair *p, const struct weight *w, const struct step *s)
 {
-    const struct weight *w = &p->h->model->token_embd;
     for (int t = 0; t < s->n_tokens; t++)
         quant_traits(w->type)->dequantize(weight_at(w, 0, s->tokens[t]),
                                           p->embedded + t * p->stride, w->cols);
@@ -51,8 +50,10 @@ static void pair_start(void *ctx, const struct gpu_run *run)
     if (run->record < 0)
         p->queued->n = 0;
     p->failed = (struct error){ 0 };
-    if (p->embedded)
-        look_up(p, s);
+    const struct weight *table = &p->h->model->token_embd;
+    p->step = s;
+    if (p->embedded && !card_weights_hold(&p->h->weights, table->data))
+        look_up(p, table, s);
     if (p->cpu && (!p->handoff || handoff_begin(p->handoff, compute, p))) {
         p->cpu->ops->begin(p->cpu, s);
         p->sends = expert_upload_serves(p->upload, s->n_tokens);
@@ -90,10 +91,16 @@ static void write_rows(struct hybrid_pair *p, struct rows dst, const float *src,
                       (size_t)dst.width * sizeof(float));
 }
 
-static void pair_embed(void *ctx, struct rows dst, int n_tokens)
+/* The model's own embedding was looked up when the step began: a replay does no more than that. */
+static bool pair_embed(void *ctx, struct rows dst, const struct weight *w, int n_tokens)
 {
     struct hybrid_pair *p = ctx;
+    if (card_weights_hold(&p->h->weights, w->data))
+        return false;
+    if (w->data != p->h->model->token_embd.data)
+        look_up(p, w, p->step);
     write_rows(p, dst, p->embedded, n_tokens);
+    return true;
 }
 
 static int layer_of(const struct model *m, const struct experts *e)

@@ -107,13 +107,19 @@ static double tensor_s(const struct model *m, const struct placement *p, const s
     return bytes / (stream_gb_s(mc, type, p->homes[i], t) * GIGA);
 }
 
+/* By every token: the block that drafts is not, and is measured instead (src/engine/draft.h). */
+static bool is_read(const struct model *m, const struct placement *p, int i)
+{
+    return p->homes[i] != HOME_NONE && m->tensors[i].role != ROLE_MTP;
+}
+
 static void stream_weights(struct token_time *time, const struct model *m,
                            const struct placement *p, const struct rates *mc,
                            const struct temper *t)
 {
     double routed_cpu = 0, hits = hit_rate(m, p, t);
     for (int i = 0; i < m->n_tensors; i++) {
-        double s = p->homes[i] == HOME_NONE ? 0 : tensor_s(m, p, mc, t, i);
+        double s = is_read(m, p, i) ? tensor_s(m, p, mc, t, i) : 0;
         if (p->homes[i] == HOME_GPU)
             time->gpu_weights += s;
         else if (m->tensors[i].role == ROLE_ROUTED)
@@ -297,7 +303,7 @@ static double prefill_s(const struct model *m, const struct placement *p, const 
     for (int i = 0; i < m->n_tensors; i++) {
         const struct model_tensor *mt = &m->tensors[i];
         double elements = (double)(mt->tensor->ne[0] * tensor_rows(mt->tensor));
-        if (p->homes[i] == HOME_NONE)
+        if (!is_read(m, p, i))
             continue;
         if (mt->role == ROLE_ROUTED && p->homes[i] != HOME_GPU) {
             routed += panel_s(m, mc, t, i, n);
@@ -382,7 +388,7 @@ static bool all_measured(const struct model *m, const struct placement *p,
     for (int i = 0; i < m->n_tensors; i++) {
         const struct model_tensor *mt = &m->tensors[i];
         bool gpu = p->homes[i] == HOME_GPU;
-        if (p->homes[i] != HOME_NONE && !mt->spec->is_f32 && mt->role != ROLE_EMBED)
+        if (is_read(m, p, i) && !mt->spec->is_f32 && mt->role != ROLE_EMBED)
             ok = ok && (gpu ? mc->vram_gb_s > 0 : mc->dot_gb_s[mt->tensor->type] > 0);
     }
     return ok && (n_handoffs(m, p) == 0 || mc->handoff_s > 0) && disk_s(p, mc, &mid) == 0;

@@ -40,6 +40,7 @@ struct chooser {
     const struct rates *here;
     const struct placement_wishes *w;
     const struct placement_rule **rules; /* of each tensor, NULL: none */
+    bool drafts; /* try with the block for multi-token prediction */
 };
 
 struct placement_wishes placement_wishes_default(void)
@@ -91,13 +92,35 @@ static bool is_bound(const struct chooser *c, const struct draft *d, const struc
            (follows_cache(&c->m->layers[t->layer], t->weight) || follows_experts(c, d, t));
 }
 
+static bool all_on_gpu(const struct model *m, const struct draft *d)
+{
+    return d->gpu_layers == m->params.n_layers && d->head;
+}
+
+/* The block that drafts is one more last layer. It needs a trunk that is whole on one side, and is
+ * read where it is mapped: never copied. */
+static bool has_block(const struct chooser *c, const struct draft *d)
+{
+    return c->drafts && (d->gpu_layers == 0 || all_on_gpu(c->m, d));
+}
+
+static enum home block_home(const struct chooser *c, const struct draft *d,
+                            const struct model_tensor *t)
+{
+    if (!has_block(c, d))
+        return HOME_NONE;
+    bool on_gpu = all_on_gpu(c->m, d) && t->weight != &c->m->layers[t->layer].nextn_embed &&
+                  (t->spec->role != ROLE_ROUTED || d->cpu_moe < c->m->params.n_layers);
+    return on_gpu ? HOME_GPU : t->spec->is_f32 ? HOME_RAM : HOME_MAPPED;
+}
+
 static enum home tensor_home(const struct chooser *c, const struct draft *d, int i)
 {
     const struct model_tensor *t = &c->m->tensors[i];
     int n_layers = c->m->params.n_layers;
     enum home host = t->spec->is_f32 || d->copy ? HOME_RAM : HOME_MAPPED;
     if (t->role == ROLE_MTP)
-        return HOME_NONE;
+        return block_home(c, d, t);
     if (c->rules[i] && !is_bound(c, d, t))
         return c->rules[i]->on_gpu ? HOME_GPU : host;
     bool on_gpu = t->role == ROLE_ROUTED                 ? t->layer >= d->cpu_moe &&
@@ -125,6 +148,8 @@ static uint64_t tensor_bytes(const struct model_tensor *t, enum home home)
 uint64_t placement_tensor_reads(const struct model *m, int i)
 {
     const struct model_tensor *t = &m->tensors[i];
+    if (t->role == ROLE_MTP)
+        return 0;
     uint64_t bytes = t->spec->is_f32 ? tensor_elements(t) * sizeof(float) : t->tensor->bytes;
     if (t->role == ROLE_ROUTED)
         return bytes / (uint64_t)m->params.n_routed * (uint64_t)m->params.top_k;
@@ -135,21 +160,22 @@ uint64_t placement_tensor_reads(const struct model *m, int i)
 
 static enum part tensor_part(const struct model_tensor *t)
 {
-    return t->role == ROLE_ROUTED                          ? PART_ROUTED
+    return t->role == ROLE_MTP                             ? PART_DRAFT
+         : t->role == ROLE_ROUTED                          ? PART_ROUTED
          : t->role == ROLE_EMBED || t->role == ROLE_HEAD   ? PART_ENDS
                                                            : PART_TRUNK;
 }
 
 /* Bytes of the largest expert of one layer; tensors come layer by layer. */
-static uint64_t largest_expert(const struct model *m)
+static uint64_t largest_expert(const struct model *m, bool drafts)
 {
     uint64_t most = 0, bytes = 0;
     for (int i = 0; i < m->n_tensors; i++) {
         const struct model_tensor *t = &m->tensors[i];
-        if (t->role != ROLE_ROUTED)
+        if (t->spec->role != ROLE_ROUTED || (t->role == ROLE_MTP && !drafts))
             continue;
         bytes = i > 0 && m->tensors[i - 1].layer == t->layer &&
-                        m->tensors[i - 1].role == ROLE_ROUTED
+                        m->tensors[i - 1].spec->role == ROLE_ROUTED
                     ? bytes
                     : 0;
         bytes += t->tensor->bytes / (uint64_t)m->params.n_routed;
@@ -222,6 +248,15 @@ static void account_rest(const struct chooser *c, const struct draft *d)
         p->bytes[PART_CACHE][home] += min_of(cache, ENDLESS_BYTES);
         if (m->arch->derived_bytes)
             p->bytes[PART_TRUNK][home] += m->arch->derived_bytes(m, i, c->w->act_f32);
+    }
+    if (has_block(c, d)) {
+        enum home home = all_on_gpu(m, d) ? HOME_GPU : HOME_RAM;
+        int n_batch = (int)min_of((int64_t)p->n_batch, d->n_ctx);
+        if (c->w->draft_bytes)
+            p->bytes[PART_DRAFT][home] +=
+                min_of(c->w->draft_bytes(m, c->w->cache_type, d->n_ctx, n_batch), ENDLESS_BYTES);
+        if (m->arch->derived_bytes)
+            p->bytes[PART_DRAFT][home] += m->arch->derived_bytes(m, q->n_layers, c->w->act_f32);
     }
     p->bytes[PART_WORK][HOME_RAM] =
         c->w->work_bytes ? c->w->work_bytes(m, c->w, d->n_ctx, c->w->work_ctx) : 0;
@@ -438,6 +473,25 @@ static void choose(const struct chooser *c)
     c->p->fitting_ctx = fitting;
 }
 
+/* Drafting never costs a layer its place on the GPU, nor anybody a context that was asked for: where it
+ * would, there is none. */
+static void choose_drafting(struct chooser *c)
+{
+    struct placement *p = c->p;
+    const struct params *q = &c->m->params;
+    bool no_gpu = p->vram_budget == 0 || c->w->gpu_layers == 0;
+    c->drafts = c->w->draft && c->m->arch->draft && q->n_mtp > 0;
+    p->expert_bytes = largest_expert(c->m, c->drafts);
+    choose(c);
+    p->drafts = c->drafts && p->fits &&
+                (no_gpu || (p->gpu_layers == q->n_layers && p->head_on_gpu));
+    if (p->drafts == c->drafts)
+        return;
+    c->drafts = false;
+    p->expert_bytes = largest_expert(c->m, false);
+    choose(c);
+}
+
 /* ---- routed experts in VRAM ---- */
 
 /* What the user wants in the layers whose experts stay with the CPU, as experts per layer. */
@@ -575,8 +629,8 @@ static bool check_wishes(const struct chooser *c, struct error *err)
 bool placement_make(struct placement *p, const struct model *m, const struct rates *here,
                     const struct placement_wishes *w, struct error *err)
 {
-    struct chooser c = { p, m, here, w, NULL };
-    *p = (struct placement){ .n_batch = w->n_batch, .expert_bytes = largest_expert(m) };
+    struct chooser c = { p, m, here, w, NULL, false };
+    *p = (struct placement){ .n_batch = w->n_batch };
     p->vram_budget = here->vram_bytes > w->vram_margin ? here->vram_bytes - w->vram_margin : 0;
     if (!check_wishes(&c, err))
         return false;
@@ -590,7 +644,7 @@ bool placement_make(struct placement *p, const struct model *m, const struct rat
         return false;
     }
     find_rules(&c);
-    choose(&c);
+    choose_drafting(&c);
     fill_spare(&c);
     fill_rows(&c);
     mem_free(c.rules);

@@ -36,6 +36,7 @@ enum part {
     PART_ENDS,         /* embedding and output matrix */
     PART_ROUTED,
     PART_CACHE,        /* of one session with n_ctx positions */
+    PART_DRAFT,        /* the block for multi-token prediction: weights, cache, room */
     PART_WORK,         /* activations, scratch of the operations, lists of a session */
     PART_EXPERT_CACHE, /* copies of routed experts in VRAM */
     PART_STAGING,      /* VRAM ring for experts on their way up during prefill */
@@ -66,6 +67,7 @@ struct placement_wishes {
     uint64_t gpu_experts_bytes; /* the same as a size; 0: not said */
     double gpu_experts_share;  /* the same as a share of all experts, 0 to 1; negative: not said */
     uint64_t vram_margin;      /* left to others */
+    bool draft;                /* sessions will draft, where that costs no layer its place on the GPU */
     const struct placement_rule *rules;
     int n_rules;
 
@@ -76,6 +78,9 @@ struct placement_wishes {
     /* The same of the GPU; NULL: guess. */
     uint64_t (*gpu_work_bytes)(const struct model *m, const struct placement_wishes *w,
                                int64_t n_ctx, const void *ctx);
+    /* The same for what a session takes to draft, its weights left out; NULL: nothing. */
+    uint64_t (*draft_bytes)(const struct model *m, enum tensor_type cache_type, int64_t n_ctx,
+                            int n_batch);
     const void *work_ctx;
     bool weave[N_TENSOR_TYPES]; /* types of which the CPU wants copied rows interleaved */
 };
@@ -104,6 +109,8 @@ struct placement {
     int gpu_layers;     /* trunk layers on the GPU: the last ones */
     int cpu_moe;        /* mixture layers before this one have their experts with the CPU */
     bool head_on_gpu;
+    bool drafts;        /* the block for multi-token prediction has its place: its trunk with the
+                         * model's, which is whole on one side, its experts with the last layer's */
     int expert_slots;   /* experts of each such layer that VRAM holds copies of */
     uint64_t expert_bytes; /* the largest expert of one layer */
 
