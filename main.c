@@ -6,6 +6,7 @@
 #include "src/base/log.h"
 #include "src/cli/command.h"
 #include "src/cli/manual.h"
+#include "src/cli/pager.h"
 #include "src/cli/paths.h"
 #include "src/cli/record.h"
 #include "src/cli/signals.h"
@@ -32,7 +33,8 @@ static bool print_help(const struct command *c, bool all, struct error *err)
         help_command(&text, c, all);
     else
         help_overview(&text);
-    bool ok = buf_ok(&text, err) && out_write(text.data, text.len, err);
+    bool ok = buf_ok(&text, err) && (all ? pager_show(&text, err)
+                                         : out_write(text.data, text.len, err));
     buf_release(&text);
     return ok;
 }

@@ -89,6 +89,32 @@ esac
 expect "--json has origins too" 1 $a
 "$tandem" config set x 2>"$work/err"
 expect "config only shows" 2 $?
+
+# weaker than the user's file: the system's; stronger: the folder's, which may not say what is written
+mkdir -p "$work/etc/tandem" "$work/weak/tandem" "$work/folder"
+printf 'top-k = 5\nctx-size = 1024\nmin-p = 0.1\n[models]\nr1 = /weak.gguf\nv3 = /v3.gguf\n' \
+    >"$work/etc/tandem/config"
+printf 'min-p = 0.2\ntop-p = 0.5\n' >"$work/weak/tandem/config"
+printf 'temp = 0.7\n[models]\nv3 = here.gguf\n' >"$work/folder/.tandem"
+program=$(command -v "$tandem" | sed "s|^[^/]|$PWD/&|")
+in_folder() { (cd "$work/folder" && XDG_CONFIG_DIRS="$work/etc:not/absolute:$work/weak" "$program" "$@"); }
+expect "the folder's file wins over the user's, that over the system's" "temp = 0.7   (.tandem:1)
+top-k = 5   ($work/etc/tandem/config:1)
+top-p = 0.5   ($work/weak/tandem/config:2)
+min-p = 0.1   ($work/etc/tandem/config:3)
+ctx-size = 8192   ($file:2)
+[models]
+r1 = /models/r1.gguf
+v3 = here.gguf" "$(in_folder config)"
+for key in output=x log=x prefix-cache=x heat=x session=x; do
+    echo "$key" >"$work/folder/.tandem"
+    in_folder config 2>"$work/err"
+    expect "a folder's file may not set $key" "2 1" "$? $(grep -c 'tandem:1: .*not for a folder' "$work/err")"
+done
+rm "$work/folder/.tandem" && mkdir "$work/folder/.tandem"
+in_folder config >"$work/out" 2>&1
+expect "a folder of that name is none of ours" 0 $?
+
 echo 'temp = warm' >"$file"
 "$tandem" config show 2>"$work/err"
 expect "a mistake in the file is told with its line" "2 1" "$? $(grep -c "config:1" "$work/err")"

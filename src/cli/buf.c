@@ -9,6 +9,7 @@
 
 #include "src/base/mem.h"
 #include "src/cli/signals.h"
+#include "src/cli/term.h"
 
 /* Room for `len` more bytes and the terminator. */
 static bool reserve(struct buf *b, size_t len)
@@ -101,8 +102,11 @@ bool buf_read_fd(struct buf *b, int fd, const char *name, struct error *err)
 
 bool buf_read_file(struct buf *b, const char *path, struct error *err)
 {
-    if (strcmp(path, "-") == 0)
+    if (strcmp(path, "-") == 0) {
+        if (term_stdin())
+            note("reading from the terminal: end it with Ctrl-D");
         return buf_read_fd(b, STDIN_FILENO, "standard input", err);
+    }
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0)
         return fail(err, ERR_FILE, "%s: %s", path, strerror(errno));

@@ -29,7 +29,8 @@ static inline struct str buf_str(const struct buf *b)
     return (struct str){ b->data ? b->data : "", b->len };
 }
 
-/* Everything that can be read from a descriptor or a file ("-": standard input), appended.
+/* Everything that can be read from a descriptor or a file ("-": standard input; a terminal is told
+ * that it is waited for), appended.
  * ERR_FILE when it cannot be opened or is a directory, ERR_RUN on a read error, ERR_INTERRUPTED on
  * Ctrl-C. */
 bool buf_read_fd(struct buf *b, int fd, const char *name, struct error *err);

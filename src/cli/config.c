@@ -1,4 +1,6 @@
 /* tandem config show: the settings that count, and where each comes from. */
+#include <unistd.h>
+
 #include "src/base/mem.h"
 #include "src/cli/command.h"
 #include "src/cli/json.h"
@@ -35,6 +37,12 @@ static const char *default_of(const struct option *row)
     return row->fallback ? row->fallback : row->argument ? "none" : "off";
 }
 
+/* Is this model the one that its name stands for? */
+static bool is_strongest(const struct options *all, int model)
+{
+    return options_configured_model(all, all->models[model].name) == all->models[model].path;
+}
+
 static void list_text(struct buf *out, const struct options *all, bool defaults)
 {
     for (int i = 0; i < n_option_rows; i++) {
@@ -46,7 +54,23 @@ static void list_text(struct buf *out, const struct options *all, bool defaults)
     if (all->n_models)
         buf_puts(out, "[models]\n");
     for (int i = 0; i < all->n_models; i++)
-        buf_printf(out, "%s = %s\n", all->models[i].name, all->models[i].path);
+        if (is_strongest(all, i))
+            buf_printf(out, "%s = %s\n", all->models[i].name, all->models[i].path);
+}
+
+/* Where settings may stand, from the weakest to the strongest, and whether there is such a file. */
+static struct json *list_files(void)
+{
+    struct json *files = js_array();
+    char path[PATH_SIZE];
+    enum config_home home;
+    for (int i = 0; path_config_at(i, path, sizeof path, &home); i++) {
+        struct json *file = js_object();
+        js_set(file, "path", js_text(str_of(path)));
+        js_set(file, "exists", js_bool(*path && access(path, F_OK) == 0));
+        js_push(files, file);
+    }
+    return files;
 }
 
 static bool list_json(const struct options *all, const char *path, struct error *err)
@@ -65,6 +89,7 @@ static bool list_json(const struct options *all, const char *path, struct error 
     for (int i = 0; i < all->n_models; i++)
         js_set(models, all->models[i].name, js_text(str_of(all->models[i].path)));
     js_set(j, "file", js_text(str_of(path)));
+    js_set(j, "files", list_files());
     js_set(j, "settings", list);
     js_set(j, "models", models);
     return js_print(j, 2, err);

@@ -119,14 +119,19 @@ static void add_surroundings(struct buf *out)
     item(out, "~/.config/tandem/config",
          "Settings, one \"name = value\" a line, named as the long options; below [models], names for "
          "model files. $XDG_CONFIG_HOME moves it.");
+    item(out, ".tandem",
+         "The same for one folder, read when it is the current one. It says how models run and "
+         "answer, not what is written where, and is stronger than the user's file.");
+    item(out, "/etc/xdg/tandem/config",
+         "The same for all users, weaker than the others. $XDG_CONFIG_DIRS moves it.");
     item(out, "~/.local/state/tandem/",
          "Conversations and typed lines, readable by their owner only. $XDG_STATE_HOME moves it.");
     item(out, "~/.cache/tandem/", "What was measured of this machine. $XDG_CACHE_HOME moves it.");
     section(out, "ENVIRONMENT");
     item(out, "TANDEM_NAME",
          "The value of option --name, for example TANDEM_CTX_SIZE=8192. The command line is "
-         "stronger, the configuration file weaker; tandem config show tells what counts.");
-    item(out, "NO_COLOR, TERM, COLUMNS, VISUAL, EDITOR, CUDA_VISIBLE_DEVICES", "As usual.");
+         "stronger, the files above are weaker; tandem config show tells what counts.");
+    item(out, "NO_COLOR, TERM, COLUMNS, VISUAL, EDITOR, PAGER, TMPDIR, CUDA_VISIBLE_DEVICES", "As usual.");
     section(out, "EXIT STATUS");
     static const char *const codes[][2] = {
         { "0", "done" }, { "1", "failed while running" }, { "2", "wrong usage" },

@@ -5,6 +5,7 @@
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "src/cli/command.h"
@@ -273,6 +274,12 @@ static bool read_environment(struct options *o, unsigned command, struct error *
     return true;
 }
 
+/* One file of settings. */
+struct config_file {
+    const char *path;
+    enum config_home home;
+};
+
 static char *trimmed(char *text)
 {
     while (isspace((unsigned char)*text))
@@ -283,8 +290,16 @@ static char *trimmed(char *text)
     return text;
 }
 
+/* A file that comes with a folder, perhaps from strangers, says how a model runs and answers; what is
+ * written where is for the user to say. */
+static bool belongs_to_folder(const struct option *row)
+{
+    return row->group == GROUP_PROMPT || row->group == GROUP_SAMPLING || row->group == GROUP_MODEL ||
+           row->group == GROUP_PLACEMENT;
+}
+
 static bool set_from_config(struct options *o, unsigned command, const char *key, const char *value,
-                            const char *path, int line, struct error *err)
+                            const struct config_file *file, int line, struct error *err)
 {
     bool known = false, ours = false;
     for (int i = 0; i < n_option_rows; i++) {
@@ -293,23 +308,24 @@ static bool set_from_config(struct options *o, unsigned command, const char *key
             continue;
         known = true;
         ours = ours || (row->commands & command);
+        if (file->home == CONFIG_OF_FOLDER && !belongs_to_folder(row))
+            return fail(err, ERR_USAGE, "\"%s\" is not for a folder to set: it goes to the command "
+                        "line or into your own file", key);
         if ((row->commands & command) && !apply_named(o, row, value, err))
             return error_prefix(err, "%s", key);
     }
     if (!known)
         return fail(err, ERR_USAGE, "unknown setting \"%s\"", key);
-    return !ours || record(o, key, value, path, line, err);
+    return !ours || record(o, key, value, file->path, line, err);
 }
 
 /* Lines are `key = value`, `# comment`, `[models]`; below the latter, `name = path`. */
-static bool read_config(struct options *o, unsigned command, struct error *err)
+static bool read_config(struct options *o, unsigned command, const struct config_file *file,
+                        struct error *err)
 {
-    char path[PATH_SIZE];
     struct buf text = { 0 };
     struct error missing = { 0 };
-    if (!path_config(path, sizeof path) || access(path, F_OK) != 0)
-        return true;
-    bool ok = buf_read_file(&text, path, &missing) && buf_ok(&text, &missing);
+    bool ok = buf_read_file(&text, file->path, &missing) && buf_ok(&text, &missing);
     char *copy = ok ? arena_strndup(&o->arena, buf_str(&text).data, text.len, err) : NULL;
     buf_release(&text);
     if (!ok)
@@ -333,12 +349,27 @@ static bool read_config(struct options *o, unsigned command, struct error *err)
             *equals = 0;
             char *key = trimmed(line), *value = trimmed(equals + 1);
             if (!in_models)
-                ok = set_from_config(o, command, key, value, path, number, err);
+                ok = set_from_config(o, command, key, value, file, number, err);
             else if (o->n_models < MAX_LIST)
                 o->models[o->n_models++] = (struct named_model){ key, value };
         }
     }
-    return copy ? ok || error_prefix(err, "%s:%d", path, number - 1) : false;
+    return copy ? ok || error_prefix(err, "%s:%d", file->path, number - 1) : false;
+}
+
+static bool read_configs(struct options *o, unsigned command, struct error *err)
+{
+    char path[PATH_SIZE];
+    struct config_file file = { .path = path };
+    struct stat st;
+    for (int i = 0; path_config_at(i, path, sizeof path, &file.home); i++) {
+        if (!*path || stat(path, &st) != 0 ||
+            (file.home == CONFIG_OF_FOLDER && !S_ISREG(st.st_mode)))
+            continue;
+        if (!read_config(o, command, &file, err))
+            return false;
+    }
+    return true;
 }
 
 bool options_init(struct options *o, unsigned command, struct error *err)
@@ -356,12 +387,12 @@ bool options_init(struct options *o, unsigned command, struct error *err)
     o->max_kl = INFINITY;
     o->repetitions = UNSET;
     o->max_loss = 0.03;
-    return read_config(o, command, err) && read_environment(o, command, err);
+    return read_configs(o, command, err) && read_environment(o, command, err);
 }
 
 const char *options_configured_model(const struct options *o, const char *name)
 {
-    for (int i = 0; i < o->n_models; i++)
+    for (int i = o->n_models - 1; i >= 0; i--) /* the strongest file was read last */
         if (strcmp(o->models[i].name, name) == 0)
             return o->models[i].path;
     return NULL;

@@ -1,8 +1,8 @@
 /* The options of all commands: one row each, from which the parser, the environment, the
  * configuration file, --help and the nearest-name hints are made.
  *
- * Order of strength: command line, then TANDEM_NAME in the environment, then the configuration
- * file, then the default. Texts are borrowed from argv, the environment, or the options' own
+ * Order of strength: command line, then TANDEM_NAME in the environment, then the files of settings
+ * (src/cli/paths.h: the folder's, the user's, the system's), then the default. Texts are borrowed from argv, the environment, or the options' own
  * arena. */
 #ifndef TANDEM_CLI_OPTIONS_H
 #define TANDEM_CLI_OPTIONS_H

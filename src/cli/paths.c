@@ -35,6 +35,41 @@ bool path_config(char *path, size_t size)
     return xdg(path, size, "XDG_CONFIG_HOME", ".config") && append(path, size, "config");
 }
 
+/* The folder at position `index` of a list separated by colons; false behind the last. */
+static bool folder_at(const char *list, int index, char *path, size_t size)
+{
+    for (; index > 0; index--) {
+        list = strchr(list, ':');
+        if (!list)
+            return false;
+        list++;
+    }
+    int len = (int)strcspn(list, ":");
+    bool fits = *list == '/' && snprintf(path, size, "%.*s/tandem/config", len, list) < (int)size;
+    if (!fits)
+        *path = 0; /* not absolute: to be ignored, as the standard has it */
+    return true;
+}
+
+bool path_config_at(int index, char *path, size_t size, enum config_home *home)
+{
+    const char *folders = getenv("XDG_CONFIG_DIRS");
+    int n = 0;
+    if (!folders || !*folders)
+        folders = "/etc/xdg";
+    while (folder_at(folders, n, path, size))
+        n++;
+    *home = index < n ? CONFIG_OF_SYSTEM : index == n ? CONFIG_OF_USER : CONFIG_OF_FOLDER;
+    if (index < n)
+        return folder_at(folders, n - 1 - index, path, size);
+    *path = 0;
+    if (index == n && !path_config(path, size))
+        *path = 0;
+    else if (index == n + 1)
+        snprintf(path, size, ".tandem");
+    return index <= n + 1;
+}
+
 /* mkdir -p with mode 0700. */
 static bool make_folders(char *path)
 {

@@ -9,6 +9,12 @@
 /* $XDG_CONFIG_HOME/tandem/config, else ~/.config/tandem/config. False without a home. */
 bool path_config(char *path, size_t size);
 
+/* Files of settings from the weakest to the strongest: the system's ($XDG_CONFIG_DIRS, else /etc/xdg;
+ * the first folder of that list is the strongest), the user's, and .tandem in the current folder.
+ * False behind the last; an empty path where there is none for this index. */
+enum config_home { CONFIG_OF_SYSTEM, CONFIG_OF_USER, CONFIG_OF_FOLDER };
+bool path_config_at(int index, char *path, size_t size, enum config_home *home);
+
 /* $XDG_STATE_HOME/tandem/NAME, else ~/.local/state/tandem/NAME; the folder is made (mode 0700).
  * False when there is no home or the folder cannot be made. */
 bool path_state(char *path, size_t size, const char *name);

@@ -10,7 +10,10 @@
 #include <unistd.h>
 
 #include "src/cli/signals.h"
+#include "src/cli/width.h"
 #include "src/cli/wrap.h"
+
+#define LEAST_CELLS 8 /* of a bar that says something */
 
 static struct {
     bool is_terminal[3];
@@ -303,17 +306,25 @@ const char *human_time(double seconds, char *text, size_t size)
     return text;
 }
 
-static void draw(struct progress *p, double done, double total)
+/* The first `columns` columns of a line. */
+static void cut_line(char *line, int columns)
 {
-    double elapsed = now_s() - p->start_s, part = total > 0 ? done / total : 0;
-    double rate = elapsed > 0 ? done / elapsed : 0;
-    char line[512], bar[128], of[32], per[32], left[48];
-    int columns = term_columns(), cells = min_of(32, max_of(0, columns - 60)), n = 0;
+    struct str rest = str_of(line);
+    size_t n;
+    for (; rest.len > 0; rest.data += n, rest.len -= n) {
+        columns -= width_next(rest, &n);
+        if (columns < 0)
+            break;
+    }
+    line[rest.data - line] = 0;
+}
 
-    part = min_of(1, max_of(0, part));
-    for (int i = 0; i < cells; i++) /* each cell is a three-byte block */
-        n += snprintf(bar + n, sizeof bar - (size_t)n, "%s", i < part * cells ? "█" : "░");
-    bar[n] = 0;
+void progress_line(char *line, size_t size, const struct progress *p, double done, double total,
+                   double elapsed_s, int columns)
+{
+    double part = min_of(1, max_of(0, total > 0 ? done / total : 0));
+    double rate = elapsed_s > 0 ? done / elapsed_s : 0;
+    char of[32], per[32], left[48], tail[128], bar[128] = "";
     if (p->unit) {
         snprintf(of, sizeof of, "%.0f/%.0f %s", done, total, p->unit);
         snprintf(per, sizeof per, "%.*f %s/s", rate < 10 ? 1 : 0, rate, p->unit);
@@ -323,12 +334,25 @@ static void draw(struct progress *p, double done, double total)
         snprintf(per + strlen(per), sizeof per - strlen(per), "/s");
     }
     human_time(rate > 0 ? (total - done) / rate : 0, left, sizeof left);
-    if (elapsed < 0.3 || done <= 0) /* too early to promise anything */
-        snprintf(line, sizeof line, "%s  %s  %s", p->label, bar, of);
-    else if (columns < 60)
-        snprintf(line, sizeof line, "%s %.0f %%", p->label, 100 * part);
+    bool early = elapsed_s < 0.3 || done <= 0; /* to promise anything */
+    snprintf(tail, sizeof tail, early ? "%s" : "%s  %s  %s left", of, per, left);
+
+    /* A line that is too long would wrap, and could not be drawn over. */
+    int spare = columns - 1 - width_of(str_of(p->label)) - 2 - width_of(str_of(tail));
+    int cells = min_of(32, spare - 2), n = 0;
+    for (int i = 0; cells >= LEAST_CELLS && i < cells; i++) /* each is a three-byte block */
+        n += snprintf(bar + n, sizeof bar - (size_t)n, "%s", i < part * cells ? "█" : "░");
+    if (spare >= 0)
+        snprintf(line, size, "%s  %s%s%s", p->label, bar, n > 0 ? "  " : "", tail);
     else
-        snprintf(line, sizeof line, "%s  %s  %s  %s  %s left", p->label, bar, of, per, left);
+        snprintf(line, size, "%s %.0f %%", p->label, 100 * part);
+    cut_line(line, columns - 1);
+}
+
+static void draw(struct progress *p, double done, double total)
+{
+    char line[512];
+    progress_line(line, sizeof line, p, done, total, now_s() - p->start_s, term_columns());
     err_write("\r\033[K", 4);
     err_write(line, strlen(line));
     p->shown = true;

@@ -70,6 +70,9 @@ struct progress {
     double start_s, drawn_s;
     bool shown;
 };
+/* The line itself, for a window of `columns`: what does not fit goes, the bar first. */
+void progress_line(char *line, size_t size, const struct progress *p, double done, double total,
+                   double elapsed_s, int columns);
 void progress_begin(struct progress *p, const char *label, const char *unit);
 void progress_update(struct progress *p, double done, double total);
 void progress_end(struct progress *p);
