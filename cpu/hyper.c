@@ -2,13 +2,14 @@
  * them again. A few multiplications per element of the streams: bound by reading those. */
 #include <assert.h>
 #include <math.h>
+#include <string.h>
 
 #include "cpu/sparse.h"
 #include "src/base/util.h"
 
 #define MOST_STREAMS 8
 #define GRAIN 16384   /* floats of streams worth another worker */
-#define COLUMNS 1024  /* of one stream per unit */
+#define COLUMNS 512   /* of one stream per unit: all streams stay in the first cache */
 
 static float sigmoid(float x)
 {
@@ -111,24 +112,24 @@ void hyper_run_mix(struct device_cpu *d, struct rows dst, struct rows mix, struc
 static void run_join(void *ctx, int64_t begin, int64_t end, int worker)
 {
     const struct hyper_job *j = ctx;
+    const struct kernels *k = &j->d->kernels;
     int64_t width = j->out.width;
     (void)worker;
     for (int64_t unit = begin; unit < end; unit++) {
         int64_t t = unit / j->pieces, first = unit % j->pieces * COLUMNS;
-        int64_t last = min_of(first + COLUMNS, width);
+        int64_t n = min_of(width - first, (int64_t)COLUMNS);
         const float *post = j->mix.data + t * j->mix.stride, *c = post + j->n;
-        const float *out = j->out.data + t * j->out.stride;
-        float *x = j->hidden.data + t * j->hidden.stride;
-        for (int64_t i = first; i < last; i++) {
-            float before[MOST_STREAMS];
-            for (int s = 0; s < j->n; s++)
-                before[s] = x[s * width + i];
-            for (int s = 0; s < j->n; s++) {
-                float sum = post[s] * out[i];
-                for (int from = 0; from < j->n; from++)
-                    sum += c[from * j->n + s] * before[from];
-                x[s * width + i] = sum;
-            }
+        const float *out = j->out.data + t * j->out.stride + first;
+        float *x = j->hidden.data + t * j->hidden.stride + first;
+        float before[MOST_STREAMS][COLUMNS];
+        for (int s = 0; s < j->n; s++) {
+            memcpy(before[s], x + s * width, (size_t)n * sizeof *x);
+            memset(x + s * width, 0, (size_t)n * sizeof *x);
+        }
+        for (int s = 0; s < j->n; s++) {
+            k->axpy_f32(post[s], out, x + s * width, n);
+            for (int from = 0; from < j->n; from++)
+                k->axpy_f32(c[from * j->n + s], before[from], x + s * width, n);
         }
     }
 }
