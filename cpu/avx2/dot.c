@@ -6,8 +6,9 @@
  *     (d_w * d_a) * isum - (dmin * d_a) * msum        or, types of 32,   (d_w * d_a) * isum
  *                                                                      + (m * d_a) * asum
  *
- * to partial sum b mod 4, each operation rounded; the result is (p0 + p2) + (p1 + p3). So a token
- * gets the same bits from each of them, alone or in a batch.
+ * to partial sum b mod 4, each operation rounded, but types of 32 multiply and add in one (first
+ * isum, then asum); the result is (p0 + p2) + (p1 + p3). So a token gets the same bits from each of
+ * them, alone or in a batch.
  *
  * Four blocks make one step: each is unpacked once and multiplied with every token of the tile, the
  * vectors of products wait in a small array, and one transposing sum per token turns four of them

@@ -42,10 +42,9 @@ ALWAYS_INLINE void step32(const uint8_t *w4, const uint8_t *a4, size_t act_strid
                 asum[j] = dot_bytes(ones, q);
         }
         __m128 da = f16x4(a, act_bytes, count);
-        __m128 s = scaled(d, da, sums4(isum));
+        sum[t] = plus_scaled(sum[t], d, da, sums4(isum));
         if (has_m)
-            s = _mm_add_ps(s, scaled(m, da, sums4(asum)));
-        sum[t] = _mm_add_ps(sum[t], s);
+            sum[t] = plus_scaled(sum[t], m, da, sums4(asum));
     }
 }
 

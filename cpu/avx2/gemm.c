@@ -265,11 +265,12 @@ ALWAYS_INLINE void tile32(const struct panel *p, const int width, const struct s
             for (int t = 0; t < SLICE_TOKENS; t++) {
                 float *sum = sums[w].of[b % 4][t];
                 __m256 da = _mm256_set1_ps(s->d[t][b]);
-                __m256 x = scaled8(p[w].block_d[b], da, isum[w][t]);
+                __m256 x = _mm256_fmadd_ps(_mm256_mul_ps(p[w].block_d[b], da),
+                                           _mm256_cvtepi32_ps(isum[w][t]), _mm256_load_ps(sum));
                 if (has_m)
-                    x = _mm256_add_ps(x, _mm256_mul_ps(_mm256_mul_ps(p[w].block_m[b], da),
-                                                       _mm256_set1_ps(s->block_sum[t][b])));
-                _mm256_store_ps(sum, _mm256_add_ps(_mm256_load_ps(sum), x));
+                    x = _mm256_fmadd_ps(_mm256_mul_ps(p[w].block_m[b], da),
+                                        _mm256_set1_ps(s->block_sum[t][b]), x);
+                _mm256_store_ps(sum, x);
             }
         }
     }

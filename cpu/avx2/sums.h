@@ -26,6 +26,12 @@ ALWAYS_INLINE __m128 scaled(__m128 d_w, __m128 d_a, __m128i sum)
     return _mm_mul_ps(_mm_mul_ps(d_w, d_a), _mm_cvtepi32_ps(sum));
 }
 
+/* sum + (d_w * d_a) * isum, the last two operations as one. */
+ALWAYS_INLINE __m128 plus_scaled(__m128 sum, __m128 d_w, __m128 d_a, __m128i isum)
+{
+    return _mm_fmadd_ps(_mm_mul_ps(d_w, d_a), _mm_cvtepi32_ps(isum), sum);
+}
+
 /* (p0 + p2) + (p1 + p3) */
 ALWAYS_INLINE float fold4(__m128 p)
 {

@@ -28,11 +28,11 @@ ALWAYS_INLINE __m512 plus_block32(__m512 sum, const struct panel *p, const struc
                                   int b, __m512i isum, bool has_m)
 {
     __m512 da = _mm512_set1_ps(s->d[t][b]);
-    __m512 x = _mm512_mul_ps(_mm512_mul_ps(p->block_d[b], da), _mm512_cvtepi32_ps(isum));
+    sum = _mm512_fmadd_ps(_mm512_mul_ps(p->block_d[b], da), _mm512_cvtepi32_ps(isum), sum);
     if (has_m)
-        x = _mm512_add_ps(x, _mm512_mul_ps(_mm512_mul_ps(p->block_m[b], da),
-                                           _mm512_set1_ps(s->block_sum[t][b])));
-    return _mm512_add_ps(sum, x);
+        sum = _mm512_fmadd_ps(_mm512_mul_ps(p->block_m[b], da),
+                              _mm512_set1_ps(s->block_sum[t][b]), sum);
+    return sum;
 }
 
 /* ---- Woven rows, whole groups of PANEL_ROWS: other panels, everything else as in groups.h ---- */

@@ -73,20 +73,20 @@ ALWAYS_INLINE __m512 decode256(const uint8_t *w, const struct slice *s, const st
     return _mm512_sub_ps(x, m);
 }
 
-/* d_w * d_a * isum + m * d_a * asum of block b of a chunk of eight. */
-ALWAYS_INLINE __m512 decode32(const uint8_t *w, const struct slice *s, int b, const struct woven f,
-                             lines_fn *lines, row_scale_fn *row_scale)
+/* sum + d_w * d_a * isum + m * d_a * asum of block b of a chunk of eight. */
+ALWAYS_INLINE __m512 plus32(__m512 sum, const uint8_t *w, const struct slice *s, int b,
+                            const struct woven f, lines_fn *lines, row_scale_fn *row_scale)
 {
     __m512i q[8];
     lines(w, 0, q);
     __m512i isum = multiply_lines(_mm512_set1_epi32(s->start[0][b]), q, 8, s->q[0] + 32 * b, w,
                                   f.bytes, 0, 8);
     __m512 da = _mm512_set1_ps(s->d[0][b]);
-    __m512 x = _mm512_mul_ps(_mm512_mul_ps(row_scale(w), da), _mm512_cvtepi32_ps(isum));
+    sum = _mm512_fmadd_ps(_mm512_mul_ps(row_scale(w), da), _mm512_cvtepi32_ps(isum), sum);
     if (f.m_at >= 0)
-        x = _mm512_add_ps(x, _mm512_mul_ps(_mm512_mul_ps(f16_at(w, f.m_at), da),
-                                           _mm512_set1_ps(s->block_sum[0][b])));
-    return x;
+        sum = _mm512_fmadd_ps(_mm512_mul_ps(f16_at(w, f.m_at), da),
+                              _mm512_set1_ps(s->block_sum[0][b]), sum);
+    return sum;
 }
 
 /* (p0 + p2) + (p1 + p3) */
@@ -135,11 +135,9 @@ ALWAYS_INLINE void rows32(int64_t n, const uint8_t *rows, size_t row_bytes, int 
         int b = 0;
         for (; b + 4 <= n_blocks; b += 4)
             for (int p = 0; p < 4; p++, w += WEAVE_ROWS * f.bytes)
-                sum[p] = _mm512_add_ps(sum[p], decode32(w, &slices[b / 8], b % 8 + p, f, lines,
-                                                       row_scale));
+                sum[p] = plus32(sum[p], w, &slices[b / 8], b % 8 + p, f, lines, row_scale);
         for (int p = 0; b + p < n_blocks; p++, w += WEAVE_ROWS * f.bytes)
-            sum[p] = _mm512_add_ps(sum[p], decode32(w, &slices[b / 8], b % 8 + p, f, lines,
-                                                   row_scale));
+            sum[p] = plus32(sum[p], w, &slices[b / 8], b % 8 + p, f, lines, row_scale);
         write_rows(sum, out + r);
     }
 }

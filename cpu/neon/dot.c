@@ -6,8 +6,9 @@
  *     (d_w * d_a) * isum - (dmin * d_a) * msum        or, types of 32,   (d_w * d_a) * isum
  *                                                                      + (m * d_a) * asum
  *
- * to partial sum b mod 4, each operation rounded; the result is (p0 + p2) + (p1 + p3). So a token
- * gets the same bits alone or in a batch, on ARM or on x86.
+ * to partial sum b mod 4, each operation rounded, but types of 32 multiply and add in one (first
+ * isum, then asum); the result is (p0 + p2) + (p1 + p3). So a token gets the same bits alone or in a
+ * batch, on ARM or on x86.
  *
  * Four blocks make one step: each is unpacked once into registers (16 of the 32 for a block of 256)
  * and multiplied with every token of the tile; sdot adds four products of signed bytes to each lane,
@@ -148,10 +149,9 @@ ALWAYS_INLINE void dot32(int64_t n, const uint8_t *row, const uint8_t *act, size
                     asum[j] = dot_bytes(ones, q0, q1);
             }
             float32x4_t da = f16x4(a, act_bytes, count);
-            float32x4_t s = scaled(d, da, sums4(isum));
+            sum[t] = plus_scaled(sum[t], d, da, sums4(isum));
             if (has_m)
-                s = vaddq_f32(s, scaled(m, da, sums4(asum)));
-            sum[t] = vaddq_f32(sum[t], s);
+                sum[t] = plus_scaled(sum[t], m, da, sums4(asum));
         }
     }
     for (int t = 0; t < n_tokens; t++)

@@ -25,6 +25,13 @@ ALWAYS_INLINE float32x4_t scaled(float32x4_t d_w, float32x4_t d_a, int32x4_t sum
     return vmulq_f32(vmulq_f32(d_w, d_a), vcvtq_f32_s32(sum));
 }
 
+/* sum + (d_w * d_a) * isum, the last two operations as one. */
+ALWAYS_INLINE float32x4_t plus_scaled(float32x4_t sum, float32x4_t d_w, float32x4_t d_a,
+                                      int32x4_t isum)
+{
+    return vfmaq_f32(sum, vmulq_f32(d_w, d_a), vcvtq_f32_s32(isum));
+}
+
 /* (p0 + p2) + (p1 + p3) */
 ALWAYS_INLINE float fold4(float32x4_t p)
 {
