@@ -22,6 +22,8 @@
  * while these are multiplied. On H100 2 tiles and 64 splits are 128 blocks of 512 threads for 132 SMs,
  * each 16 turns of 37 KB and 4.5 Mflop: some 1.3 us a turn at half of the peak, 21 us, and 3 us for
  * the merge, which reads 17 MB of partial sums from L2: twice the bound. */
+#include <limits.h>
+
 #include "gpu/attend.cuh"
 
 #define BLOCK 32      /* positions at a time: one per lane where weights are computed */
@@ -29,6 +31,7 @@
 #define TILE_ROWS 16  /* on tensor cores: the height of an mma */
 #define TILE_WARPS 4  /* per 16 rows: 8 positions of a block each, then a quarter of the values */
 #define MOST_GROUPS 4 /* of 16 rows in a block, all on the same keys */
+#define GROUP 4       /* tiles of values whose operands are fetched together */
 #define PITCH 8       /* 16 bytes more per row keep rows in different banks */
 
 /* ---- where the query rows of a tile belong ---- */
@@ -66,10 +69,10 @@ DEVICE void range_of(const struct attend &a, int tile, int rows, int64_t *begin,
     *end = *end < seen ? *end : seen;
 }
 
-/* Is position p, within the range, one that the query may see? */
-DEVICE bool sees(const struct attend &a, struct query q, int64_t p)
+/* Of the positions in the range, the query may see those before this one. */
+DEVICE int limit_of(const struct attend &a, struct query q)
 {
-    return a.ids || a.first + p <= a.step->n_past + q.token;
+    return a.ids ? INT_MAX : (int)(a.step->n_past + q.token + 1 - a.first);
 }
 
 /* Which row of the cache position p is. */
@@ -78,9 +81,11 @@ DEVICE int64_t row_of(const struct attend &a, int64_t p)
     return a.ids ? a.ids[(int64_t)blockIdx.z * a.most + p] : p;
 }
 
-/* What a row remembers: largest score so far, sum of weights, and by how much sums shrink now. */
+/* What a row remembers: largest score so far, sum of weights, by how much sums shrink now, and the
+ * position that ends what it sees. */
 struct row_state {
     float max, sum, shrink;
+    int limit;
 };
 
 /* Weights of one block of scores, one position per lane; every lane of a warp calls. */
@@ -93,16 +98,16 @@ DEVICE float weigh(struct row_state *state, float score, bool seen, bool round_t
     float sum = warp_sum(weight), shrink = state->max == -INFINITY ? 0 : expf(state->max - max);
     warp_sync();
     if (lane_id() == 0)
-        *state = { max, state->sum * shrink + sum, shrink };
+        *state = { max, state->sum * shrink + sum, shrink, state->limit };
     return weight;
 }
 
 DEVICE struct row_state start_state(const struct attend &a, struct query q)
 {
     if (!a.carry || !q.exists)
-        return { -INFINITY, 0, 1 };
+        return { -INFINITY, 0, 1, limit_of(a, q) };
     const float *state = a.states + 2 * place_of(a, q);
-    return { state[0], state[1], 1 };
+    return { state[0], state[1], 1, limit_of(a, q) };
 }
 
 /* ---- plain ---- */
@@ -189,7 +194,7 @@ template <typename T> KERNEL void attend_plain(struct attend a)
         block_sync();
         for (int i = warp_id(); i < ROWS; i += n_warps) {
             int p = lane_id();
-            bool seen = p < n && sees(a, query_of(a, tile, ROWS, i), pos + p);
+            bool seen = p < n && pos + p < state[i].limit;
             score[i * BLOCK + p] = weigh(&state[i], seen ? score[i * BLOCK + p] : 0, seen, false);
         }
         block_sync();
@@ -320,18 +325,23 @@ DEVICE void score_tile(const struct attend &a, const uint16_t *q, const uint16_t
     score[(row + 8) * BLOCK + p + 1] = d[3] * a.scale;
 }
 
-/* sum += weights times this warp's columns of the values. */
+/* sum += weights times this warp's columns of the values, as far as there are any. Asking that once per
+ * GROUP tiles also keeps the compiler from fetching the operands of all tiles at once, for which there
+ * are no registers: with 16 tiles the sums take 64 of 128. */
 template <int TILES>
-DEVICE void sum_tile(float sum[TILES][4], const uint16_t *weight, const uint16_t *v, int v_pitch,
-                     const struct row_state *state)
+DEVICE void sum_tile(float sum[TILES][4], int n_columns, const uint16_t *weight, const uint16_t *v,
+                     int v_pitch, const struct row_state *state)
 {
     float upper = state[lane_id() / 4].shrink, lower = state[lane_id() / 4 + 8].shrink;
     uint32_t near[4], far[4]; /* positions 0 .. 15 and 16 .. 31 */
     load_a(near, weight, BLOCK + PITCH);
     load_a(far, weight + 16, BLOCK + PITCH);
-    const uint16_t *values = v + lane_id() * v_pitch + warp_id() % TILE_WARPS * TILES * 8;
+    int column = warp_id() % TILE_WARPS * TILES * 8;
+    const uint16_t *values = v + lane_id() * v_pitch + column;
     UNROLL for (int i = 0; i < TILES; i++) {
         uint32_t right[4];
+        if (i % GROUP == 0 && column + 8 * i >= n_columns)
+            break;
         sum[i][0] *= upper;
         sum[i][1] *= upper;
         sum[i][2] *= lower;
@@ -416,13 +426,13 @@ KERNEL_OF(32 * TILE_WARPS * MOST_GROUPS) void attend_tile(struct attend a, struc
         NO_UNROLL
         for (int i = warp_id(); i < shape.rows; i += n_warps) {
             int p = lane_id();
-            bool seen = pos + p < end && sees(a, query_of(a, tile, shape.rows, i), pos + p);
+            bool seen = pos + p < end && pos + p < state[i].limit;
             weight[i * (BLOCK + PITCH) + p] =
                 float_to_f16(weigh(&state[i], score[i * BLOCK + p], seen, true));
         }
         block_sync();
-        sum_tile<TILES>(sum, weight + first * (BLOCK + PITCH), shape.v_in_k ? k : k + shape.k_size,
-                        shape.v_pitch, state + first);
+        sum_tile<TILES>(sum, a.value, weight + first * (BLOCK + PITCH),
+                        shape.v_in_k ? k : k + shape.k_size, shape.v_pitch, state + first);
         uint16_t *done = k;
         k = next;
         next = done;
