@@ -248,6 +248,10 @@ run 0 inspect "$model"; prints "deepseek2"; silent "$err"
 run 0 inspect "$model" --json; prints '"tensors"'; prints '"offset"'; prints '"architecture": "deepseek2"'
 run 0 inspect "$model" --tensors 'blk\.0\.attn_norm'; lines "$out" 1; prints F32
 run 2 inspect "$model" --tensors '('; says "--tensors"
+run 0 inspect "$model" --tensors nonsense; silent "$out"; says "no tensor"
+run 0 inspect "$model" --tensors 'blk\.0\.attn_norm' --json; [ "$(grep -c '"offset"' "$out")" = 1 ] || bad "--tensors RE --json"
+prints '"n_tensors": 48'; prints '"pre": "deepseek-v3"'
+run 0 plan "$model" -t 1 --compare --json; prints '"type": "q4_k_m"'; prints '"context": 2048'
 run 0 inspect "$model" --metadata general.architecture; [ "$(cat "$out")" = deepseek2 ] || bad "--metadata KEY"
 run 2 inspect "$model" --metadata nonsense; says "--metadata lists"
 run 2 inspect "$model" --metadata general.nam; says "did you mean general.name"

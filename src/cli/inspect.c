@@ -217,21 +217,30 @@ static bool show_metadata(const struct options *o, const struct gguf *g, struct 
     return print(&out, err);
 }
 
-static bool show_tensors(const struct options *o, const struct gguf *g, struct error *err)
+/* The pattern of --tensors: *re is NULL without one, else `room`, for regfree. */
+static bool open_pattern(const struct options *o, regex_t *room, regex_t **re, struct error *err)
 {
-    struct buf out = { 0 };
-    regex_t re;
-    int bad = o->tensors_pattern ? regcomp(&re, o->tensors_pattern, REG_EXTENDED | REG_NOSUB) : 0;
+    *re = NULL;
+    if (!o->tensors_pattern)
+        return true;
+    int bad = regcomp(room, o->tensors_pattern, REG_EXTENDED | REG_NOSUB);
     if (bad) {
         char why[128];
-        regerror(bad, &re, why, sizeof why);
+        regerror(bad, room, why, sizeof why);
         return fail(err, ERR_USAGE, "option --tensors: %s: %s", o->tensors_pattern, why);
     }
+    *re = room;
+    return true;
+}
+
+static bool show_tensors(const struct gguf *g, const regex_t *re, struct error *err)
+{
+    struct buf out = { 0 };
     for (uint64_t i = 0; i < g->n_tensors; i++) {
         const struct tensor *t = &g->tensors[i];
         char shape[96], size[32];
         int n = 0;
-        if (o->tensors_pattern && regexec(&re, t->name, 0, NULL, 0) != 0)
+        if (re && regexec(re, t->name, 0, NULL, 0) != 0)
             continue;
         for (int d = 0; d < t->n_dims; d++)
             n += snprintf(shape + n, sizeof shape - (size_t)n, "%s%llu", d ? " x " : "",
@@ -245,25 +254,29 @@ static bool show_tensors(const struct options *o, const struct gguf *g, struct e
             buf_printf(&out, "  file %d", t->shard + 1);
         buf_puts(&out, "\n");
     }
-    if (o->tensors_pattern)
-        regfree(&re);
+    if (re && out.len == 0)
+        note("no tensor has a name that matches");
     return print(&out, err);
 }
 
 /* ---- summary --------------------------------------------------------------------------------- */
 
-/* "F32 12, Q4_K 310 (5.2 GiB), …": how the bytes are spread over types. */
-static void add_types(struct buf *out, const struct gguf *g)
+void inspect_types(const struct gguf *g, struct type_share of[N_TENSOR_TYPES])
 {
-    struct {
-        uint64_t n, bytes;
-    } of[N_TENSOR_TYPES] = { 0 };
-    const char *separator = "";
-    char size[32];
+    memset(of, 0, N_TENSOR_TYPES * sizeof *of);
     for (uint64_t i = 0; i < g->n_tensors; i++) {
         of[g->tensors[i].type].n++;
         of[g->tensors[i].type].bytes += g->tensors[i].bytes;
     }
+}
+
+/* "F32 12, Q4_K 310 (5.2 GiB), …": how the bytes are spread over types. */
+static void add_types(struct buf *out, const struct gguf *g)
+{
+    struct type_share of[N_TENSOR_TYPES];
+    const char *separator = "";
+    char size[32];
+    inspect_types(g, of);
     for (int type = 0; type < N_TENSOR_TYPES; type++) {
         if (!of[type].n)
             continue;
@@ -351,14 +364,14 @@ static void add_text_side(struct buf *out, const struct gguf *g)
 /* What cannot be run is still shown; the exit code and the last line on stderr say why. A
  * vocabulary by itself, without tensors, is a complete file of its kind. */
 static bool show_summary(const struct options *o, const struct gguf *g, const char *path,
-                         struct error *err)
+                         const regex_t *pattern, struct error *err)
 {
     struct buf out = { 0 };
     struct model m = { 0 };
     struct error why = { 0 };
     bool ok = true, known = model_open(&m, path, (enum numerics)o->numerics, &why);
     if (o->json) {
-        ok = inspect_json(g, known ? &m : NULL, err);
+        ok = inspect_json(g, known ? &m : NULL, pattern, err);
     } else {
         add_file(&out, g);
         if (known)
@@ -374,10 +387,13 @@ bool cmd_inspect(struct options *o, struct error *err)
 {
     char path[PATH_SIZE];
     struct gguf g = { 0 };
+    regex_t room, *pattern;
     bool ok = (!o->json || js_available(err)) && resolve_model(o, false, path, sizeof path, err) &&
               gguf_open(&g, path, err);
-    if (!ok)
+    if (!ok || !open_pattern(o, &room, &pattern, err)) {
+        gguf_close(&g);
         return false;
+    }
     if (o->diff)
         ok = inspect_diff(o, &g, path, err);
     else if (o->verify || o->hash)
@@ -389,9 +405,11 @@ bool cmd_inspect(struct options *o, struct error *err)
     else if (o->metadata && !o->json)
         ok = show_metadata(o, &g, err);
     else if (o->tensors && !o->json)
-        ok = show_tensors(o, &g, err);
+        ok = show_tensors(&g, pattern, err);
     else
-        ok = show_summary(o, &g, path, err);
+        ok = show_summary(o, &g, path, pattern, err);
+    if (pattern)
+        regfree(pattern);
     gguf_close(&g);
     return ok;
 }

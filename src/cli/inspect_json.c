@@ -2,6 +2,8 @@
 
 #include "src/cli/repair.h"
 #include "src/format/quant.h"
+#include "src/text/chat.h"
+#include "src/text/tokenizer.h"
 
 #define LONGEST_ARRAY 64 /* longer ones (vocabularies) are told by type and count */
 
@@ -84,12 +86,14 @@ static struct json *hyper_parameters(const struct model *m)
     return j;
 }
 
-static struct json *tensors(const struct gguf *g)
+static struct json *tensors(const struct gguf *g, const regex_t *pattern)
 {
     struct json *a = js_array();
     for (uint64_t i = 0; i < g->n_tensors; i++) {
         const struct tensor *t = &g->tensors[i];
         const char *type = quant_traits(t->type)->name;
+        if (pattern && regexec(pattern, t->name, 0, NULL, 0) != 0)
+            continue;
         struct json *j = js_object(), *shape = js_array();
         for (int d = 0; d < t->n_dims; d++)
             js_push(shape, js_int((int64_t)t->ne[d]));
@@ -104,7 +108,49 @@ static struct json *tensors(const struct gguf *g)
     return a;
 }
 
-bool inspect_json(const struct gguf *g, const struct model *m, struct error *err)
+static struct json *types(const struct gguf *g)
+{
+    struct type_share of[N_TENSOR_TYPES];
+    struct json *a = js_array();
+    inspect_types(g, of);
+    for (int type = 0; type < N_TENSOR_TYPES; type++) {
+        const char *name = quant_traits((uint32_t)type)->name;
+        if (!of[type].n)
+            continue;
+        struct json *j = js_object();
+        js_set(j, "type", js_text(str_of(name ? name : "unknown")));
+        js_set(j, "n_tensors", js_int((int64_t)of[type].n));
+        js_set(j, "bytes", js_int((int64_t)of[type].bytes));
+        js_push(a, j);
+    }
+    return a;
+}
+
+/* The tokenizer and the format of chats, or null; why it cannot be used stands in "error". */
+static void add_text_side(struct json *j, const struct gguf *g)
+{
+    struct tokenizer *t = NULL;
+    struct error why_not = { 0 };
+    const char *why = "";
+    bool usable = tokenizer_open(&t, g, &why_not);
+    struct json *tokenizer = t || !usable ? js_object() : js_null(), *format = js_null();
+    if (t) {
+        const struct chat_format *f = chat_format_detect(g, &why);
+        js_set(tokenizer, "pre", js_text(tokenizer_pre(t)));
+        js_set(tokenizer, "n_tokens", js_int(tokenizer_n_tokens(t)));
+        format = js_object();
+        js_set(format, "name", js_text(str_of(chat_format_name(f))));
+        js_set(format, "why", js_text(str_of(why)));
+    } else if (!usable) {
+        js_set(tokenizer, "error", js_text(str_of(why_not.text)));
+    }
+    js_set(j, "tokenizer", tokenizer);
+    js_set(j, "chat_format", format);
+    tokenizer_close(t);
+}
+
+bool inspect_json(const struct gguf *g, const struct model *m, const regex_t *pattern,
+                  struct error *err)
 {
     struct json *j = js_object(), *files = js_array();
     struct str architecture = { "", 0 };
@@ -120,6 +166,8 @@ bool inspect_json(const struct gguf *g, const struct model *m, struct error *err
     js_set(j, "files", files);
     js_set(j, "hyper_parameters", m ? hyper_parameters(m) : js_null());
     js_set(j, "metadata", metadata(g));
-    js_set(j, "tensors", tensors(g));
+    js_set(j, "types", types(g));
+    add_text_side(j, g);
+    js_set(j, "tensors", tensors(g, pattern));
     return js_print(j, 1, err);
 }

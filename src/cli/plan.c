@@ -60,7 +60,7 @@ static bool print(struct plan *p, struct error *err)
         plan_flags(&out, p);
         buf_puts(&out, "\n");
     } else if (o->compare_types) {
-        ok = plan_compare(&out, p, err);
+        ok = plan_compare(&out, NULL, p, err);
     } else {
         plan_text(&out, p, 0);
         if (o->explain)

@@ -42,8 +42,12 @@ void plan_flags(struct buf *out, const struct plan *p);
 /* In a window of few columns (0: no window) the table takes two lines a row. */
 void plan_text(struct buf *out, const struct plan *p, int columns);
 void plan_explain(struct buf *out, const struct plan *p);
+struct json;
 bool plan_json(const struct plan *p, struct error *err);
-/* A table of types and contexts. */
-bool plan_compare(struct buf *out, const struct plan *p, struct error *err);
+struct json *plan_range_json(const struct range *r);
+
+/* Types and contexts compared: as a table into `out`, or as an array of objects into `rows`; the other
+ * one is NULL. */
+bool plan_compare(struct buf *out, struct json *rows, const struct plan *p, struct error *err);
 
 #endif

@@ -2,6 +2,7 @@
 #include <stdio.h>
 
 #include "src/base/mem.h"
+#include "src/cli/json.h"
 #include "src/cli/plan.h"
 #include "src/cli/retype.h"
 #include "src/cli/term.h"
@@ -49,58 +50,101 @@ static bool retype(struct retyped *r, const struct model *m, const char *mixture
     return ok;
 }
 
-static bool add_cells(struct buf *out, const struct plan *p, const struct model *m,
-                      const char *name, struct error *err)
+/* One type with one context. */
+struct cell {
+    int64_t context;
+    bool fits;
+    struct range decode_tok_s;
+};
+
+static bool fill_cell(struct cell *c, const struct plan *p, const struct model *m, struct error *err)
 {
-    int64_t list[ARRAY_LEN(contexts)];
-    int n = list_contexts(m, list);
-    char size[24];
-    buf_printf(out, "| %-10s | %11s |", name,
-               human_bytes((double)m->weight_bytes, size, sizeof size));
-    for (int i = 0; i < n; i++) {
-        struct placement_wishes w = p->wishes;
-        struct placement q;
-        struct forecast f;
-        char cell[32] = "does not fit";
-        w.n_ctx = list[i];
-        if (!placement_make(&q, m, &p->rates, &w, err))
-            return false;
-        forecast_make(&f, m, &q, &p->rates, 0, q.n_batch);
-        if (q.fits) {
-            char rate[24];
-            range_text(rate, sizeof rate, &f.decode_tok_s);
-            snprintf(cell, sizeof cell, "%s", rate);
-        }
-        placement_free(&q);
-        buf_printf(out, " %13s |", cell);
-    }
-    buf_puts(out, "\n");
+    struct placement_wishes w = p->wishes;
+    struct placement q;
+    struct forecast f;
+    w.n_ctx = c->context;
+    if (!placement_make(&q, m, &p->rates, &w, err))
+        return false;
+    forecast_make(&f, m, &q, &p->rates, 0, q.n_batch);
+    c->fits = q.fits;
+    c->decode_tok_s = f.decode_tok_s;
+    placement_free(&q);
     return true;
 }
 
-bool plan_compare(struct buf *out, const struct plan *p, struct error *err)
+static struct json *cell_json(const struct cell *c)
 {
-    const struct model *m = &p->model;
-    double bits = 8.0 * (double)m->weight_bytes / (double)max_of(m->n_elements, 1u);
-    buf_puts(out, "Decode, tok/s, behind an empty context of this size\n\n"
-                  "| type       |        size |");
+    struct json *j = js_object();
+    js_set(j, "context", js_int(c->context));
+    js_set(j, "fits", js_bool(c->fits));
+    js_set(j, "decode_tok_s", c->fits ? plan_range_json(&c->decode_tok_s) : js_null());
+    return j;
+}
+
+/* The row of a type: the same cells for people or for programs. */
+static bool add_row(struct buf *out, struct json *rows, const struct plan *p, const struct model *m,
+                    const char *name, struct error *err)
+{
     int64_t list[ARRAY_LEN(contexts)];
     int n = list_contexts(m, list);
+    char text[32];
+    struct json *row = rows ? js_object() : NULL, *cells = rows ? js_array() : NULL;
+    if (out)
+        buf_printf(out, "| %-10s | %11s |", name,
+                   human_bytes((double)m->weight_bytes, text, sizeof text));
+    bool ok = true;
+    for (int i = 0; ok && i < n; i++) {
+        struct cell c = { .context = list[i] };
+        ok = fill_cell(&c, p, m, err);
+        snprintf(text, sizeof text, "does not fit");
+        if (ok && c.fits)
+            range_text(text, sizeof text, &c.decode_tok_s);
+        if (ok && out)
+            buf_printf(out, " %13s |", text);
+        else if (ok)
+            js_push(cells, cell_json(&c));
+    }
+    if (out) {
+        buf_puts(out, "\n");
+        return ok;
+    }
+    js_set(row, "type", js_text(str_of(name)));
+    js_set(row, "bytes", js_int((int64_t)m->weight_bytes));
+    js_set(row, "contexts", cells);
+    js_push(rows, row);
+    return ok;
+}
+
+static void add_head(struct buf *out, const struct model *m)
+{
+    int64_t list[ARRAY_LEN(contexts)];
+    int n = list_contexts(m, list);
+    buf_puts(out, "Decode, tok/s, behind an empty context of this size\n\n"
+                  "| type       |        size |");
     for (int i = 0; i < n; i++)
         buf_printf(out, "     -c %6lld |", (long long)list[i]);
     buf_puts(out, "\n|------------|------------:|");
     for (int i = 0; i < n; i++)
         buf_puts(out, "--------------:|");
     buf_puts(out, "\n");
-    bool ok = add_cells(out, p, m, "this file", err);
+}
+
+bool plan_compare(struct buf *out, struct json *rows, const struct plan *p, struct error *err)
+{
+    const struct model *m = &p->model;
+    double bits = 8.0 * (double)m->weight_bytes / (double)max_of(m->n_elements, 1u);
+    if (out)
+        add_head(out, m);
+    bool ok = add_row(out, rows, p, m, "this file", err);
     for (size_t i = 0; ok && i < ARRAY_LEN(mixtures); i++) {
         struct retyped r;
         ok = retype(&r, m, mixtures[i], err);
         double other = 8.0 * (double)r.model.weight_bytes / (double)max_of(m->n_elements, 1u);
         if (ok && other < 0.97 * bits)
-            ok = add_cells(out, p, &r.model, mixtures[i], err);
+            ok = add_row(out, rows, p, &r.model, mixtures[i], err);
         retyped_close(&r);
     }
-    buf_printf(out, "\nA smaller type: tandem quantize %s OUT.gguf TYPE\n", p->path);
+    if (out)
+        buf_printf(out, "\nA smaller type: tandem quantize %s OUT.gguf TYPE\n", p->path);
     return ok;
 }

@@ -3,7 +3,7 @@
 #include "src/cli/plan.h"
 #include "src/cli/repair.h"
 
-static struct json *range(const struct range *r)
+struct json *plan_range_json(const struct range *r)
 {
     struct json *j = js_object();
     js_set(j, "low", js_real(r->low));
@@ -97,9 +97,9 @@ static struct json *token(const struct token_time *t)
 static void add_forecast(struct json *j, const struct plan *p)
 {
     const struct forecast *f = &p->forecast;
-    js_set(j, "decode_tok_s", range(&f->decode_tok_s));
-    js_set(j, "decode_tok_s_full_context", range(&p->full.decode_tok_s));
-    js_set(j, "prefill_tok_s", range(&f->prefill_tok_s));
+    js_set(j, "decode_tok_s", plan_range_json(&f->decode_tok_s));
+    js_set(j, "decode_tok_s_full_context", plan_range_json(&p->full.decode_tok_s));
+    js_set(j, "prefill_tok_s", plan_range_json(&f->prefill_tok_s));
     js_set(j, "serial_bound_tok_s", js_real(f->serial_tok_s));
     struct json *bounds = js_array();
     js_push(bounds, text(f->bound_first));
@@ -149,5 +149,14 @@ bool plan_json(const struct plan *p, struct error *err)
     js_set(j, "layers", layers(q));
     buf_release(&flags);
     buf_release(&name);
+    if (p->o->compare_types) {
+        struct json *rows = js_array();
+        bool ok = plan_compare(NULL, rows, p, err);
+        js_set(j, "compared", rows);
+        if (!ok) {
+            js_free(j);
+            return false;
+        }
+    }
     return js_print(j, 1, err);
 }

@@ -1,5 +1,6 @@
 #include "src/cli/prefix_cache.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <sys/stat.h>
 
@@ -13,6 +14,9 @@ bool prefix_cache_open(struct prefix_cache *p, const char *path, const struct lo
 {
     char inside[PATH_SIZE];
     struct stat st;
+    size_t len = strlen(path);
+    if (len > 1 && path[len - 1] == '/' && mkdir(path, 0700) != 0 && errno != EEXIST)
+        return fail(err, ERR_RUN, "option --prefix-cache: %s: %s", path, strerror(errno));
     if (stat(path, &st) == 0 && S_ISDIR(st.st_mode)) {
         int n = snprintf(inside, sizeof inside, "%s/%016llx.cache", path,
                          (unsigned long long)engine_fingerprint(m->engine));
