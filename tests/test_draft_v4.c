@@ -174,15 +174,15 @@ static void prefill(struct session *s, const int32_t *ids, int64_t n)
 
 /* Long enough that blocks of 4 and of 128 end behind guesses that were right and that were wrong; then
  * back by less than the rings forgive, by more, and to the beginning. */
-static void test_answers(void)
+static void test_answers(enum draft_use use)
 {
-    struct session *plain = open_session(DRAFT_OFF), *drafting = open_session(DRAFT_ALWAYS);
+    struct session *plain = open_session(DRAFT_OFF), *drafting = open_session(use);
     int32_t ids[90];
     for (int i = 0; i < 90; i++)
         ids[i] = (i * 29 + 5) % N_VOCAB;
     for (int i = 0; plain && drafting && i < 3; i++) {
         int64_t n = 90 - 40 * i;
-        check_case("answer %d is the same with drafting, to the bit", i);
+        check_case("answer %d is the same with %d guesses, to the bit", i, use);
         prefill(plain, ids, n);
         prefill(drafting, ids, n);
         CHECK_INT(go_on(plain, drafting, MOST), 0);
@@ -220,7 +220,8 @@ int main(void)
     tiny_path(path, "draft_v4");
     if (draft_model_write(path, "--like tiny-v4", N_LAYERS) &&
         CHECK_MSG(engine_open(&engine, path, &o, &err), "%s", err.text))
-        test_answers();
+        for (enum draft_use use = DRAFT_ONE; use <= DRAFT_MOST; use++)
+            test_answers(use);
     engine_close(engine);
     unlink(path);
     return check_finish();

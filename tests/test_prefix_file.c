@@ -167,7 +167,7 @@ static void test_fixtures(void)
 static void test_draft(void)
 {
     check_case("the demo model: restored with what it drafts from");
-    check_model("models/demo.gguf", text, false, GPU_NEVER, DRAFT_ALWAYS);
+    check_model("models/demo.gguf", text, false, GPU_NEVER, DRAFT_TWO);
 }
 
 /* How many of the guesses behind position `at` differ, drafting sessions one and two? */
@@ -176,7 +176,7 @@ static void test_draft_goes_on(void)
     check_case("guesses go on as if the session had never been away");
     unlink(store);
     struct engine *e = engine_of("models/demo.gguf", false, GPU_NEVER);
-    struct session *a = session_of(e, 256, DRAFT_ALWAYS), *b = session_of(e, 256, DRAFT_ALWAYS);
+    struct session *a = session_of(e, 256, DRAFT_ONE), *b = session_of(e, 256, DRAFT_ONE);
     struct prefix_file *f = a ? file_of(a) : NULL;
     struct error err = { 0 };
     if (a && b && f && go_on(a, text, 40, 40) && save(f, a)) {

@@ -60,7 +60,7 @@ static bool open_session(struct loaded *m, const struct options *o, int64_t n_ct
         n_ctx = o->ctx_size == UNSET ? 0
               : o->ctx_size == 0     ? m->model->params.context_length
                                      : o->ctx_size;
-    static const enum draft_use uses[] = { DRAFT_OFF, DRAFT_AUTO, DRAFT_ALWAYS };
+    static const enum draft_use uses[] = { DRAFT_OFF, DRAFT_AUTO, DRAFT_ONE, DRAFT_TWO, DRAFT_THREE };
     struct session_options so = {
         .n_ctx = n_ctx, .cancel = signals_cancel_flag(), .draft = uses[o->draft],
     };

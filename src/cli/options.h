@@ -93,7 +93,7 @@ struct options {
     unsigned isa;
     bool isa_given;
     int numerics;      /* enum numerics */
-    int draft;         /* 0: never, 1: by measured times, 2: always one token */
+    int draft;         /* 0: never, 1: by measured times, 2..: always so many less one */
     bool act_f32;
 
     /* placement */

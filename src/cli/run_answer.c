@@ -172,12 +172,11 @@ static void put_draft(struct json *j, const struct loaded *m)
     session_draft_report(m->session, &d);
     if (!d.available)
         return;
-    js_set(j, "draft_length", js_int(d.n_guesses > 0));
+    js_set(j, "draft_length", js_int(d.length));
     js_set(j, "draft_guesses", js_int(d.n_guesses));
     js_set(j, "draft_accepted", js_int(d.n_accepted));
-    js_set(j, "draft_plain_steps", js_int(d.n_plain));
-    js_set(j, "draft_step_s", js_real(d.guess_s));
-    js_set(j, "plain_step_s", js_real(d.plain_s));
+    js_set(j, "draft_plain_steps", js_int(d.n_steps[0]));
+    js_set(j, "plain_step_s", js_real(d.step_s[0]));
 }
 
 static bool print_json(struct output *out, const struct run_prompt *p, const struct generation *g,
@@ -237,10 +236,9 @@ static void print_stats(const struct loaded *m, const struct options *o, const s
     struct draft_report d;
     session_draft_report(m->session, &d);
     if (d.n_guesses > 0)
-        note("drafting: %lld of %lld guesses accepted (%.0f %%), %lld steps without; %.2f ms a step "
-             "with a guess, %.2f ms without", (long long)d.n_accepted, (long long)d.n_guesses,
-             100 * (double)d.n_accepted / (double)d.n_guesses, (long long)d.n_plain,
-             1e3 * d.guess_s, 1e3 * d.plain_s);
+        note("drafting: %lld of %lld guesses accepted (%.0f %%), %lld steps without",
+             (long long)d.n_accepted, (long long)d.n_guesses,
+             100 * (double)d.n_accepted / (double)d.n_guesses, (long long)d.n_steps[0]);
     char experts[192];
     if (*experts_text(m, experts, sizeof experts))
         note("experts on the GPU: %s", experts);

@@ -1,16 +1,14 @@
 #include "src/engine/draft.h"
 
+#include <assert.h>
+
 #include "src/base/log.h"
 #include "src/base/mem.h"
 #include "src/base/util.h"
 #include "src/model/kvcache.h"
 #include "src/model/memory.h"
 
-#define LOSS 0.01        /* of the time, that trying may cost */
-#define PLAIN_FIRST 4    /* steps that are measured before the first guess; one more warms up */
-#define PLAIN_EVERY 32   /* guesses to one plain step: contexts grow, clocks change */
-#define MOST_SURPLUS 8   /* plain steps that old gains may pay for */
-#define RECENT 0.25      /* weight of a new measurement */
+#define KEPT 64 /* states that stay when their room is full: a context to guess from, later */
 
 /* ---- open and close ---- */
 
@@ -64,14 +62,17 @@ static bool can_draft(const struct engine *e, int64_t n_ctx, int n_batch, struct
     return fits(e, n_ctx, n_batch, err);
 }
 
-bool draft_open(struct draft *d, enum draft_use use, struct engine *e, struct workspace *w,
-                int64_t n_ctx, int n_batch, struct error *err)
+bool draft_open(struct draft *d, const struct session_options *o, struct engine *e,
+                struct workspace *w, int64_t n_ctx, int n_batch, struct error *err)
 {
+    enum draft_use use = o->draft;
     struct error why = { 0 };
     *d = (struct draft){ 0 };
     if (use == DRAFT_OFF)
         return true;
-    if (!can_draft(e, n_ctx, n_batch, use == DRAFT_ALWAYS ? err : &why)) {
+    if (use < DRAFT_AUTO || use > DRAFT_MOST)
+        return fail(err, ERR_USAGE, "%d guesses, expected 0 to %d", use, DRAFT_MOST);
+    if (!can_draft(e, n_ctx, n_batch, use == DRAFT_AUTO ? &why : err)) {
         if (use == DRAFT_AUTO)
             log_detail("no drafting: %s", why.text);
         return use == DRAFT_AUTO;
@@ -81,7 +82,8 @@ bool draft_open(struct draft *d, enum draft_use use, struct engine *e, struct wo
     struct params one = one_layer(&m->params);
     *d = (struct draft){
         .use = use, .model = m, .device = w->device, .work = &w->work, .n_batch = n_batch,
-        .bytes = room_bytes(m, n_batch),
+        .bytes = room_bytes(m, n_batch), .choose = o->choose, .choose_ctx = o->choose_ctx,
+        .even.most = use == DRAFT_AUTO ? min_of(DRAFT_MOST, n_batch - 1) : 0,
     };
     const struct device_ops *ops = d->device->ops;
     size_t n_states = (size_t)width * (size_t)(n_batch + 1);
@@ -129,11 +131,12 @@ struct rows draft_room(struct draft *d, int64_t n_past, int n)
         d->first = n_past;
         d->n_states = 0;
     }
-    if (d->n_states + n > d->n_batch + 1) { /* only the last one can still have a pair to come */
-        memmove(d->states.data, state_rows(d, d->n_states - 1).data,
-                (size_t)d->states.width * sizeof(float));
-        d->first += d->n_states - 1;
-        d->n_states = 1;
+    if (d->n_states + n > d->n_batch + 1) {
+        int64_t kept = min_of(min_of(d->n_states, KEPT), d->n_batch + 1 - n);
+        memmove(d->states.data, state_rows(d, d->n_states - kept).data,
+                (size_t)kept * (size_t)d->states.stride * sizeof(float));
+        d->first += d->n_states - kept;
+        d->n_states = kept;
     }
     return state_rows(d, d->n_states);
 }
@@ -148,6 +151,7 @@ void draft_truncate(struct draft *d, int64_t n_past)
 {
     d->n_states = max_of((int64_t)0, min_of(d->n_states, n_past - d->first));
     d->n_pairs = max_of((int64_t)0, min_of(d->n_pairs, n_past - 1));
+    d->base = min_of(d->base, d->n_pairs);
 }
 
 static int32_t highest(const float *logits, int64_t n)
@@ -158,31 +162,92 @@ static int32_t highest(const float *logits, int64_t n)
     return (int32_t)best;
 }
 
-bool draft_read(struct draft *d, const int32_t *tokens, int64_t n_pairs, int32_t *guess,
-                const atomic_int *cancel, struct error *err)
+/* One pass of the block over n pairs, into the cache behind its first n_past rows. */
+static bool read_pairs(struct draft *d, const int32_t *tokens, int n, int64_t n_past,
+                       struct rows states, bool wants_logits, const atomic_int *cancel,
+                       struct error *err)
 {
     const struct model *m = d->model;
     struct device *dev = d->device;
-    int64_t at = max_of(d->n_pairs, d->first);
-    while (at < n_pairs) {
+    struct step step = {
+        .tokens = tokens, .n_tokens = n, .n_past = n_past,
+        .n_logits = wants_logits, .logits = wants_logits ? d->logits : NULL,
+        .cache = &d->cache, .cancel = cancel,
+    };
+    dev->ops->begin(dev, &step);
+    bool ok = m->arch->draft(m, dev, &step, states, d->pairs, d->work, err);
+    return dev->ops->end(dev, err) && ok;
+}
+
+/* *last: how many pairs the last pass has read. */
+static bool read_until(struct draft *d, const int32_t *tokens, int64_t n_pairs, int *last,
+                       const atomic_int *cancel, struct error *err)
+{
+    if (d->first > d->n_pairs && n_pairs > d->n_pairs)
+        d->base = d->n_pairs = d->first;
+    while (d->n_pairs < n_pairs) {
+        int64_t at = d->n_pairs;
         int n = (int)min_of((int64_t)d->n_batch, n_pairs - at);
-        bool last = guess && at + n == n_pairs;
-        struct step step = {
-            .tokens = tokens + at + 1, .n_tokens = n, .n_past = at,
-            .n_logits = last, .logits = last ? d->logits : NULL,
-            .cache = &d->cache, .cancel = cancel,
-        };
-        dev->ops->begin(dev, &step);
-        bool ok = m->arch->draft(m, dev, &step, state_rows(d, at - d->first), d->pairs, d->work,
-                                 err);
-        ok = dev->ops->end(dev, err) && ok;
-        if (!ok)
+        if (!read_pairs(d, tokens + at + 1, n, at - d->base, state_rows(d, at - d->first),
+                        last && at + n == n_pairs, cancel, err))
             return false;
-        at += n;
-        d->n_pairs = at;
+        d->n_pairs += n;
+        if (last)
+            *last = n;
     }
-    if (guess)
-        *guess = highest(d->logits, m->params.n_vocab);
+    return true;
+}
+
+bool draft_read(struct draft *d, const int32_t *tokens, int64_t n_pairs, const atomic_int *cancel,
+                struct error *err)
+{
+    return read_until(d, tokens, n_pairs, NULL, cancel, err);
+}
+
+static int32_t choose(const struct draft *d, const int32_t *ahead, int n_ahead)
+{
+    return d->choose ? d->choose(d->choose_ctx, d->logits, ahead, n_ahead)
+                     : highest(d->logits, d->model->params.n_vocab);
+}
+
+/* Pairs that a step has left behind at most; more were left by plain steps. */
+static int64_t n_behind(const struct draft *d, int64_t n_pairs)
+{
+    int64_t n = n_pairs - max_of(d->n_pairs, d->first);
+    return n > DRAFT_MOST + 1 ? n - 1 : 0;
+}
+
+bool draft_catch_up(struct draft *d, const int32_t *tokens, int64_t n_pairs,
+                    const atomic_int *cancel, struct error *err)
+{
+    int64_t n = n_behind(d, n_pairs);
+    double start = now_s();
+    if (n == 0)
+        return true;
+    if (!draft_read(d, tokens, n_pairs - 1, cancel, err))
+        return false;
+    break_even_caught_up(&d->even, n, now_s() - start);
+    return true;
+}
+
+bool draft_guess(struct draft *d, const int32_t *tokens, int64_t n_pairs, int32_t *guesses, int n,
+                 const atomic_int *cancel, struct error *err)
+{
+    int last = 0;
+    int64_t width = d->states.width;
+    if (!read_until(d, tokens, n_pairs, &last, cancel, err))
+        return false;
+    assert(last > 0);
+    guesses[0] = choose(d, guesses, 0);
+    for (int i = 1; i < n; i++) {
+        struct rows guessed = { d->pairs.data + (last - 1) * d->pairs.stride, width,
+                                d->pairs.stride };
+        if (!read_pairs(d, &guesses[i - 1], 1, n_pairs - d->base + i - 1, guessed, true, cancel,
+                        err))
+            return false;
+        last = 1;
+        guesses[i] = choose(d, guesses, i);
+    }
     return true;
 }
 
@@ -191,6 +256,8 @@ bool draft_read(struct draft *d, const int32_t *tokens, int64_t n_pairs, int32_t
 int draft_parts(const struct draft *d, int64_t n, struct cache_part *parts)
 {
     int n_parts = d->cache.n_parts;
+    if (d->base > 0)
+        return 0;
     for (int i = 0; i < n_parts; i++) {
         parts[i] = d->cache.parts[i];
         parts[i].lag = 1; /* row i waits for token i + 1 */
@@ -204,47 +271,70 @@ int draft_parts(const struct draft *d, int64_t n, struct cache_part *parts)
     return n_parts;
 }
 
-void draft_adopt(struct draft *d, int64_t n, bool state)
+void draft_adopt(struct draft *d, int64_t n, bool pairs, bool state)
 {
     d->first = state ? n - 1 : n;
     d->n_states = state;
     d->n_pairs = n - 1;
+    d->base = pairs ? 0 : n - 1;
 }
 
-/* ---- does it pay? ---- */
+/* ---- how far ---- */
 
-bool draft_pays(const struct draft *d)
+bool draft_reads(const struct draft *d)
 {
-    if (d->use != DRAFT_AUTO)
-        return d->use == DRAFT_ALWAYS;
-    bool measured = d->n_plain > PLAIN_FIRST && d->n_guesses < d->n_plain * PLAIN_EVERY;
-    return measured && d->balance_s >= -LOSS * d->total_s - d->plain_s;
+    return d->use != DRAFT_AUTO || break_even_reason(&d->even) != DRAFT_LOSES;
 }
 
-static double recent(double old, double now)
+int draft_length(const struct draft *d, int64_t n_past, int64_t room)
 {
-    return old > 0 ? old + RECENT * (now - old) : now;
+    bool has_state = n_past > d->first && n_past <= d->first + d->n_states;
+    int most = (int)min_of(room, (int64_t)min_of(DRAFT_MOST, d->n_batch - 1));
+    if (d->use == DRAFT_OFF || !has_state || most < 1)
+        return 0;
+    return d->use == DRAFT_AUTO ? break_even_length(&d->even, most, n_behind(d, n_past))
+                                : min_of((int)d->use, most);
 }
 
-void draft_note_plain(struct draft *d, double seconds)
+void draft_note_step(struct draft *d, int n_guesses, double seconds)
 {
-    if (d->n_plain++ == 0)
+    break_even_step(&d->even, n_guesses, seconds);
+    d->n_steps[n_guesses]++;
+    for (int i = 0; i < n_guesses; i++)
+        d->guesses[i]++;
+}
+
+void draft_note_judged(struct draft *d, int right, bool wrong)
+{
+    break_even_judged(&d->even, right, wrong);
+    for (int i = 0; i < right; i++)
+        d->accepted[i]++;
+}
+
+void draft_note(const struct draft *d, struct draft_report *r)
+{
+    const struct break_even *b = &d->even;
+    *r = (struct draft_report){ .available = d->use != DRAFT_OFF, .use = d->use };
+    if (!r->available)
         return;
-    d->plain_s = recent(d->plain_s, seconds);
-    d->total_s += seconds;
+    bool fixed = d->use != DRAFT_AUTO;
+    int best = fixed ? min_of((int)d->use, d->n_batch - 1) : break_even_best(b, b->most);
+    r->reason = fixed ? DRAFT_FIXED : break_even_reason(b);
+    r->length = r->reason == DRAFT_RECOVERS ? 0 : best;
+    for (int i = 0; i < DRAFT_MOST; i++) {
+        r->n_guesses += r->guesses[i] = d->guesses[i];
+        r->n_accepted += r->accepted[i] = d->accepted[i];
+    }
+    memcpy(r->n_steps, d->n_steps, sizeof r->n_steps);
+    memcpy(r->step_s, b->step_s, sizeof r->step_s);
+    if (b->n_steps[0] > 0 && r->n_guesses > 0 && b->most > 0)
+        r->gain = break_even_gain(b, max_of(best, 1));
 }
 
-void draft_note_guess(struct draft *d, double seconds)
+double draft_tokens_per_step(const struct draft_report *r)
 {
-    d->n_guesses++;
-    d->guess_s = recent(d->guess_s, seconds);
-    d->total_s += seconds;
-    d->step_s = seconds;
-}
-
-void draft_note_judged(struct draft *d, bool accepted)
-{
-    d->n_accepted += accepted;
-    d->balance_s += (accepted ? 2 : 1) * d->plain_s - d->step_s;
-    d->balance_s = min_of(d->balance_s, MOST_SURPLUS * d->plain_s);
+    int64_t n = 0;
+    for (int k = 0; k <= DRAFT_MOST; k++)
+        n += r->n_steps[k];
+    return n > 0 ? 1 + (double)r->n_accepted / (double)n : 1;
 }

@@ -99,27 +99,46 @@ enum handoff_way engine_handoff(const struct engine *e, struct handoff_rates *ra
  * be open. ERR_USAGE, ERR_FIT: only engine_close may follow. */
 bool engine_retune(struct engine *e, int n_threads, int n_batch, struct error *err);
 
-/* Guesses by the model's block for multi-token prediction: each is computed together with the token
- * before it, and used when the caller chooses just that token. Never, while the measured times say
- * that it pays, or always. */
-enum draft_use { DRAFT_OFF, DRAFT_AUTO, DRAFT_ALWAYS };
+/* Guesses by the model's block for multi-token prediction: up to DRAFT_MOST tokens are computed
+ * together with the one before them, and used when the caller chooses just those. As many as given,
+ * or as many as the measured times say that pay, which may be none (src/engine/break_even.h). */
+enum draft_use { DRAFT_AUTO = -1, DRAFT_OFF, DRAFT_ONE, DRAFT_TWO, DRAFT_THREE };
+#define DRAFT_MOST DRAFT_THREE
+
+/* What the caller would choose next, were these the logits [n_vocab] (they may be overwritten), behind
+ * the timeline, the token that is just appended, and `ahead` [n_ahead], which are guesses too. The
+ * closer to what it will choose, the better the guess: nothing else depends on it. */
+typedef int32_t draft_chooser(void *ctx, float *logits, const int32_t *ahead, int n_ahead);
 
 struct session_options {
     int64_t n_ctx;             /* positions; 0: the largest that fits, at most 32768 and the trained length */
     const atomic_int *cancel;  /* non-zero stops a running call soon: ERR_INTERRUPTED; may be NULL */
     enum mla_form mla_form;
     enum draft_use draft;      /* DRAFT_AUTO: nothing where model, device or memory do not allow it;
-                                  DRAFT_ALWAYS: then ERR_USAGE or ERR_FIT */
+                                  a number: then ERR_USAGE or ERR_FIT */
+    draft_chooser *choose;     /* NULL: the highest logit */
+    void *choose_ctx;
 };
+
+/* Why a session drafts as it does: told to; still measures plain steps; it pays; no length pays; trials
+ * have cost their share, and plain steps make up for it. */
+enum draft_reason { DRAFT_FIXED, DRAFT_MEASURES, DRAFT_PAYS, DRAFT_LOSES, DRAFT_RECOVERS };
 
 /* What drafting has done since session_open. */
 struct draft_report {
     bool available;            /* this session can draft */
+    enum draft_use use;        /* as asked for */
+    int length;                /* guesses per step, now */
+    enum draft_reason reason;
     int64_t n_guesses, n_accepted;
-    int64_t n_plain;           /* steps without a guess */
-    double plain_s, guess_s;   /* per step, recent: without a guess, and with one */
+    int64_t guesses[DRAFT_MOST], accepted[DRAFT_MOST]; /* the same, of the first, second .. in a step */
+    int64_t n_steps[DRAFT_MOST + 1]; /* of decode, with 0, 1 .. guesses */
+    double step_s[DRAFT_MOST + 1];   /* per step, recent; 0: there was none */
+    double gain; /* speed of the best length against plain decoding by these; 0: not known */
 };
 void session_draft_report(const struct session *s, struct draft_report *r);
+/* Tokens per step so far; 1 without guesses. */
+double draft_tokens_per_step(const struct draft_report *r);
 
 /* ERR_FIT with the needed and available bytes when the cache does not fit. */
 bool session_open(struct session **out, struct engine *e, const struct session_options *o,
@@ -140,8 +159,8 @@ bool session_prefill(struct session *s, const int32_t *tokens, int64_t n,
                      prefill_progress *progress, void *ctx, struct error *err);
 
 /* Append one token and compute its logits. ERR_USAGE when the context is full. A session that drafts
- * may compute a guessed successor in the same step: it stays invisible until the next call appends
- * just that token, which then costs nothing. */
+ * may compute guessed successors in the same step: they stay invisible until the next calls append
+ * just those tokens, which then costs nothing. */
 bool session_decode(struct session *s, int32_t token, struct error *err);
 
 /* [n_vocab] of the last token, writable (samplers overwrite them); valid until the next call. */
@@ -188,7 +207,7 @@ struct pick_counts engine_picks(const struct engine *e);
 /* Where the time of a session's steps has gone since it was opened. */
 struct session_times {
     struct phase_clock decode, prefill;
-    int64_t n_steps; /* of decode, each for one token, or for two with a guess */
+    int64_t n_steps; /* of decode, each for one token and its guesses */
     int64_t n_read;  /* tokens of prefill */
 };
 const struct session_times *session_times(const struct session *s);

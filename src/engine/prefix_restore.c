@@ -181,8 +181,9 @@ static bool load_leaf(struct prefix_file *f, const struct aim *aim, struct sessi
     struct stretch *way = mem_alloc((size_t)f->n_segments, sizeof *way, "cached prompts", err);
     if (!way)
         return false;
+    bool pairs = c->draft && c->draft->base == 0; /* what the session has of them */
     if (c->draft)
-        draft_adopt(c->draft, aim->end, true);
+        draft_adopt(c->draft, aim->end, true, true);
     int n = prefix_way(f, aim->leaf, c->n_cached, aim->end, way);
     bool ok = load_way(f, way, n, c, progress, ctx, err);
     mem_free(way);
@@ -193,6 +194,7 @@ static bool load_leaf(struct prefix_file *f, const struct aim *aim, struct sessi
     int64_t until = aim->end; /* of each segment, what the next one has not replaced */
     for (int i = aim->leaf; i >= 0; i = f->segments[i].parent) {
         const struct segment *g = &f->segments[i];
+        pairs = pairs && g->draft;
         if (until > g->from)
             memcpy(c->tokens + g->from, g->tokens,
                    (size_t)(until - g->from) * sizeof *g->tokens);
@@ -200,8 +202,8 @@ static bool load_leaf(struct prefix_file *f, const struct aim *aim, struct sessi
     }
     session_cache_adopt(s, aim->end, prefix_newest(f, aim->leaf));
     if (c->draft)
-        draft_adopt(c->draft, aim->end,
-                    f->segments[aim->leaf].state && f->segments[aim->leaf].to == aim->end);
+        draft_adopt(c->draft, aim->end, pairs,
+                    pairs && f->segments[aim->leaf].state && f->segments[aim->leaf].to == aim->end);
     session_truncate(s, aim->keep);
     return true;
 }

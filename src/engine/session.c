@@ -1,4 +1,5 @@
 /* One timeline: tokens, their cache, and the logits behind the last of them. */
+#include <assert.h>
 #include <inttypes.h>
 #include <math.h>
 
@@ -18,10 +19,13 @@ struct session {
     int64_t n_ctx, n_past;
     int64_t n_cached; /* positions that the cache holds: n_past, less only after a change of device */
     int32_t *tokens;  /* [n_ctx] */
-    float *logits;    /* [n_vocab], and as much again for a guess when drafting */
+    float *logits;    /* [n_vocab], and as much again for each guess when drafting */
     int row;          /* which of them is of the last token */
     struct draft draft;
-    int32_t guess;    /* computed behind the last token, not part of the timeline; -1: none */
+    /* Computed behind the token of row 0, not part of the timeline before they are chosen: guesses
+     * row .. n_guesses - 1 are still open; n_guesses 0: none are. */
+    int32_t guesses[DRAFT_MOST];
+    int n_guesses;
     int n_batch;
     enum mla_form mla_form;
     const atomic_int *cancel;
@@ -91,10 +95,9 @@ static bool try_open(struct session **out, struct engine *e, const struct sessio
     s->mla_form = o->mla_form;
     s->cancel = o->cancel;
     s->tokens = mem_alloc((size_t)n_ctx, sizeof *s->tokens, "tokens", err);
-    s->guess = -1;
     if (!s->tokens || !join_device(s, err) ||
-        !draft_open(&s->draft, o->draft, e, s->workspace, n_ctx, s->n_batch, err) ||
-        !(s->logits = mem_alloc((size_t)e->model.params.n_vocab * (s->draft.use ? 2 : 1),
+        !draft_open(&s->draft, o, e, s->workspace, n_ctx, s->n_batch, err) ||
+        !(s->logits = mem_alloc((size_t)e->model.params.n_vocab * (s->draft.use ? 1 + DRAFT_MOST : 1),
                                 sizeof *s->logits, "logits", err))) {
         session_close(s);
         return false;
@@ -157,11 +160,14 @@ const struct engine *session_engine(const struct session *s)
     return s->engine;
 }
 
-static void drop_guess(struct session *s)
+/* No more of them will be taken; wrong: because something else was chosen. */
+static void drop_guesses(struct session *s, bool wrong)
 {
-    if (s->guess >= 0)
-        draft_truncate(&s->draft, s->n_past);
-    s->guess = -1;
+    if (s->n_guesses == 0)
+        return;
+    draft_note_judged(&s->draft, s->row, wrong);
+    draft_truncate(&s->draft, s->n_past);
+    s->n_guesses = 0;
 }
 
 /* The cache has seen n_seen positions: keep n of them, or as many as its kind allows. What is missing
@@ -175,7 +181,7 @@ static void rewind_cache(struct session *s, int64_t n_seen, int64_t n)
 
 void session_truncate(struct session *s, int64_t n)
 {
-    drop_guess(s);
+    drop_guesses(s, false);
     s->n_past = max_of((int64_t)0, min_of(n, s->n_past));
     rewind_cache(s, s->n_cached, min_of(s->n_cached, s->n_past));
     draft_truncate(&s->draft, s->n_past);
@@ -183,11 +189,11 @@ void session_truncate(struct session *s, int64_t n)
 
 void session_draft_report(const struct session *s, struct draft_report *r)
 {
-    const struct draft *d = &s->draft;
-    *r = (struct draft_report){
-        .available = d->use != DRAFT_OFF, .n_guesses = d->n_guesses, .n_accepted = d->n_accepted,
-        .n_plain = d->n_plain, .plain_s = d->plain_s, .guess_s = d->guess_s,
-    };
+    draft_note(&s->draft, r);
+    for (int i = 0; s->n_guesses > 0 && i < s->row; i++) { /* of the step that is still open */
+        r->accepted[i]++;
+        r->n_accepted++;
+    }
 }
 
 void session_memory(const struct session *s, struct memory_report *r)
@@ -273,7 +279,7 @@ static bool compute(struct session *s, const int32_t *tokens, int n, float *rows
     };
 
     struct activations *work = &s->workspace->work;
-    bool decodes = n_rows > 0 && n <= 2;
+    bool decodes = n_rows == n && n <= 1 + DRAFT_MOST;
     work->states = draft_room(&s->draft, s->n_cached, n);
     work->clock = decodes ? &s->times.decode : &s->times.prefill;
     step.repeats = !work->states.data; /* these have another place every time */
@@ -379,8 +385,8 @@ bool session_prefill(struct session *s, const int32_t *tokens, int64_t n,
         bool last = s->n_past + batch == n;
         if (is_cancelled(s, err) ||
             !run_step(s, tokens + s->n_past, batch, last ? s->logits : NULL, last, err) ||
-            (s->draft.use &&
-             !draft_read(&s->draft, s->tokens, s->n_past - 1, NULL, s->cancel, err)))
+            (s->draft.use && draft_reads(&s->draft) &&
+             !draft_read(&s->draft, s->tokens, s->n_past - 1, s->cancel, err)))
             return false;
         if (progress && !progress(ctx, s->n_past, n) && s->n_past < n)
             return fail(err, ERR_INTERRUPTED, "interrupted");
@@ -388,21 +394,26 @@ bool session_prefill(struct session *s, const int32_t *tokens, int64_t n,
     return true;
 }
 
-/* Append a token with a guess of its successor behind it, both in one step. */
-static bool decode_with_guess(struct session *s, int32_t token, struct error *err)
+/* Append a token with n guesses of its successors behind it, all in one step. */
+static bool decode_with_guesses(struct session *s, int32_t token, int n, struct error *err)
 {
-    int32_t pair[2] = { token, 0 };
-    double start = now_s();
+    struct draft *d = &s->draft;
+    int32_t tokens[1 + DRAFT_MOST] = { token };
     s->tokens[s->n_past] = token;
-    if (!draft_read(&s->draft, s->tokens, s->n_past, &pair[1], s->cancel, err) ||
-        !run_step(s, pair, 2, s->logits, 2, err)) {
-        draft_truncate(&s->draft, s->n_past);
+    bool ok = draft_catch_up(d, s->tokens, s->n_past, s->cancel, err);
+    double start = now_s();
+    ok = ok && draft_guess(d, s->tokens, s->n_past, &tokens[1], n, s->cancel, err) &&
+         run_step(s, tokens, 1 + n, s->logits, 1 + n, err);
+    if (!ok) {
+        draft_truncate(d, s->n_past);
         return false;
     }
-    s->n_past--;
-    rewind_cache(s, s->n_cached, s->n_cached - 1); /* which forgets nothing yet */
-    s->guess = pair[1];
-    draft_note_guess(&s->draft, now_s() - start);
+    s->n_past -= n;
+    rewind_cache(s, s->n_cached, s->n_cached - n); /* which forgets nothing yet */
+    assert(s->n_cached == s->n_past);
+    memcpy(s->guesses, &tokens[1], (size_t)n * sizeof *tokens);
+    s->n_guesses = n;
+    draft_note_step(d, n, now_s() - start);
     return true;
 }
 
@@ -411,25 +422,24 @@ static bool decode_plain(struct session *s, int32_t token, struct error *err)
     double start = now_s();
     if (!run_step(s, &token, 1, s->logits, 1, err))
         return false;
-    draft_note_plain(&s->draft, now_s() - start);
+    draft_note_step(&s->draft, 0, now_s() - start);
     return true;
 }
 
 /* Is this token computed already? */
 static bool take_guess(struct session *s, int32_t token)
 {
-    bool hit = s->guess == token;
-    if (s->guess < 0)
+    if (s->n_guesses == 0)
         return false;
-    draft_note_judged(&s->draft, hit);
-    if (hit) {
-        s->guess = -1;
-        s->n_past++;
-        s->n_cached++;
-        s->row = 1;
+    if (s->guesses[s->row] != token) {
+        drop_guesses(s, true);
+        return false;
     }
-    drop_guess(s);
-    return hit;
+    s->n_past++;
+    s->n_cached++;
+    if (++s->row == s->n_guesses)
+        drop_guesses(s, false);
+    return true;
 }
 
 bool session_decode(struct session *s, int32_t token, struct error *err)
@@ -440,9 +450,8 @@ bool session_decode(struct session *s, int32_t token, struct error *err)
         return false;
     if (take_guess(s, token))
         return true;
-    bool room = s->n_past > 0 && s->n_past + 2 <= s->n_ctx;
-    return room && draft_pays(&s->draft) ? decode_with_guess(s, token, err)
-                                         : decode_plain(s, token, err);
+    int n = draft_length(&s->draft, s->n_past, s->n_ctx - s->n_past - 1);
+    return n > 0 ? decode_with_guesses(s, token, n, err) : decode_plain(s, token, err);
 }
 
 bool session_eval(struct session *s, const int32_t *tokens, int64_t n, int n_batch,
@@ -457,7 +466,7 @@ bool session_eval(struct session *s, const int32_t *tokens, int64_t n, int n_bat
                     s->engine->n_batch);
     if (!check_tokens(s, tokens, n, err))
         return false;
-    drop_guess(s);
+    drop_guesses(s, false);
     int most = n_batch && n_batch < s->n_batch ? n_batch : s->n_batch;
     most = (int)min_of((int64_t)most, n);
     float *rows = mem_alloc_aligned((size_t)most, (size_t)n_vocab * sizeof *rows,
@@ -486,7 +495,7 @@ bool session_cache_settle(struct session *s, struct session_cache *c, struct err
     bool whole = s->n_past > 0 && s->n_cached == s->n_past;
     if (!follow_engine(s, err) ||
         (whole && s->draft.use &&
-         !draft_read(&s->draft, s->tokens, s->n_past - 1, NULL, NULL, err)))
+         !draft_read(&s->draft, s->tokens, s->n_past - 1, NULL, err)))
         return false;
     *c = (struct session_cache){
         .device = s->workspace->device, .cache = &s->cache,

@@ -147,7 +147,9 @@ struct arch {
     /* The block behind the main layers guesses tokens: row t of `states` [n_tokens, state width] is
      * what the position before the one of tokens[t] has left, n_past counts such pairs, the cache is
      * that block's alone (layer 0), the logits are of the token behind tokens[t]. `pairs` [n_tokens,
-     * pair width] is room. NULL: this architecture does not draft. */
+     * pair width] is room; where logits are wanted its left part, as wide as a state, holds the
+     * block's own guess of the next states behind the call, which may be `states` of the next call
+     * as they lie there. NULL: this architecture does not draft. */
     bool (*draft)(const struct model *m, struct device *d, const struct step *s,
                   struct rows states, struct rows pairs, struct activations *work,
                   struct error *err);
