@@ -217,6 +217,23 @@ run 0 run "$model" -p "Tell me a story." -c 48 --temp 1 --seed 3 --logit-bias 1-
 [ "$(field finish_reason)" = context ] || bad "full context: $(cat "$out")"
 run 2 run "$model" -f "$work/binary" -c 64; says "context"; silent "$out"
 
+begin "guesses ahead"
+story="run $model -n 40 --temp 0.9 --seed 5 --json -p"
+run 0 $story "Tell me a story." --draft off; text=$(field text)
+grep -q '"draft"' "$out" && bad "--draft off reports guesses"
+for length in auto 1 2 3; do
+    run 0 $story "Tell me a story." --draft $length; prints '"draft": {"length": '; prints '"accepted": ['
+    [ "$(field text)" = "$text" ] || bad "--draft $length says something else: $(cat "$out")"
+done
+prints '"length": 3, "reason": "fixed"'; prints '"tokens_per_step": '
+run 0 $story "Tell me a story."; [ "$(field text)" = "$text" ] || bad "the default says something else"
+prints '"draft": {'
+run 0 run "$model" -p "Tell me a story." -n 20 --draft 2 --stats; says "tokens a step"; says "2 at a time, as told"
+printf 'What is 2 + 3?\n/stats\n' >"$work/asks"
+input=$work/asks run 0 chat "$model" --draft 2; says "guesses   "; says "2 at a time, as told"
+input=$work/asks run 0 chat "$model" --draft off; grep -q "guesses  " "$err" && bad "/stats without guesses"
+run 2 run "$model" -p x --draft 4; says "auto|off|1|2|3"
+
 begin "sampling"
 run 0 run "$model" -p "Tell me a story." -n 20 --temp 1 --seed 7; cp "$out" "$work/seed7"
 run 0 run "$model" -p "Tell me a story." -n 20 --temp 1 --seed 7; cmp -s "$out" "$work/seed7" || bad "same seed"

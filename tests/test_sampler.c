@@ -381,6 +381,50 @@ static void test_seed(void)
     }
 }
 
+/* What is foreseen comes, and looking ahead changes nothing. */
+static void test_foresee(void)
+{
+    check_case("choices are foreseen, with penalties and filters, and stay the same");
+    enum { N = 12, ROUNDS = 200 };
+    for (int kind = 0; kind < 4; kind++) {
+        struct sampler_options o = sampler_options_default();
+        o.temperature = kind == 0 ? 0 : 1.1f;
+        o.top_k = kind == 2 ? 5 : 0;
+        o.top_p = kind == 2 ? 0.8f : 1;
+        o.min_p = kind == 1 ? 0.05f : 0;
+        o.seed = 7;
+        if (kind == 3) { /* a window shorter than what is looked ahead */
+            o.repeat_penalty = 1.5f;
+            o.frequency_penalty = 0.4f;
+            o.penalty_window = 2;
+        }
+        struct sampler *s = open_sampler(&o, N), *twin = open_sampler(&o, N);
+        int32_t seen[4] = { 0 };
+        int n_ahead = 0, differ = 0, surprised = 0;
+        float logits[4][N], copy[N];
+        for (int i = 0; s && twin && i < ROUNDS; i++) {
+            if (n_ahead == 0) { /* four steps ahead, then the steps */
+                for (int k = 0; k < 4; k++) {
+                    for (int t = 0; t < N; t++)
+                        logits[k][t] = check_random_float(-2, 2);
+                    memcpy(copy, logits[k], sizeof copy);
+                    seen[k] = sampler_foresee(s, copy, N, seen, k);
+                }
+            }
+            int32_t one = choose(s, logits[n_ahead], N), two = choose(twin, logits[n_ahead], N);
+            differ += one != two;
+            surprised += one != seen[n_ahead];
+            sampler_accept(s, one);
+            sampler_accept(twin, two);
+            n_ahead = (n_ahead + 1) % 4;
+        }
+        CHECK_INT(differ, 0);
+        CHECK_INT(surprised, 0);
+        sampler_close(s);
+        sampler_close(twin);
+    }
+}
+
 static void test_big(void)
 {
     enum { N = 129280 };
@@ -471,6 +515,7 @@ int main(void)
     test_filters();
     test_distribution();
     test_seed();
+    test_foresee();
     test_big();
     test_no_memory();
     return check_finish();

@@ -6,6 +6,7 @@
 #include "gpu/gpu.h"
 #include "src/cli/chat_actions.h"
 #include "src/cli/chat_sessions.h"
+#include "src/cli/drafting.h"
 #include "src/cli/options.h"
 #include "src/cli/styled.h"
 #include "src/cli/term.h"
@@ -109,6 +110,13 @@ static bool do_stats(struct chat *c, const char *argument, struct error *err)
         note("experts   %s", experts);
     if (handoff_line(c->m.engine, line, sizeof line))
         note("hand-off  %s", line);
+    struct draft_report guesses;
+    struct buf drafting = { 0 };
+    session_draft_report(c->m.session, &guesses);
+    drafting_line(&drafting, &guesses);
+    if (drafting.len)
+        note("guesses   %s", drafting.data);
+    buf_release(&drafting);
     note("memory    weights %s mapped, %s copied; cache %s; working memory %s",
          human_bytes((double)r.mapped_bytes, mapped, sizeof mapped),
          human_bytes((double)r.copied_bytes, copied, sizeof copied),

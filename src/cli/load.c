@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "cpu/features.h"
+#include "src/cli/drafting.h"
 #include "src/cli/json_schema.h"
 #include "src/cli/placing.h"
 #include "src/cli/rates.h"
@@ -53,6 +54,15 @@ static bool open_engine(struct loaded *m, const struct options *o, const char *p
     return true;
 }
 
+/* Guesses by the sampler's own rules. What a grammar would forbid is not known here: such a guess is
+ * wrong, no more. */
+static int32_t foresee(void *ctx, float *logits, const int32_t *ahead, int n_ahead)
+{
+    struct loaded *m = ctx;
+    int usable = min_of(tokenizer_n_tokens(m->tokenizer), (int32_t)m->model->params.n_vocab);
+    return sampler_foresee(m->sampler, logits, usable, ahead, n_ahead);
+}
+
 static bool open_session(struct loaded *m, const struct options *o, int64_t n_ctx,
                          struct error *err)
 {
@@ -60,9 +70,9 @@ static bool open_session(struct loaded *m, const struct options *o, int64_t n_ct
         n_ctx = o->ctx_size == UNSET ? 0
               : o->ctx_size == 0     ? m->model->params.context_length
                                      : o->ctx_size;
-    static const enum draft_use uses[] = { DRAFT_OFF, DRAFT_AUTO, DRAFT_ONE, DRAFT_TWO, DRAFT_THREE };
     struct session_options so = {
-        .n_ctx = n_ctx, .cancel = signals_cancel_flag(), .draft = uses[o->draft],
+        .n_ctx = n_ctx, .cancel = signals_cancel_flag(), .draft = draft_wish(o->draft),
+        .choose = foresee, .choose_ctx = m,
     };
     return session_open(&m->session, m->engine, &so, err);
 }

@@ -93,7 +93,7 @@ struct options {
     unsigned isa;
     bool isa_given;
     int numerics;      /* enum numerics */
-    int draft;         /* 0: never, 1: by measured times, 2..: always so many less one */
+    int draft;         /* a place in "auto|off|1|2|3": draft_wish */
     bool act_f32;
 
     /* placement */

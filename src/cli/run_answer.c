@@ -5,6 +5,7 @@
 
 #include "src/base/mem.h"
 #include "src/cli/dialogue.h"
+#include "src/cli/drafting.h"
 #include "src/cli/generate.h"
 #include "src/cli/logprobs.h"
 #include "src/cli/signals.h"
@@ -165,18 +166,14 @@ static void put_experts(struct json *j, const struct loaded *m)
     js_set(j, "expert_sent_bytes", any ? js_int((int64_t)r.sent_bytes) : js_null());
 }
 
-/* The numbers of drafting; nothing when this session does not. */
+/* Nothing when this session does not draft. */
 static void put_draft(struct json *j, const struct loaded *m)
 {
-    struct draft_report d;
-    session_draft_report(m->session, &d);
-    if (!d.available)
-        return;
-    js_set(j, "draft_length", js_int(d.length));
-    js_set(j, "draft_guesses", js_int(d.n_guesses));
-    js_set(j, "draft_accepted", js_int(d.n_accepted));
-    js_set(j, "draft_plain_steps", js_int(d.n_steps[0]));
-    js_set(j, "plain_step_s", js_real(d.step_s[0]));
+    struct draft_report r;
+    session_draft_report(m->session, &r);
+    struct json *draft = drafting_json(&r);
+    if (draft)
+        js_set(j, "draft", draft);
 }
 
 static bool print_json(struct output *out, const struct run_prompt *p, const struct generation *g,
@@ -233,12 +230,13 @@ static void print_stats(const struct loaded *m, const struct options *o, const s
     if (o->stats && why.len)
         note("%s", why.data);
     buf_release(&why);
-    struct draft_report d;
-    session_draft_report(m->session, &d);
-    if (d.n_guesses > 0)
-        note("drafting: %lld of %lld guesses accepted (%.0f %%), %lld steps without",
-             (long long)d.n_accepted, (long long)d.n_guesses,
-             100 * (double)d.n_accepted / (double)d.n_guesses, (long long)d.n_steps[0]);
+    struct draft_report r;
+    struct buf drafting = { 0 };
+    session_draft_report(m->session, &r);
+    drafting_line(&drafting, &r);
+    if (drafting.len && (o->stats || r.n_guesses > 0))
+        note("guesses ahead: %s", drafting.data);
+    buf_release(&drafting);
     char experts[192];
     if (*experts_text(m, experts, sizeof experts))
         note("experts on the GPU: %s", experts);

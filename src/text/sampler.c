@@ -13,6 +13,7 @@
  * that IEEE 754 defines to the last bit. So a seed means the same text on every machine. */
 #include "src/text/sampler.h"
 
+#include <assert.h>
 #include <float.h>
 #include <math.h>
 #include <stdlib.h>
@@ -229,6 +230,19 @@ void sampler_accept(struct sampler *s, int32_t token)
     s->next = (s->next + 1) % s->o.penalty_window;
 }
 
+/* Take back the newest of them; `gone`: what it had pushed out of a full window. */
+static void unaccept(struct sampler *s, bool was_full, int32_t gone)
+{
+    s->next = (s->next + s->o.penalty_window - 1) % s->o.penalty_window;
+    s->n_seen[s->history[s->next]]--;
+    if (was_full) {
+        s->history[s->next] = gone;
+        s->n_seen[gone]++;
+    } else {
+        s->n_history--;
+    }
+}
+
 /* --- from logits to candidates ---------------------------------------------------------------- */
 
 /* A model that computes NaN or +inf is broken, and one that gives no number has nothing to say.
@@ -432,4 +446,34 @@ bool sampler_choose(struct sampler *s, float *logits, int n_usable, int32_t *tok
     }
     *token = draw(s, weigh(s, logits[best], o->temperature));
     return true;
+}
+
+/* --- looking ahead ---------------------------------------------------------------------------- */
+
+int32_t sampler_foresee(struct sampler *s, float *logits, int n_usable, const int32_t *ahead,
+                        int n_ahead)
+{
+    uint64_t random[4];
+    struct {
+        bool taken, was_full;
+        int32_t gone;
+    } undo[SAMPLER_AHEAD] = { 0 };
+    assert(n_ahead >= 0 && n_ahead <= SAMPLER_AHEAD);
+    memcpy(random, s->random, sizeof random);
+    for (int i = 0; i < n_ahead; i++) {
+        if (s->o.temperature > 0) /* one number per draw */
+            random_bits(s->random);
+        undo[i].taken = s->history && ahead[i] >= 0 && ahead[i] < s->n_vocab;
+        undo[i].was_full = s->n_history == s->o.penalty_window;
+        undo[i].gone = s->history ? s->history[s->next] : 0;
+        sampler_accept(s, ahead[i]);
+    }
+    int32_t token = 0;
+    struct error ignored = { 0 };
+    bool ok = sampler_choose(s, logits, n_usable, &token, &ignored);
+    for (int i = n_ahead; i-- > 0;)
+        if (undo[i].taken)
+            unaccept(s, undo[i].was_full, undo[i].gone);
+    memcpy(s->random, random, sizeof random);
+    return ok ? token : 0;
 }

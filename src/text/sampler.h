@@ -47,6 +47,15 @@ void sampler_close(struct sampler *s);
 bool sampler_choose(struct sampler *s, float *logits, int n_usable, int32_t *token,
                     struct error *err);
 
+/* What the n_ahead'th sampler_choose from now on would choose from these logits, were `ahead` [n_ahead]
+ * appended until then: by the same filters, penalties and random number, so that a guess made with
+ * the logits of a draft is right as often as the draft's probabilities are. Nothing is remembered,
+ * choices to come are not changed. logits are overwritten; n_ahead is at most SAMPLER_AHEAD. Where
+ * sampler_choose would fail, some token. */
+#define SAMPLER_AHEAD 8
+int32_t sampler_foresee(struct sampler *s, float *logits, int n_usable, const int32_t *ahead,
+                        int n_ahead);
+
 /* Tell the sampler what was really appended (prompt tokens too), for the penalties. */
 void sampler_accept(struct sampler *s, int32_t token);
 void sampler_reset(struct sampler *s); /* forget the history, restart the generator from the seed */
