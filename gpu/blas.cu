@@ -23,6 +23,12 @@
 #define SLAB_ROWS 128 /* a slab is a multiple of these: the height of cuBLAS' tiles */
 #define WORKSPACE_BYTES ((size_t)32 << 20) /* what NVIDIA recommends for Hopper */
 
+/* What a handle takes of device memory by itself, beside our workspace: the default workspace that it
+ * was created with, 32 MiB on newer cards, and the code of a few kernels, which the driver loads when
+ * each is used first. An estimate, rounded up: the size is nowhere to be asked for, and no card was at
+ * hand to measure it. With -v a session tells at its end how much memory the card really gave. */
+#define OWN_BYTES ((size_t)64 << 20)
+
 /* Constants of cublas_api.h and library_types.h. */
 enum { OP_N = 0, OP_T = 1, REAL_32 = 0, REAL_16 = 2, SUM_32 = 68, SUM_32_PEDANTIC = 69, ANY_ALGORITHM = -1 };
 
@@ -191,4 +197,9 @@ size_t blas_scratch(const struct gpu_limits *l)
 size_t blas_workspace_bytes(const struct gpu_limits *l)
 {
     return is_there(l) ? WORKSPACE_BYTES : 0;
+}
+
+size_t blas_own_bytes(const struct gpu_limits *l)
+{
+    return is_there(l) ? OWN_BYTES : 0;
 }

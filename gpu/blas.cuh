@@ -13,8 +13,10 @@ void blas_close(struct gpu_stream *s);
 bool blas_gemm(struct gpu_stream *s, struct rows dst, const struct weight *w, struct rows src,
                const float *bias, int n_tokens);
 
-/* Of the scratch memory; and of a workspace that belongs to the library alone. */
+/* Of the scratch memory; of a workspace that belongs to the library alone; and, estimated, what it
+ * allocates where nobody is asked. */
 size_t blas_scratch(const struct gpu_limits *l);
 size_t blas_workspace_bytes(const struct gpu_limits *l);
+size_t blas_own_bytes(const struct gpu_limits *l);
 
 #endif

@@ -339,7 +339,8 @@ size_t gpu_device_bytes(const struct gpu_device_options *o);
 bool gpu_device_open(struct device **out, const struct gpu_device_options *o, struct error *err);
 struct gpu_stream *gpu_device_stream(struct device *d);
 
-/* Bytes of scratch for these limits: the most that any launcher needs. */
+/* Device memory of a stream with these limits: scratch, the most that any launcher needs, and an
+ * estimate of what cuBLAS takes for itself where it is used. */
 size_t gpu_scratch_bytes(const struct gpu_limits *l);
 bool gpu_stream_open(struct gpu_stream **out, int index, const struct gpu_limits *l,
                      struct error *err);

@@ -169,7 +169,8 @@ static bool kernels_fit(struct gpu_stream *s, const struct cudaDeviceProp *p, in
     return ok;
 }
 
-size_t gpu_scratch_bytes(const struct gpu_limits *l)
+/* What a stream allocates beside its tables. */
+static size_t working_bytes(const struct gpu_limits *l)
 {
     const size_t needs[] = {
         gpu_gemv_scratch(l), gpu_gemm_scratch(l), gpu_experts_scratch(l),
@@ -181,6 +182,11 @@ size_t gpu_scratch_bytes(const struct gpu_limits *l)
         most = need > most ? need : most;
     return (most + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT + q8_stream_bytes(l) +
            blas_workspace_bytes(l);
+}
+
+size_t gpu_scratch_bytes(const struct gpu_limits *l)
+{
+    return working_bytes(l) + blas_own_bytes(l);
 }
 
 void gpu_stream_close(struct gpu_stream *s)
@@ -229,7 +235,7 @@ bool gpu_stream_open(struct gpu_stream **out, int index, const struct gpu_limits
         s->max_threads = p.maxThreadsPerBlock < MAX_THREADS ? p.maxThreadsPerBlock : MAX_THREADS;
         s->max_shared = p.sharedMemPerBlockOptin;
         s->has_bf16 = ptx >= 80;
-        size_t bytes = gpu_scratch_bytes(l), first = q8_stream_bytes(l);
+        size_t bytes = working_bytes(l), first = q8_stream_bytes(l);
         size_t second = blas_workspace_bytes(l);
         s->q8 = gpu_alloc(s, bytes, "working memory of the GPU", err);
         s->workspace = (char *)s->q8 + first;

@@ -1,3 +1,5 @@
+#include <inttypes.h>
+
 #include "src/base/log.h"
 #include "src/base/mem.h"
 #include "src/base/util.h"
@@ -72,7 +74,7 @@ static int expert_moves(const struct hybrid *h, const struct engine_options *o)
 bool hybrid_load(struct hybrid *h, const struct placement *p, const struct engine_options *o,
                  struct error *err)
 {
-    uint64_t free_bytes;
+    struct gpu_info before;
     h->placement = p;
     h->upload = o->upload;
     if (o->rates)
@@ -81,14 +83,15 @@ bool hybrid_load(struct hybrid *h, const struct placement *p, const struct engin
         .library = h->library, .index = h->index, .model = h->model, .placement = p,
         .moves = expert_moves(h, o),
     };
-    if (!hybrid_free_bytes(h, &free_bytes, err) ||
+    if (!h->library->info(h->index, &before, err) ||
         !card_weights_list(&h->weights, h->model, p, err) ||
         !card_weights_upload(&h->weights, &h->library->launch, h->s, err) ||
         !expert_store_open(&h->store, &so, err))
         return false;
     if (!open_handoff(h, o, err))
         return false;
-    h->left_bytes = free_bytes > p->vram_budget ? free_bytes - p->vram_budget : 0;
+    h->free_bytes = before.free_bytes;
+    h->left_bytes = before.free_bytes > p->vram_budget ? before.free_bytes - p->vram_budget : 0;
     log_detail("GPU %d: %s, %zu MiB of weights, %d of %d layers%s", h->index, h->card.name,
                h->weights.bytes >> 20, p->gpu_layers, h->model->params.n_layers,
                h->weights.partial ? ", others with the CPU" : "");
@@ -155,6 +158,18 @@ bool hybrid_free_bytes(const struct hybrid *h, uint64_t *bytes, struct error *er
         return false;
     *bytes = now.free_bytes > h->left_bytes ? now.free_bytes - h->left_bytes : 0;
     return true;
+}
+
+/* cuBLAS and the driver take memory as they go on, of which nobody tells how much. */
+void hybrid_tell_memory(const struct hybrid *h)
+{
+    struct gpu_info now;
+    const struct placement *p = h->placement;
+    uint64_t planned = p->vram_used - p->bytes[PART_DRIVER][HOME_GPU];
+    if (h->library->info(h->index, &now, NULL) && now.free_bytes <= h->free_bytes)
+        log_detail("GPU memory taken since loading began: %" PRIu64 " MiB, planned %" PRIu64 " MiB and %"
+                   PRIu64 " MiB for the driver", (h->free_bytes - now.free_bytes) >> 20, planned >> 20,
+                   p->bytes[PART_DRIVER][HOME_GPU] >> 20);
 }
 
 int hybrid_first_layer(const struct hybrid *h)

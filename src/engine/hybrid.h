@@ -44,6 +44,8 @@ uint64_t hybrid_weight_bytes(const struct hybrid *h); /* of device memory */
 uint64_t hybrid_expert_bytes(const struct hybrid *h); /* of device memory, for slots */
 /* Of device memory, now, that we may take. The card's errors. */
 bool hybrid_free_bytes(const struct hybrid *h, uint64_t *bytes, struct error *err);
+/* To who asks for details: what the card has given by now, by others too, beside what was planned. */
+void hybrid_tell_memory(const struct hybrid *h);
 int hybrid_first_layer(const struct hybrid *h);       /* layers from here on are the card's */
 bool hybrid_report(const struct hybrid *h, struct expert_report *r);
 bool hybrid_drafts(const struct hybrid *h); /* it holds the block for multi-token prediction */

@@ -25,6 +25,7 @@ struct hybrid {
     struct rates rates;
     struct expert_report sent;
     uint64_t left_bytes;     /* of free device memory, to others */
+    uint64_t free_bytes;     /* before anything was loaded */
     struct card_weights weights;
 };
 

@@ -128,6 +128,8 @@ void session_close(struct session *s)
 {
     if (!s)
         return;
+    if (s->n_past > 0 && s->engine->hybrid)
+        hybrid_tell_memory(s->engine->hybrid);
     draft_close(&s->draft);
     leave_device(s);
     mem_free(s->tokens);
