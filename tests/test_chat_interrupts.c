@@ -72,22 +72,32 @@ static void test_load(void)
     }
     unlink(path);
 
-    check_case("Ctrl-C at twenty moments of the start: 130 or a prompt, and the terminal as before");
-    for (int i = 0; i < 20; i++) {
-        CHECK(spawn(&s, ARGUMENTS("chat", MODEL, "--no-history")));
-        usleep((useconds_t)(check_random() % 60000));
-        kill(s.pid, SIGINT);
+    check_case("signals at forty moments of the start: the right code, terminal and session as before");
+    const char *const *arguments = ARGUMENTS("chat", MODEL, "--no-think", "--session", "kept");
+    CHECK(spawn(&s, arguments));
+    CHECK(expect(&s, "/help") && expect_prompt(&s));
+    say("What is 1 + 1?\r", "tok/s");
+    leave();
+    for (int i = 0; i < 40 && !s.lost; i++) {
+        int number = i % 4 ? SIGINT : SIGTERM;
+        CHECK(spawn(&s, arguments));
+        usleep((useconds_t)(check_random() % 40000));
+        kill(s.pid, number);
         double end = now_s() + patience(&s);
         while (!has_ended(&s) && !seen("> ") && now_s() < end)
             pump(&s, 0.05);
         if (!has_ended(&s))
             type(&s, "\004");
         int code = finish(&s);
-        CHECK_MSG(code == 130 || code == 0 || code == 1000 + SIGINT, "exit code %d", code);
-        CHECK_MSG(code != 0 || seen("> "), "left without a prompt");
-        CHECK(code == 1000 + SIGINT || terminal_restored(&s)); /* before there was a handler */
+        CHECK_MSG(code == 128 + number || (code == 0 && number == SIGINT && seen("> ")) ||
+                      code == 1000 + number, "exit code %d", code);
+        CHECK(code == 1000 + number || terminal_restored(&s)); /* before there was a handler */
         close(s.master);
     }
+    CHECK(spawn(&s, arguments));
+    CHECK(expect(&s, "resumed \"kept\"") && expect_prompt(&s));
+    say("/ctx\r", " 1 exchange\r");
+    leave();
 }
 
 /* ---- reading and answering ------------------------------------------------------------------- */

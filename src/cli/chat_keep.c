@@ -129,6 +129,7 @@ bool keep_show_branch(struct chat *c, int64_t *n_cached, struct error *err)
     int64_t *path = mem_alloc((size_t)n, sizeof *path, "conversation", err);
     bool ok = path != NULL;
     *n_cached = 0;
+    c->keep->shown = false;
     chat_drop_first(c, c->n_exchanges);
     if (path)
         store_path(s, b, path);
@@ -143,6 +144,7 @@ bool keep_show_branch(struct chat *c, int64_t *n_cached, struct error *err)
         ok = buf_ok(&e->answer, err);
     }
     mem_free(path);
+    c->keep->shown = ok;
     c->answered = c->warned = false;
     if (ok && c->n_exchanges) {
         struct error why = { 0 };
@@ -276,6 +278,8 @@ void keep_asked(struct chat *c)
 void keep_turn(struct chat *c)
 {
     struct error why = { 0 };
+    if (!c->keep->shown)
+        return;
     if (!note_settings(c, &why) || !note_exchanges(c, true, &why))
         give_up(c, &why);
     save_cache(c);
@@ -296,6 +300,7 @@ bool keep_open(struct chat *c, struct error *err)
     if (!k)
         return false;
     c->keep = k;
+    k->shown = true;
     k->saves = !o->no_save && (o->session || o->go_on || term_stdin());
     if (o->go_on ? !store_latest(name, err) : o->session && !store_check_name(o->session, err))
         return false;
@@ -304,6 +309,7 @@ bool keep_open(struct chat *c, struct error *err)
         return true;
     if (!store_open(&k->store, wanted, err))
         return false;
+    k->shown = false;
     const char *model = buf_str(&k->store.settings[SET_MODEL]).data;
     if (!o->model_given && *model && access(model, F_OK) == 0)
         o->model = model;
@@ -336,7 +342,7 @@ void keep_greet(const struct chat *c)
 static void leave(struct chat *c)
 {
     struct keep *k = c->keep;
-    if (k->store.log.open && c->m.session) {
+    if (k->store.log.open && c->m.session && k->shown) {
         keep_turn(c);
         prefix_file_close(k->file);
         k->file = NULL;

@@ -15,6 +15,7 @@ struct keep {
     struct store store;
     struct prefix_file *file; /* NULL: no cache is kept */
     bool saves;       /* in a folder, which may begin with the first question */
+    bool shown;       /* the chat's exchanges are the branch's: what becomes of them may be written */
     bool fresh;       /* the folder is ours, and was made in this chat */
     char path[PATH_SIZE]; /* of the model */
     int64_t n_read;   /* tokens that came from the file when the session began */
