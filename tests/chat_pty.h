@@ -59,11 +59,13 @@ static inline char *shown(int columns, int rows)
 static inline bool expect_shown(const char *wanted)
 {
     bool found = false;
-    for (double end = now_s() + patience(&s); !found && !has_ended(&s) && now_s() < end;) {
+    for (double end = now_s() + patience(&s); !found && now_s() < end;) {
         char *text = shown(window_columns, window_rows);
         found = strstr(text, wanted) != NULL;
-        if (!found && !pump(&s, 0.2) && now_s() + 0.2 > end)
+        if (!found && !pump(&s, 0.2) && (now_s() + 0.2 > end || has_ended(&s))) {
+            end = 0;
             printf("\"%s\" is not on the screen:\n%s", wanted, text);
+        }
         free(text);
     }
     if (!found)

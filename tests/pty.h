@@ -38,7 +38,8 @@ struct pty {
 
 static char binary[512], home[64];
 
-/* The window and the environment ("NAME=VALUE", ended by NULL) that spawn gives. */
+/* The window and the environment ("NAME=VALUE", or NAME to take it away, ended by NULL) that spawn
+ * gives. */
 static int window_columns = 100, window_rows = 40;
 static const char *const *environment;
 
@@ -70,7 +71,9 @@ static inline bool spawn(struct pty *s, const char *const *arguments)
         close(slave);
         setenv("TERM", "xterm", 1);
         setenv("HOME", home, 1);
-        setenv("LC_ALL", "C", 1); /* as bare as a container: UTF-8 must work all the same */
+        unsetenv("LC_ALL"); /* as bare as a container: UTF-8 must work all the same */
+        unsetenv("LC_CTYPE");
+        unsetenv("LANG");
         unsetenv("XDG_STATE_HOME");
         unsetenv("XDG_CONFIG_HOME");
         unsetenv("INPUTRC");

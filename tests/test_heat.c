@@ -265,6 +265,8 @@ static void test_files(void)
     text = check_read_file(path, NULL);
     unlink(path);
     CHECK(text && strncmp(text, "<svg ", 5) == 0 && well_formed(text));
+    const char *line = text ? strstr(text, "<text ") : NULL, *end = line ? strchr(line, '\n') : NULL;
+    CHECK_MSG(end && end - line < 220 && strstr(line, "Evenness"), "the words fit above the map");
     int area = 0, wide; /* of all cells: each is painted once */
     for (const char *at = text; at && (at = strstr(at, "v1h-")); at += 4)
         if (CHECK(sscanf(at, "v1h-%dz", &wide) == 1))

@@ -3,11 +3,11 @@
 #include <math.h>
 #include <unistd.h>
 
-#include "src/cli/bench.h"
 #include "src/cli/chat_actions.h"
 #include "src/cli/output_file.h"
 #include "src/cli/styled.h"
 #include "src/cli/term.h"
+#include "src/cli/wrap.h"
 
 /* ---- figures ---- */
 
@@ -252,6 +252,7 @@ void heat_csv(struct buf *out, const struct pick_counts *c)
 #define BOTTOM 32
 #define ROW 12 /* height of a layer */
 #define MAP_WIDTH 1024
+#define CAPTION 170 /* characters in a line of text above the map */
 
 /* All cells of one step as one path; neighbours in a row are one rectangle. */
 static void svg_step(struct buf *out, const struct grid *g, int step)
@@ -273,16 +274,26 @@ void heat_svg(struct buf *out, const struct pick_counts *c)
 {
     struct grid g = { .c = c, .group = 1, .n_cells = c->n_routed };
     struct heat_figures f;
+    struct buf words = { 0 }, lines = { 0 };
     int height = c->n_layers * ROW;
     heat_figures(c, &f);
+    if (f.n_seen)
+        describe(&words, c, &f);
+    wrap_lines(&lines, buf_str(&words), CAPTION);
     buf_printf(out, "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 %d %d\" "
                     "font-family=\"sans-serif\" font-size=\"11\">\n"
-                    "<rect width=\"100%%\" height=\"100%%\" fill=\"#fff\"/>\n"
-                    "<text x=\"%d\" y=\"20\">",
-               LEFT + MAP_WIDTH + RIGHT, TOP + height + BOTTOM, LEFT);
-    if (f.n_seen)
-        describe(out, c, &f);
-    buf_printf(out, "</text>\n<g transform=\"translate(%d %d) scale(%.6g %d)\" "
+                    "<rect width=\"100%%\" height=\"100%%\" fill=\"#fff\"/>\n",
+               LEFT + MAP_WIDTH + RIGHT, TOP + height + BOTTOM);
+    int y = 18;
+    for (const char *line = buf_str(&lines).data; *line; y += 15) {
+        size_t n = strcspn(line, "\n");
+        buf_printf(out, "<text x=\"%d\" y=\"%d\">%.*s</text>\n", LEFT, y, (int)n, line);
+        line += n + (line[n] == '\n');
+    }
+    out->out_of_memory |= words.out_of_memory || lines.out_of_memory;
+    buf_release(&words);
+    buf_release(&lines);
+    buf_printf(out, "<g transform=\"translate(%d %d) scale(%.6g %d)\" "
                     "shape-rendering=\"crispEdges\">\n",
                LEFT, TOP, (double)MAP_WIDTH / max_of(c->n_routed, 1), ROW);
     for (int step = 0; step < STEPS; step++)
@@ -345,7 +356,7 @@ bool chat_do_heat(struct chat *c, const char *argument, struct error *err)
         note("%s%s", ok ? "written to " : "", ok ? path : why.text);
         return true;
     }
-    enum heat_ink ink = !plot_can_utf8()             ? HEAT_ASCII
+    enum heat_ink ink = term_ascii()                 ? HEAT_ASCII
                         : term_colour(STDERR_FILENO) ? HEAT_COLOUR
                                                      : HEAT_SHADES;
     heat_text(&out, &counts, term_columns() - 1, ink);

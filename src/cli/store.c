@@ -32,8 +32,11 @@ bool store_check_name(const char *name, struct error *err)
 
 bool store_root(char path[PATH_SIZE], struct error *err)
 {
+    *path = 0;
     if (path_state(path, PATH_SIZE, "sessions") && (mkdir(path, 0700) == 0 || errno == EEXIST))
         return true;
+    if (*path)
+        return fail(err, ERR_RUN, "sessions cannot be kept: %s: %s", path, strerror(errno));
     return fail(err, ERR_RUN, "sessions cannot be kept: no folder for them (XDG_STATE_HOME or HOME)");
 }
 

@@ -9,6 +9,7 @@
 #include <termios.h>
 #include <unistd.h>
 
+#include "src/cli/ascii.h"
 #include "src/cli/signals.h"
 #include "src/cli/width.h"
 #include "src/cli/wrap.h"
@@ -21,6 +22,7 @@ static struct {
     int verbosity;
     bool wraps;  /* term_wrap */
     bool dumb;   /* TERM says that nothing can be drawn over */
+    bool ascii;  /* no UTF-8 */
     bool broken; /* stdout's reader went away */
 } term;
 
@@ -41,6 +43,7 @@ void term_init(enum colour_mode colour, int verbosity)
     for (int fd = 0; fd <= 2; fd++)
         term.is_terminal[fd] = isatty(fd) == 1;
     term.dumb = !kind || !*kind || strcmp(kind, "dumb") == 0;
+    term.ascii = ascii_wanted();
     term.colour = colour;
     term.verbosity = verbosity;
 }
@@ -78,6 +81,18 @@ bool term_draws(int fd)
     return fd >= 0 && fd <= 2 && term.is_terminal[fd] && !term.dumb;
 }
 
+bool term_ascii(void)
+{
+    return term.ascii;
+}
+
+bool term_reflows(void)
+{
+    const char *kind = getenv("TERM");
+    bool screen = kind && strncmp(kind, "screen", 6) == 0 && !getenv("TMUX");
+    return !getenv("XTERM_VERSION") && !screen && kind && strcmp(kind, "linux") != 0;
+}
+
 /* The window's size, zeros where nobody knows. */
 static struct winsize window(void)
 {
@@ -106,7 +121,7 @@ int term_rows(void)
     return extent(window().ws_row, "LINES", 24);
 }
 
-bool out_write(const char *bytes, size_t len, struct error *err)
+static bool write_all(const char *bytes, size_t len, struct error *err)
 {
     while (len > 0 && !term.broken) {
         ssize_t n = write(STDOUT_FILENO, bytes, len);
@@ -124,6 +139,24 @@ bool out_write(const char *bytes, size_t len, struct error *err)
     return !term.broken;
 }
 
+/* What of `text` the terminal understands, in *changed; as it is where everything is. */
+static struct str understood(int fd, struct str text, struct buf *changed)
+{
+    if (!term.ascii || !term.is_terminal[fd])
+        return text;
+    ascii_add(changed, text);
+    return changed->out_of_memory ? text : buf_str(changed);
+}
+
+bool out_write(const char *bytes, size_t len, struct error *err)
+{
+    struct buf changed = { 0 };
+    struct str text = understood(STDOUT_FILENO, (struct str){ bytes, len }, &changed);
+    bool ok = write_all(text.data, text.len, err);
+    buf_release(&changed);
+    return ok;
+}
+
 bool out_puts(const char *text, struct error *err)
 {
     return out_write(text, strlen(text), err);
@@ -136,15 +169,17 @@ bool out_broken(void)
 
 void err_write(const char *bytes, size_t len)
 {
-    while (len > 0) {
-        ssize_t n = write(STDERR_FILENO, bytes, len);
+    struct buf changed = { 0 };
+    struct str text = understood(STDERR_FILENO, (struct str){ bytes, len }, &changed);
+    while (text.len > 0) {
+        ssize_t n = write(STDERR_FILENO, text.data, text.len);
         if (n < 0 && errno == EINTR && !signals_leave())
             continue;
         if (n <= 0)
-            return; /* nobody left to tell */
-        bytes += n;
-        len -= (size_t)n;
+            break; /* nobody left to tell */
+        text = (struct str){ text.data + n, text.len - (size_t)n };
     }
+    buf_release(&changed);
 }
 
 void term_wrap(bool on)
@@ -389,6 +424,10 @@ void progress_update(struct progress *p, double done, double total)
         note_progress(p, done, total);
     if (p->shown && now_s() - p->drawn_s >= 0.1)
         draw(p, done, total);
+    if (!p->shown && !p->told && term_stderr() && now_s() - p->start_s >= 0.1) {
+        note("%s ...", p->label);
+        p->told = true;
+    }
 }
 
 void progress_end(struct progress *p)

@@ -20,6 +20,8 @@ bool term_stderr(void);
 bool term_colour(int fd); /* may escape sequences for colour be written there? */
 bool term_draws(int fd);  /* a terminal on which the cursor can be moved? */
 bool term_animates(void); /* may a line on stderr be drawn over? */
+bool term_ascii(void);    /* is nothing but ASCII understood there? What we draw is changed on its way */
+bool term_reflows(void);  /* does a terminal break its lines anew when its window changes its width? */
 int term_columns(void);
 int term_rows(void);
 
@@ -63,12 +65,13 @@ size_t term_escape(char *out, const char *text, size_t len);
 bool term_escape_to(struct buf *out, const char *text, size_t len);
 
 /* One line on stderr that shows how far a long job is: a bar with rate and time left, redrawn ten
- * times a second, removed when done. Silent where stderr does not animate, and with -q. */
+ * times a second, removed when done. On a terminal where nothing can be drawn over, one plain line once
+ * it takes long. Silent where stderr is no terminal, and with -q. */
 struct progress {
     const char *label; /* "loading" */
     const char *unit;  /* "tok", or NULL for bytes */
     double start_s, drawn_s;
-    bool shown;
+    bool shown, told;
 };
 /* The line itself, for a window of `columns`: what does not fit goes, the bar first. */
 void progress_line(char *line, size_t size, const struct progress *p, double done, double total,
