@@ -163,6 +163,7 @@ static void test_streams(void)
 static void test_resize(void)
 {
     check_case("a window that changes its width: the rest is laid out for the new one");
+    setenv("XTERM_VERSION", "XTerm(390)", 1); /* which leaves what stands there */
     set_window(60, 24);
     struct blocks b = { .options = { 59, PALETTE_PLAIN, -1 }, .number = -1, .last_number = -1 };
     struct view view = { 0 };
@@ -188,6 +189,68 @@ static void test_resize(void)
     free(text);
     free(s);
     blocks_release(&b);
+    buf_release(&view.shown);
+}
+
+/* Narrower: lines break where the terminal's edge is now, the cursor goes with its line. */
+static void reflow(struct screen *s, int columns)
+{
+    static char old[40][MAX_COLUMNS][8];
+    int n = s->row + 1; /* nothing stands below the cursor */
+    memcpy(old, s->cell, sizeof old);
+    for (int r = 0; r < MAX_LINES; r++)
+        screen_clear(s, r, 0, MAX_COLUMNS);
+    s->row = 0;
+    for (int r = 0; r < n; r++) {
+        int len = s->columns;
+        while (len > 0 && strcmp(old[r][len - 1], " ") == 0)
+            len--;
+        s->row += r > 0;
+        s->column = 0;
+        for (int c = 0; c < len; c++) {
+            if (s->column == columns) {
+                s->row++;
+                s->column = 0;
+            }
+            strcpy(s->cell[s->row][s->column++], old[r][c]);
+        }
+    }
+    s->columns = columns;
+    s->n_lines = s->row + 1;
+    s->top = s->row < s->rows ? 0 : s->row - s->rows + 1;
+}
+
+static void test_reflow(void)
+{
+    check_case("a terminal that breaks its lines anew when it gets narrow: nothing stale stays behind");
+    setenv("TERM", "xterm-256color", 1);
+    unsetenv("XTERM_VERSION");
+    set_window(60, 24);
+    struct view view = { 0 };
+    struct screen *s = screen_open(60, 24);
+    static const struct {
+        int columns;
+        const char *done, *open;
+    } steps[] = {
+        { 60, "done\n", "\033[2mone line of the region that is long, up to\033[0m\nhere\n  status ·\n" },
+        { 25, "", "one line of the region\nthat is long, up to here\n  status · 2\n" },
+        { 12, "", "one line of\n" },
+        { 12, "one line\n", "" },
+    };
+    for (size_t i = 0; i < ARRAY_LEN(steps); i++) {
+        struct buf out = { 0 };
+        set_window(steps[i].columns, 24);
+        if (steps[i].columns != s->columns)
+            reflow(s, steps[i].columns);
+        view_show(&view, str_of(steps[i].done), str_of(steps[i].open), &out);
+        screen_write(s, buf_str(&out), false);
+        CHECK(!s->wrapped);
+        buf_release(&out);
+    }
+    char *text = screen_text(s);
+    CHECK_STR(text, "done\none line\n");
+    free(text);
+    free(s);
     buf_release(&view.shown);
 }
 
@@ -223,6 +286,7 @@ int main(void)
     test_layout();
     test_streams();
     test_resize();
+    test_reflow();
     test_noise();
     return check_finish();
 }

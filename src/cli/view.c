@@ -1,6 +1,7 @@
 #include "src/cli/view.h"
 
 #include "src/cli/term.h"
+#include "src/cli/width.h"
 
 static int count_lines(struct str s)
 {
@@ -27,6 +28,32 @@ static struct str last_lines(struct str s, int n)
     for (int skip = count_lines(s) - n; skip > 0; skip--)
         next_line(&s);
     return s;
+}
+
+/* Columns of a line, which may hold sequences for colour. */
+static int columns_of(struct str line)
+{
+    int columns = 0;
+    for (size_t n; line.len > 0; line = (struct str){ line.data + n, line.len - n }) {
+        if (line.data[0] != '\033') {
+            columns += width_next(line, &n);
+            continue;
+        }
+        for (n = 1; n < line.len && line.data[n - 1] != 'm'; n++)
+            ;
+    }
+    return columns;
+}
+
+/* Rows that lines take in a window of `columns`, which may have become narrower than they are. */
+static int count_rows(struct str s, int columns)
+{
+    int n = 0;
+    while (s.len > 0) {
+        int taken = columns_of(next_line(&s));
+        n += max_of(1, (taken + columns - 1) / columns);
+    }
+    return n;
 }
 
 /* From the end of the region's last line up by n lines, to column 0. */
@@ -56,18 +83,21 @@ static void replace(struct view *v, struct str wanted, struct buf *out)
 {
     struct str shown = buf_str(&v->shown);
     int n_shown = count_lines(shown), n_wanted = count_lines(wanted);
-    int same = v->columns == term_columns() ? count_same(shown, wanted) : 0;
+    bool resized = v->columns != term_columns();
+    int same = resized ? 0 : count_same(shown, wanted);
     if (same == n_shown && same == n_wanted)
         return;
     if (n_shown == 0) {
         /* the cursor stands where the first line goes */
     } else if (same == n_shown) {
         buf_puts(out, "\n");
+    } else if (resized) {
+        int rows = term_reflows() ? count_rows(shown, term_columns()) : n_shown;
+        move_up(out, min_of(rows, term_rows()) - 1);
+        buf_puts(out, "\033[J");
     } else {
         move_up(out, n_shown - 1 - same);
     }
-    if (v->columns != term_columns() && n_shown > 0)
-        buf_puts(out, "\033[J");
     for (int i = 0; i < same; i++)
         next_line(&wanted);
     for (int i = same; i < n_wanted; i++) {
