@@ -2,8 +2,10 @@
 #include "src/cli/chat.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <unistd.h>
 
+#include "gpu/gpu.h"
 #include "src/base/mem.h"
 #include "src/cli/chat_actions.h"
 #include "src/cli/chat_keep.h"
@@ -277,6 +279,8 @@ bool cmd_chat(struct options *o, struct error *err)
     energy_open(&c.energy, "");
     bool ok = heat_check(o, err) && keep_open(&c, err) && resolve_model(o, true, path, sizeof path, err) &&
               start(&c, path, err);
+    if (ok && engine_gpu(c.m.engine))
+        energy_add_gpu(&c.energy, getenv("TANDEM_NVML"), engine_gpu(c.m.engine)->pci);
     if (ok) {
         bool keep = !o->no_history && term_stdin() &&
                     path_state(history, sizeof history, "history");
@@ -303,6 +307,7 @@ bool cmd_chat(struct options *o, struct error *err)
     generation_release(&c.last);
     buf_release(&c.system);
     buf_release(&c.attached);
+    energy_close(&c.energy);
     loaded_close(&c.m);
     return ok;
 }

@@ -1,5 +1,6 @@
 #include "src/cli/chat_show.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <unistd.h>
 
@@ -54,15 +55,25 @@ static int context_percent(const struct chat *c)
 /* ---- drawing --------------------------------------------------------------------------------- */
 
 /* What --live shows below the text. */
-static void add_live_line(const struct chat_show *s, struct buf *out)
+static void add_live_line(struct chat_show *s, struct buf *out)
 {
-    struct buf line = { 0 };
+    struct buf line = { 0 }, bound = { 0 };
     double rate = generation_decode_rate(s->g), gb_s = rate * s->token_bytes / 1e9;
+    double share = gb_s > 0 && s->dram_gb_s > 0 ? gb_s / s->dram_gb_s : NAN;
+    if (now_s() - s->asked_s > 0.5) { /* the driver takes its time to answer */
+        s->gpu_busy = energy_gpu_busy(&s->c->energy);
+        s->asked_s = now_s();
+    }
     buf_printf(&line, "  %.1f tok/s · %lld tokens · %.0f s · context %d %%", rate,
                (long long)s->g->n_generated, now_s() - s->start_s, context_percent(s->c));
-    if (gb_s > 0 && s->dram_gb_s > 0)
-        buf_printf(&line, " · weights %.1f GB/s, %.0f %% of memory's", gb_s,
-                   100 * gb_s / s->dram_gb_s);
+    why_bound(&bound, &s->before, session_times(s->c->m.session), share, s->gpu_busy);
+    if (bound.len)
+        buf_printf(&line, " · %s", buf_str(&bound).data);
+    buf_release(&bound);
+    if (!isnan(share))
+        buf_printf(&line, " · weights %.1f GB/s, %.0f %% of memory's", gb_s, 100 * share);
+    if (!isnan(s->gpu_busy))
+        buf_printf(&line, " · GPU busy %.0f %%", 100 * s->gpu_busy);
     struct expert_report r;
     if (engine_expert_report(s->c->m.engine, &r) && r.n_picks > 0)
         buf_printf(&line, " · expert hits %.0f %%", 100 * expert_hit_rate(&r));
@@ -240,7 +251,8 @@ enum interrupt_choice chat_show_ask(void *ctx)
 void chat_show_begin(struct chat_show *s, struct chat *c, const struct generation *g)
 {
     bool markdown = c->o->markdown == MARKDOWN_AUTO && markdown_available();
-    *s = (struct chat_show){ .c = c, .g = g, .start_s = now_s(), .thinking = c->show_thinking };
+    *s = (struct chat_show){ .c = c, .g = g, .start_s = now_s(), .thinking = c->show_thinking,
+                             .before = *session_times(c->m.session), .gpu_busy = NAN };
     s->drawn = term_draws(STDOUT_FILENO) && (markdown || c->o->live);
     s->text = (struct blocks){ .options.palette = palette_of(STDOUT_FILENO), .plain = !markdown,
                                .number = -1, .last_number = -1 };
@@ -378,7 +390,8 @@ void chat_show_after(struct chat *c, const struct generation *g)
                g->finish == FINISH_INTERRUPTED ? "stopped · " : "", generation_decode_rate(g),
                percent);
     if (c->joules > 0 && g->n_generated > 0)
-        buf_printf(&line, " · %.1f J/token", c->joules / (double)g->n_generated);
+        buf_printf(&line, " · %.1f J/token%s", c->joules / (double)g->n_generated,
+                   *c->energy.reason ? " of the GPU" : "");
     buf_puts(&line, "\n");
     if (c->o->stats && g->times.n_steps > 0) {
         buf_puts(&line, "  ");

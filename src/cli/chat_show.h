@@ -14,6 +14,8 @@ struct chat_show {
     const struct generation *g; /* what is being generated; borrowed */
     double start_s, drawn_s;
     enum show_thinking thinking; /* Ctrl-T changes it */
+    struct session_times before; /* the answer began */
+    double gpu_busy, asked_s;    /* share of the time that the GPU computed, NAN: not known; asked when */
     double token_bytes, dram_gb_s; /* weights read per token, what memory can; 0: not known */
     size_t n_thought;            /* bytes of the thinking that are shown */
     bool in_thinking;            /* what stands on the screen last is thinking */

@@ -4,6 +4,8 @@
 
 #include "src/base/cpus.h"
 
+#define BOUND_DRAM 0.65 /* of what memory can: more is seldom reached */
+#define BOUND_GPU 0.8  /* of the time */
 #define LARGE_MODEL (1u << 30) /* bytes; below that copying is not worth advising */
 
 static const char *const names[N_PHASES] = {
@@ -84,6 +86,29 @@ struct json *why_json(const struct generation *g)
 #define ROOM_FOR_BYTES 80 /* columns of the window */
 #define ROOM_FOR_WORDS 100
 
+void why_bound(struct buf *out, const struct session_times *before,
+               const struct session_times *now, double dram_share, double gpu_busy)
+{
+    double all = 0, most = 0;
+    int largest = -1;
+    for (int i = 0; i < N_PHASES; i++) {
+        double seconds = now->decode.seconds[i] - before->decode.seconds[i];
+        all += seconds;
+        if (seconds > most) {
+            most = seconds;
+            largest = i;
+        }
+    }
+    if (largest < 0)
+        return;
+    if (dram_share >= BOUND_DRAM)
+        buf_puts(out, "bound by memory");
+    else if (gpu_busy >= BOUND_GPU)
+        buf_puts(out, "bound by the GPU");
+    else
+        buf_printf(out, "%s %s", most > 0.5 * all ? "mostly" : "most of all", names[largest]);
+}
+
 /* One row: name, time per step, share, and with bytes the rate where there is room. */
 static void add_row(struct buf *out, const char *name, double seconds, double all, double steps,
                     double bytes, double dram_gb_s, int columns)
@@ -126,7 +151,7 @@ static void add_advice(struct buf *out, const struct loaded *m, const struct gen
     else if (!p->copied && m->model->weight_bytes > LARGE_MODEL && s[PHASE_ROUTED] > 0.3 * all)
         buf_puts(out, "The weights are used where the file is mapped: --load copy reads them "
                       "faster, from huge pages.\n");
-    else if (dram_gb_s > 0 && gb_s >= 0.65 * dram_gb_s)
+    else if (dram_gb_s > 0 && gb_s >= BOUND_DRAM * dram_gb_s)
         buf_printf(out, "Memory is the limit (%.0f %% of what it can): fewer bytes per weight are "
                    "faster, such as tandem quantize … q4_k_m.\n", 100 * gb_s / dram_gb_s);
     else if (s[PHASE_ATTENTION] > 0.5 * all && session_n_past(m->session) > 4096)

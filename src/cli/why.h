@@ -14,6 +14,12 @@ void why_text(struct buf *out, const struct loaded *m, const struct generation *
 /* The same in one line, for --stats; nothing when nothing was decoded. */
 void why_line(struct buf *out, const struct generation *g);
 
+/* What the steps since `before` were bound by, in a few words: "bound by memory", "mostly routed
+ * experts"; nothing before there was a step. dram_share: of what memory can read, gpu_busy: share of
+ * the time in which the GPU computed; NAN: not known. */
+void why_bound(struct buf *out, const struct session_times *before,
+               const struct session_times *now, double dram_share, double gpu_busy);
+
 /* The same for programs: milliseconds per step of each block; NULL when nothing was decoded. */
 struct json *why_json(const struct generation *g);
 
