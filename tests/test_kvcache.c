@@ -159,10 +159,58 @@ static void test_caches(void)
     }
 }
 
+/* Every row of a part differs from all others. */
+static void number_rows(const struct cache_part *part)
+{
+    for (int64_t r = 0; r < part->n_rows; r++)
+        for (size_t i = 0; i < part->row_bytes; i++)
+            part->data[(size_t)r * part->row_bytes + i] = (char)(r >> (i % 2 ? 8 : 0));
+}
+
+static int64_t number_of(const struct cache_part *part, int64_t r)
+{
+    const unsigned char *row = (const unsigned char *)part->data + (size_t)r * part->row_bytes;
+    return row[0] | row[1] << 8;
+}
+
+static void test_repeat(void)
+{
+    enum { N_CTX = 3000, REAL = 300, N = 2900 };
+    struct params p = some_params();
+    struct error err = { 0 };
+    for (int i = 0; arch_at(i); i++) {
+        const struct arch *arch = arch_at(i);
+        struct kvcache c;
+        check_case("%s: rows repeated behind real ones", arch->name);
+        if (!CHECK(kvcache_open(&c, arch, &p, TYPE_F16, N_CTX, &memory, &err)))
+            continue;
+        for (int n = 0; n < c.n_parts; n++)
+            number_rows(&c.parts[n]);
+        CHECK_MSG(kvcache_repeat(&c, &memory, REAL, N, &err), "%s", err.text);
+        for (int n = 0; n < c.n_parts; n++) {
+            const struct cache_part *part = &c.parts[n];
+            int64_t real = REAL / part->span, end = N / part->span, distinct = 0;
+            bool seen[REAL] = { false };
+            for (int64_t r = 0; r < part->n_rows; r++) {
+                int64_t is = number_of(part, r);
+                bool copy = part->kind == CACHE_ROWS && r >= real && r < end;
+                CHECK_MSG(copy ? is < real : is == r, "%s: row %d is %d", part->name, (int)r, (int)is);
+                distinct += copy && is < real && !seen[is];
+                if (copy && is < real)
+                    seen[is] = true;
+            }
+            if (part->kind == CACHE_ROWS && part->span == 1) /* not the same few, in 2600 draws */
+                CHECK(distinct > REAL * 9 / 10);
+        }
+        kvcache_close(&c, &memory);
+    }
+}
+
 int main(void)
 {
     test_ranges();
     test_ring_copies();
     test_caches();
+    test_repeat();
     return check_finish();
 }

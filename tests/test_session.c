@@ -264,6 +264,39 @@ static void test_limits(void)
 }
 
 /* 60 layers x 128 floats x 2^24 positions are half a terabyte. */
+static void test_pretend(void)
+{
+    struct engine *e;
+    struct session *s;
+    struct error err = { 0 };
+    float wanted[N_VOCAB];
+    if (!open_engine(&e, latent_path, true, &err))
+        return;
+    if (open_session(&s, e, NULL, &err)) {
+        check_case("a context that was read in part");
+        CHECK_MSG(session_pretend(s, text, 80, 8, NULL, NULL, &err), "%s", err.text);
+        CHECK_INT(session_n_past(s), 80);
+        CHECK(!memcmp(session_tokens(s), text, 80 * sizeof *text));
+        CHECK_MSG(session_decode(s, text[80], &err), "%s", err.text);
+        memcpy(wanted, session_logits(s), sizeof wanted);
+        CHECK_MSG(session_pretend(s, text, 80, 8, NULL, NULL, &err), "%s", err.text);
+        CHECK_MSG(session_decode(s, text[80], &err), "%s", err.text);
+        CHECK(!memcmp(wanted, session_logits(s), sizeof wanted)); /* the same every time */
+
+        check_case("what was read is real");
+        session_truncate(s, 8);
+        CHECK_MSG(session_decode(s, text[8], &err), "%s", err.text);
+        check_same(s, e, text, 9);
+        CHECK_MSG(session_pretend(s, text, 5, 8, NULL, NULL, &err), "%s", err.text);
+        CHECK_MSG(session_decode(s, text[5], &err), "%s", err.text);
+        check_same(s, e, text, 6);
+        check_usage(session_pretend(s, text, N_CTX + 1, 8, NULL, NULL, &err), &err);
+        check_usage(session_pretend(s, text, 0, 8, NULL, NULL, &err), &err);
+    }
+    session_close(s);
+    engine_close(e);
+}
+
 static void test_does_not_fit(void)
 {
     struct engine *e = NULL;
@@ -600,6 +633,7 @@ int main(void)
         test_prefix(grouped_path);
         test_eval();
         test_limits();
+        test_pretend();
         test_does_not_fit();
         test_batch();
         test_cancel();

@@ -19,6 +19,7 @@
 #include "src/cli/term.h"
 #include "src/engine/card.h"
 #include "src/model/arch.h"
+#include "src/model/forecast.h"
 #include "src/model/kvcache.h"
 
 #define MAX_ROWS 512
@@ -28,6 +29,7 @@
 #define SWEEP_STEPS 8          /* spans between depths */
 #define SWEEP_DEPTH 4096       /* where nothing else is asked for */
 #define SWEEP_GENERATE 16
+#define REAL_TOKENS 512        /* read before rows are repeated */
 
 /* ---- what a token costs ---- */
 
@@ -57,7 +59,12 @@ static double mean_depth(const struct bench_row *r)
 
 double row_cache_bytes(const struct bench *b, const struct bench_row *r)
 {
-    return r->n_generate ? mean_depth(r) * (double)b->cost.cache_bytes : 0;
+    const struct params *p = &b->model->params;
+    if (!r->n_generate)
+        return 0;
+    if (p->index_top_k || p->n_streams) /* not all rows of a position, and not of every position */
+        return forecast_cache_reads(p, b->o->act_f32 ? TYPE_F32 : TYPE_F16, 0, p->n_layers, mean_depth(r));
+    return mean_depth(r) * (double)b->cost.cache_bytes;
 }
 
 /* What each side reads for a token: weights where the placement has them, routed experts where they were
@@ -196,6 +203,11 @@ const char *row_doubt(const struct bench *b, const struct bench_row *r, char *te
     return text;
 }
 
+bool row_repeats(const struct bench *b, int64_t depth)
+{
+    return b->o->fill == FILL_REPEAT && depth > REAL_TOKENS;
+}
+
 /* ---- running a test ---- */
 
 /* Ids that no cache of n-grams could guess: a fixed linear congruential sequence. */
@@ -239,6 +251,8 @@ static bool on_prefill(void *ctx, int64_t done, int64_t total)
 /* Bring the cache to `depth` tokens; what an earlier test left of the same ids is used. */
 static bool fill_context(struct run *run, int64_t depth, struct error *err)
 {
+    if (row_repeats(run->b, depth))
+        return session_pretend(run->session, run->ids, depth, REAL_TOKENS, on_prefill, run, err);
     if (session_n_past(run->session) >= depth) {
         session_truncate(run->session, depth);
         return true;

@@ -27,7 +27,8 @@
 struct token_cost {
     uint64_t routed_bytes;   /* C: top_k of n_routed experts */
     uint64_t other_bytes;    /* G: trunk, head, one row of the embedding */
-    uint64_t cache_bytes;    /* of one position of context; K is this times the depth */
+    uint64_t cache_bytes;    /* of one position of context; K is this times the depth, less where an
+                                indexer selects rows */
     uint64_t products;       /* multiply-adds with weights while reading a prompt; head left out */
 };
 void token_cost(const struct model *m, enum tensor_type cache, struct token_cost *cost);
@@ -74,6 +75,8 @@ struct bench {
 double row_median(const struct bench_row *r);
 double row_mean(const struct bench_row *r);
 double row_deviation(const struct bench_row *r); /* of a sample; 0 with one */
+/* Is this context filled with rows of a shorter one? */
+bool row_repeats(const struct bench *b, int64_t depth);
 double row_cache_bytes(const struct bench *b, const struct bench_row *r); /* K; 0 for ppN */
 double row_gb_s(const struct bench_row *r);      /* NAN for ppN */
 double row_of_limit(const struct bench_row *r);

@@ -97,7 +97,8 @@ static void collect(const struct bench *b, const struct bench_row *r, struct val
     put_real(v, "int8_gops", b->machine.int8_gops);
     put_word(v, "weights_in", b->is_copy ? "memory" : "mapped file");
     put_real(v, "huge_page_share", b->huge_share);
-    put_word(v, "depth_filled_by", r->depth ? "prefill" : "");
+    put_word(v, "depth_filled_by", row_repeats(b, r->depth) ? "repeated rows"
+                                   : r->depth               ? "prefill" : "");
     put_word(v, "cpu", b->machine.cpu);
     put_word(v, "cpu_isa", cpu_isa_name(b->isa));
     put_whole(v, "nodes", b->machine.n_nodes);
@@ -251,11 +252,12 @@ static void run_line(struct buf *out, const struct bench *b, const struct bench_
 static void md_tail(struct buf *out, const struct bench *b)
 {
     char doubt[256];
-    bool deep = false;
+    bool deep = false, repeats = false;
     buf_puts(out, "\n");
     for (int i = 0; i < b->n_rows; i++) {
         run_line(out, b, &b->rows[i]);
-        deep = deep || b->rows[i].depth;
+        repeats = repeats || row_repeats(b, b->rows[i].depth);
+        deep = deep || (b->rows[i].depth && !row_repeats(b, b->rows[i].depth));
     }
     if (b->energy.n_zones == 0)
         buf_printf(out, "J/token: CPU energy not readable (%s)\n", b->energy.reason);
@@ -267,6 +269,10 @@ static void md_tail(struct buf *out, const struct bench *b)
                    *b->energy.gpu_reason ? "; energy not readable: " : "", b->energy.gpu_reason);
     if (deep)
         buf_puts(out, "@ depth: filled by a real prefill\n");
+    if (repeats)
+        buf_puts(out, "@ depth: filled with the cache rows of 512 tokens, repeated in random order: bytes "
+                 "and products are those of a real context, its logits and the rows that an indexer "
+                 "selects are not\n");
     for (int i = 0; i < b->n_rows; i++)
         if (*row_doubt(b, &b->rows[i], doubt, sizeof doubt))
             buf_printf(out, "warning: %s\n", doubt);

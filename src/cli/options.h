@@ -62,6 +62,7 @@ enum show_thinking {
 enum markdown_use { MARKDOWN_AUTO, MARKDOWN_OFF };
 enum table_format { TABLE_MD, TABLE_CSV, TABLE_JSON, TABLE_JSONL };
 enum bench_limits { LIMITS_MEASURE, LIMITS_KEPT };
+enum bench_fill { FILL_PREFILL, FILL_REPEAT };
 
 struct options {
     struct arena arena;
@@ -163,6 +164,7 @@ struct options {
     int64_t repetitions; /* UNSET: 3, of a sweep 1 */
     int format;          /* enum table_format */
     int limits;          /* enum bench_limits */
+    int fill;            /* enum bench_fill */
     const char *svg, *compare;
     double max_loss;     /* 0.03 = 3 % */
 

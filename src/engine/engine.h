@@ -158,6 +158,13 @@ typedef bool prefill_progress(void *ctx, int64_t done, int64_t total);
 bool session_prefill(struct session *s, const int32_t *tokens, int64_t n,
                      prefill_progress *progress, void *ctx, struct error *err);
 
+/* For measuring: bring the timeline to tokens[0 .. n-1], of which only the first n_real are read. What
+ * the others would have left in the cache are copies of those' rows (kvcache_repeat), so that a step
+ * behind them costs what it costs behind a real context while its logits mean nothing. Drafts do not
+ * see them. Errors as session_prefill. */
+bool session_pretend(struct session *s, const int32_t *tokens, int64_t n, int64_t n_real,
+                     prefill_progress *progress, void *ctx, struct error *err);
+
 /* Append one token and compute its logits. ERR_USAGE when the context is full. A session that drafts
  * may compute guessed successors in the same step: they stay invisible until the next calls append
  * just those tokens, which then costs nothing. */

@@ -396,6 +396,24 @@ bool session_prefill(struct session *s, const int32_t *tokens, int64_t n,
     return true;
 }
 
+bool session_pretend(struct session *s, const int32_t *tokens, int64_t n, int64_t n_real,
+                     prefill_progress *progress, void *ctx, struct error *err)
+{
+    drop_guesses(s, false);
+    n_real = min_of(n, n_real);
+    bool there = s->n_past >= n_real && s->n_cached >= n_real &&
+                 memcmp(s->tokens, tokens, (size_t)n_real * sizeof *tokens) == 0;
+    if (n < 1 || n > s->n_ctx)
+        return fail(err, ERR_USAGE, "%" PRId64 " tokens for a context of %" PRId64, n, s->n_ctx);
+    if (!check_tokens(s, tokens, n, err) ||
+        (!there && !session_prefill(s, tokens, n_real, progress, ctx, err)) ||
+        !kvcache_repeat(&s->cache, s->workspace->device, n_real, n, err))
+        return false;
+    memcpy(s->tokens, tokens, (size_t)n * sizeof *tokens);
+    s->n_past = s->n_cached = n;
+    return true;
+}
+
 /* Append a token with n guesses of its successors behind it, all in one step. */
 static bool decode_with_guesses(struct session *s, int32_t token, int n, struct error *err)
 {

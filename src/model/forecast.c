@@ -173,21 +173,29 @@ static double layer_ops(const struct params *q, int layer, double depth)
     return 2 * width * q->n_heads * a.rows + 2.0 * q->index_heads * q->index_dim * a.keys;
 }
 
-/* Bytes of the cache that one token reads. */
+double forecast_cache_reads(const struct params *q, enum tensor_type type, int first, int n,
+                            double depth)
+{
+    double kv = (double)(params_dim(q, DIM_KV) + params_dim(q, DIM_V)), sum = 0;
+    double element = type == TYPE_F32 ? 4 : 2;
+    double row = element * (q->kv_lora_rank ? (double)params_dim(q, DIM_KV_A)
+                            : q->n_streams  ? (double)q->head_dim
+                                            : kv);
+    for (int i = first; i < first + n; i++) {
+        struct attended a = attended(q, i, depth);
+        sum += a.rows * row + a.keys * element * q->index_dim;
+    }
+    return sum;
+}
+
+/* Bytes of the cache that one token reads there. */
 static double cache_reads(const struct model *m, const struct placement *p, enum home home,
                           double depth)
 {
-    const struct params *q = &m->params;
-    double kv = (double)(params_dim(q, DIM_KV) + params_dim(q, DIM_V)), sum = 0;
-    double row = 2 * (q->kv_lora_rank ? (double)params_dim(q, DIM_KV_A)
-                      : q->n_streams  ? (double)q->head_dim
-                                      : kv);
-    for (int i = 0; i < q->n_layers; i++) {
-        struct attended a = attended(q, i, depth);
-        bool gpu = i >= q->n_layers - p->gpu_layers;
-        sum += gpu == (home == HOME_GPU) ? a.rows * row + 2 * a.keys * q->index_dim : 0;
-    }
-    return home == HOME_MAPPED ? 0 : sum;
+    int n_cpu = m->params.n_layers - p->gpu_layers;
+    return home == HOME_GPU ? forecast_cache_reads(&m->params, TYPE_F16, n_cpu, p->gpu_layers, depth)
+         : home == HOME_RAM ? forecast_cache_reads(&m->params, TYPE_F16, 0, n_cpu, depth)
+                            : 0;
 }
 
 static double attention_ops(const struct params *q, double depth)

@@ -44,6 +44,11 @@ struct forecast {
 void forecast_make(struct forecast *f, const struct model *m, const struct placement *p,
                    const struct rates *here, int64_t depth, int64_t prompt);
 
+/* Bytes of a cache of `type` that one token reads in layers first .. first + n - 1 behind `depth`
+ * positions: of attention all rows, or those that an indexer selects and the keys that it looks at. */
+double forecast_cache_reads(const struct params *q, enum tensor_type type, int first, int n,
+                            double depth);
+
 /* Share of picks that the `share` most recently used experts of a layer answer. Source: published
  * LRU measurements, a model with 256 experts (14, 28, 56, 112, 224 slots: 41, 59, 74, 87, 91 %). */
 double forecast_hit_rate(double share);

@@ -213,3 +213,46 @@ bool cache_part_write(const struct cache_part *part, struct device *d, int64_t f
     }
     return true;
 }
+
+/* ---- made up contexts ---- */
+
+#define REPEAT_ROWS 1024 /* written at a time */
+
+/* Rows r, r + 1, ... of a part, each a copy of one of the n_real rows in `real`. */
+static void draw_rows(const struct cache_part *part, const char *real, int64_t n_real, int64_t r,
+                      int64_t n, char *rows)
+{
+    for (int64_t i = 0; i < n; i++) {
+        uint64_t mixed = ((uint64_t)(r + i) + 1) * 0x9e3779b97f4a7c15u; /* 2^64 by the golden ratio */
+        uint64_t from = ((mixed ^ mixed >> 29) * 0xbf58476d1ce4e5b9u >> 32) % (uint64_t)n_real;
+        memcpy(rows + (size_t)i * part->row_bytes, real + (size_t)from * part->row_bytes,
+               part->row_bytes);
+    }
+}
+
+static bool repeat_part(const struct cache_part *part, struct device *d, int64_t n_real, int64_t n,
+                        struct error *err)
+{
+    int64_t first = complete_rows(part, n_real), end = complete_rows(part, n);
+    if (part->kind != CACHE_ROWS || first < 1)
+        return true;
+    char *real = mem_alloc((size_t)(first + REPEAT_ROWS), part->row_bytes, "rows to repeat", err);
+    bool ok = real && cache_part_read(part, d, 0, first, real, err);
+    char *rows = ok ? real + (size_t)first * part->row_bytes : NULL;
+    for (int64_t r = first, many; ok && r < end; r += many) {
+        many = min_of(end - r, (int64_t)REPEAT_ROWS);
+        draw_rows(part, real, first, r, many, rows);
+        ok = cache_part_write(part, d, r, many, rows, err);
+    }
+    mem_free(real);
+    return ok;
+}
+
+bool kvcache_repeat(const struct kvcache *c, struct device *d, int64_t n_real, int64_t n,
+                    struct error *err)
+{
+    bool ok = true;
+    for (int i = 0; ok && i < c->n_parts; i++)
+        ok = repeat_part(&c->parts[i], d, n_real, n, err);
+    return ok;
+}

@@ -42,4 +42,10 @@ bool cache_part_read(const struct cache_part *part, struct device *d, int64_t fi
 bool cache_part_write(const struct cache_part *part, struct device *d, int64_t first, int64_t n,
                       const void *rows, struct error *err);
 
+/* For measuring behind a long context without reading it: rows of positions n_real .. n - 1 become
+ * copies of rows that the first n_real positions left, in an order that looks random; rings and states
+ * stay as they are. The device's errors, ERR_FIT. */
+bool kvcache_repeat(const struct kvcache *c, struct device *d, int64_t n_real, int64_t n,
+                    struct error *err);
+
 #endif
