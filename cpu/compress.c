@@ -19,6 +19,7 @@ struct compress_job {
     float *state;
     int64_t n_state, first_block;
     void *rows; /* of the cache */
+    float *scales; /* NULL: rows are halves or floats, else bytes */
     bool f16;
 };
 
@@ -90,7 +91,9 @@ static void run_blocks(void *ctx, int64_t begin, int64_t end, int worker)
         sum_up(j, b, row);
         j->d->kernels.rmsnorm(row, k->norm.data, row, k->dim, k->rms_eps);
         rotate_at(k->rope, b * k->ratio, row + k->dim - k->rope->n_rot);
-        if (j->f16)
+        if (j->scales)
+            j->scales[b] = index_to_bytes(row, k->dim, (int8_t *)j->rows + b * k->dim);
+        else if (j->f16)
             j->d->kernels.to_f16(row, (uint16_t *)j->rows + b * k->dim, k->dim);
         else
             memcpy((float *)j->rows + b * k->dim, row, (size_t)k->dim * sizeof *row);
@@ -118,7 +121,8 @@ void compress_run(struct device_cpu *d, struct kvcache *c, int layer, struct row
     struct compress_job job = {
         .d = d, .k = k, .values = values, .scores = scores, .n_state = s->n_state,
         .state = k->of_index ? s->index_state : s->state,
-        .rows = k->of_index ? s->index : s->blocks, .f16 = c->type == TYPE_F16,
+        .rows = k->of_index ? s->index : s->blocks, .f16 = c->type == TYPE_F16 && !k->of_index,
+        .scales = k->of_index ? s->index_scale : NULL,
         .first_block = n_past / k->ratio,
     };
     assert(values.width == (k->overlaps ? 2 : 1) * k->dim && scores.width == values.width);

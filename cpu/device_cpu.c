@@ -440,11 +440,8 @@ static void cpu_cache_mla(struct device *d, struct kvcache *c, int layer, struct
 
 static void cpu_cache_index(struct device *d, struct kvcache *c, int layer, struct rows keys)
 {
-    struct cache_job job = { .d = cpu(d), .k = keys, .k_cache = c->sparse[layer].index,
-                             .k_width = keys.width, .f16 = c->type == TYPE_F16 };
     assert(cpu(d)->step.n_past + cpu(d)->step.n_tokens <= c->n_ctx);
-    pool_run(cpu(d)->pool, store_job, &job, cpu(d)->step.n_tokens,
-             max_of(SMALL_FLOATS / keys.width, 1));
+    index_store(cpu(d), &c->sparse[layer], keys);
 }
 
 /* ---- the large operations ---- */
@@ -629,6 +626,11 @@ static size_t cut_memory(struct device_cpu *d, uint8_t *base)
         d->selection.count = take(&c, tokens, sizeof *d->selection.count);
         d->selection.ids = take(&c, tokens * o->index_top_k, sizeof *d->selection.ids);
         d->index_scores = take(&c, INDEX_TILE * o->n_ctx, sizeof *d->index_scores);
+        int64_t fill = (INDEX_GROUP - 1) * min_of(o->max_cols, (int64_t)INDEX_MAX_DIM);
+        int64_t words = INDEX_TILE * (o->max_rows + fill) / 4; /* as many heads at most */
+        d->index_words = take(&c, words, sizeof *d->index_words);
+        d->index_sums = take(&c, words, sizeof *d->index_sums);
+        d->index_weights = take(&c, words, sizeof *d->index_weights);
         d->selected_rows = take(&c, o->index_top_k * o->cache_width, sizeof *d->selected_rows);
     }
     d->absorbed = take(&c, SPLIT_TOKENS * (int64_t)o->n_heads * o->head_width, sizeof(float));

@@ -2,7 +2,8 @@
  *
  * A token has many narrow query heads and all heads meet the same keys, so the heads of a tile of
  * tokens against a block of keys are one matrix product; its result is cut at zero and summed over
- * the heads, weighted. Tokens that see no more rows than they may select take all, unscored. */
+ * the heads, weighted. Keys in bytes have a kernel for all of that; of floats OpenBLAS multiplies.
+ * Tokens that see no more rows than they may select take all, unscored. */
 #include <assert.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,8 +17,8 @@ struct indexer_job {
     struct device_cpu *d;
     const struct indexer *x;
     struct rows queries, weights;
-    const char *keys;
-    bool f16;
+    const struct kv_sparse *cache;
+    struct index_query bytes[INDEX_TILE]; /* where keys are bytes: of the tile's tokens */
     int first, n; /* the tile's tokens */
 };
 
@@ -32,7 +33,7 @@ static float *scores_of(const struct indexer_job *j, int64_t t)
     return j->d->index_scores + (t - j->first) * j->d->options.n_ctx;
 }
 
-/* Scores of one token with n keys. */
+/* Scores of one token with n keys of floats. */
 static void score(const struct indexer_job *j, int worker, int64_t t, const float *keys, int64_t n,
                   float *out)
 {
@@ -57,21 +58,21 @@ static void score(const struct indexer_job *j, int worker, int64_t t, const floa
 static void run_scores(void *ctx, int64_t begin, int64_t end, int worker)
 {
     const struct indexer_job *j = ctx;
+    const struct kv_sparse *c = j->cache;
     int64_t dim = j->x->dim;
     for (int64_t unit = begin; unit < end && !step_cancelled(j->d); unit++) {
         int64_t first = unit * KEY_BLOCK;
-        int64_t n = min_of(n_visible(j, j->first + j->n - 1) - first, KEY_BLOCK);
-        const float *keys = (const float *)(const void *)j->keys + first * dim;
-        if (j->f16) {
-            float *floats = j->d->scratch[worker].latents;
-            j->d->kernels.decode[TYPE_F16]((const uint16_t *)(const void *)j->keys + first * dim,
-                                           floats, n * dim);
-            keys = floats;
-        }
         for (int64_t t = j->first; t < j->first + j->n; t++) {
-            int64_t seen = min_of(n_visible(j, t) - first, n);
-            if (seen > 0 && n_visible(j, t) > j->x->top_k)
-                score(j, worker, t, keys, seen, scores_of(j, t) + first);
+            int64_t seen = min_of(n_visible(j, t) - first, KEY_BLOCK);
+            float *out = scores_of(j, t) + first;
+            if (seen <= 0 || n_visible(j, t) <= j->x->top_k)
+                continue;
+            if (c->index_scale)
+                j->d->kernels.index_scores(&j->bytes[t - j->first],
+                                           (const int8_t *)c->index + first * dim,
+                                           c->index_scale + first, seen, out);
+            else
+                score(j, worker, t, (const float *)c->index + first * dim, seen, out);
         }
     }
 }
@@ -86,26 +87,28 @@ static uint32_t order_of(float x)
     return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
 }
 
-/* The top_k-th largest image, and how many are larger: digit by digit from the top, 8 bits each. */
+/* The top_k-th largest image, and how many are larger: digit by digit from the top. The first digit,
+ * sign, exponent and three bits, already leaves few. */
 static uint32_t threshold(const float *scores, int64_t n, int64_t top_k, int64_t *n_above)
 {
-    uint32_t prefix = 0, mask = 0;
+    enum { FIRST = 12, OTHERS = 10 };
+    uint32_t prefix = 0, mask = 0, count[1 << FIRST];
     int64_t wanted = top_k;
     *n_above = 0;
-    for (int shift = 24; shift >= 0; shift -= 8) {
-        int64_t count[256] = { 0 };
+    for (int shift = 32 - FIRST; shift >= 0; shift -= OTHERS) {
+        uint32_t digits = shift == 32 - FIRST ? 1 << FIRST : 1 << OTHERS, digit = digits - 1;
+        memset(count, 0, digits * sizeof *count);
         for (int64_t i = 0; i < n; i++) {
             uint32_t image = order_of(scores[i]);
             if ((image & mask) == prefix)
-                count[image >> shift & 255]++;
+                count[image >> shift & (digits - 1)]++;
         }
-        int digit = 255;
         for (; count[digit] < wanted; digit--) {
             wanted -= count[digit];
             *n_above += count[digit];
         }
-        prefix |= (uint32_t)digit << shift;
-        mask |= 255u << shift;
+        prefix |= digit << shift;
+        mask |= (digits - 1) << shift;
     }
     return prefix;
 }
@@ -121,10 +124,12 @@ int select_best(const float *scores, int64_t n, int top_k, int32_t *ids)
     }
     uint32_t limit = threshold(scores, n, top_k, &n_above);
     int64_t equal = top_k - n_above;
-    for (int64_t i = 0; i < n; i++) {
+    for (int64_t i = 0; count < top_k; i++) { /* there are so many */
         uint32_t image = order_of(scores[i]);
-        if (image > limit || (image == limit && equal-- > 0))
-            ids[count++] = (int32_t)i;
+        int tie = image == limit && equal > 0;
+        ids[count] = (int32_t)i;
+        count += image > limit || tie;
+        equal -= tie;
     }
     return count;
 }
@@ -195,12 +200,14 @@ void indexer_run(struct device_cpu *d, struct rows queries, struct rows weights,
                  const struct kvcache *c, int layer, const struct indexer *x)
 {
     struct indexer_job job = { .d = d, .x = x, .queries = queries, .weights = weights,
-                               .keys = c->sparse[layer].index, .f16 = c->type == TYPE_F16 };
+                               .cache = &c->sparse[layer] };
     assert(x->top_k <= d->options.index_top_k && x->dim <= d->options.head_width);
     d->selection.top_k = x->top_k;
     for (; job.first < d->step.n_tokens; job.first += job.n) {
         job.n = min_of(d->step.n_tokens - job.first, INDEX_TILE);
         int64_t most = n_visible(&job, job.first + job.n - 1);
+        if (most > x->top_k && job.cache->index_scale)
+            index_encode(d, x, queries, weights, job.first, job.n, job.bytes);
         if (most > x->top_k)
             pool_run(d->pool, run_scores, &job, (most + KEY_BLOCK - 1) / KEY_BLOCK,
                      grain_of((int64_t)x->n_heads * x->dim * KEY_BLOCK));

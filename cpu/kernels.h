@@ -43,6 +43,18 @@ typedef void decode_fn(const void *blocks, float *out, int64_t n);
 /* bf16_softmax: max of a lane that has seen no position yet. */
 #define BF16_NOTHING_SEEN -1e29f
 
+/* One token's queries of an indexer (struct indexer of src/device.h), in bytes. Heads fill up groups of
+ * INDEX_GROUP; those that the model does not have are 0. */
+#define INDEX_GROUP 32
+#define INDEX_LANES 16
+struct index_query {
+    int n_heads, dim;     /* dim a multiple of 4, at most INDEX_MAX_DIM */
+    const int8_t *q;      /* [dim / 4, n_heads, 4] four neighbouring columns of every head; no -128 */
+    const int32_t *sums;  /* [n_heads] sum of a head, for instructions that want one side unsigned */
+    const float *weights; /* [n_heads] times the scale of the head's bytes */
+};
+#define INDEX_MAX_DIM 1024 /* products of whole heads are exact as floats */
+
 struct kernels {
     act_quantize_fn *quantize[N_TENSOR_TYPES]; /* by activation type */
     dot_fn *dot[N_TENSOR_TYPES];               /* by weight type; NULL: no dot product */
@@ -83,6 +95,12 @@ struct kernels {
     /* Multiply int8 ones with int8 ones in registers and add up the products, `rounds` (at most 1e7)
      * times over; returns the sum, which is the number of multiply-adds done. */
     int64_t (*count_int8)(int64_t rounds);
+
+    /* scores[i] = scales[i] * sum over h of weights[h] * max(0, q_h . key i) for keys [n, dim]. The
+     * same bits on every ISA: lane l of INDEX_LANES adds up heads l, l + 16, ... by fused multiply-adds
+     * from 0, then lanes 8, 4, 2 and 1 apart are added. */
+    void (*index_scores)(const struct index_query *q, const int8_t *keys, const float *scales,
+                         int64_t n, float *scores);
 
     /* ---- Attention on BF16 operands; all NULL where there is no hardware for it ----
      *

@@ -167,6 +167,25 @@ static int64_t count_int8_ref(int64_t rounds)
     return total;
 }
 
+static void index_scores_ref(const struct index_query *q, const int8_t *keys, const float *scales,
+                             int64_t n, float *scores)
+{
+    for (int64_t i = 0; i < n; i++, keys += q->dim) {
+        float lanes[INDEX_LANES] = { 0 };
+        for (int h = 0; h < q->n_heads; h++) {
+            int32_t dot = 0;
+            for (int c = 0; c < q->dim; c++)
+                dot += q->q[(c / 4 * q->n_heads + h) * 4 + c % 4] * keys[c];
+            float *lane = &lanes[h % INDEX_LANES];
+            *lane = fmaf(q->weights[h], (float)max_of(dot, 0), *lane);
+        }
+        for (int apart = INDEX_LANES / 2; apart > 0; apart /= 2)
+            for (int l = 0; l < apart; l++)
+                lanes[l] += lanes[l + apart];
+        scores[i] = scales[i] * lanes[0];
+    }
+}
+
 void kernels_use_ref(struct kernels *k)
 {
     memset(k, 0, sizeof *k);
@@ -188,4 +207,5 @@ void kernels_use_ref(struct kernels *k)
     k->add = add_ref;
     k->read_words = read_words_ref;
     k->count_int8 = count_int8_ref;
+    k->index_scores = index_scores_ref;
 }

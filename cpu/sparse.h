@@ -19,6 +19,19 @@ void hyper_gates(const struct hyper *h, const float *mix, float *pre, float *pos
 void compress_run(struct device_cpu *d, struct kvcache *c, int layer, struct rows values,
                   struct rows scores, const struct compressor *k);
 
+/* cpu/index_bytes.c: keys and queries of the indexer in bytes. */
+
+_Static_assert(INDEX_KEY_MAX <= INDEX_MAX_DIM, "the kernels take every key");
+
+/* Turn x [dim] by Hadamard matrices, in place, and put it into bytes; returns their scale. */
+float index_to_bytes(float *x, int dim, int8_t *bytes);
+/* Queries of `n` tokens from token `first` of the step on, laid out for the kernel, with weights and
+ * sums; q[t] is what the kernel takes for token first + t. */
+void index_encode(struct device_cpu *d, const struct indexer *x, struct rows queries,
+                  struct rows weights, int first, int n, struct index_query *q);
+/* This step's keys into the cache. */
+void index_store(struct device_cpu *d, const struct kv_sparse *s, struct rows keys);
+
 /* cpu/indexer.c: leaves its choice in d->selection. */
 void indexer_run(struct device_cpu *d, struct rows queries, struct rows weights,
                  const struct kvcache *c, int layer, const struct indexer *x);

@@ -98,6 +98,9 @@ struct device_cpu {
 
     struct selection selection;
     float *index_scores;  /* [INDEX_TILE, n_ctx] */
+    int32_t *index_words; /* queries of INDEX_TILE tokens in bytes: struct index_query */
+    int32_t *index_sums;
+    float *index_weights;
     float *selected_rows; /* [index_top_k, cache_width] of one token, in the cache's type */
 
     /* Attention of few tokens: absorbed queries, and what each piece of the cache contributed. */

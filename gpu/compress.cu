@@ -4,11 +4,12 @@
  * is as large as any start may need, and blocks of threads without work leave. A row of V4 Flash sums
  * up 8 or 128 entries of 512 values and scores, 32 or 512 KB, once in 4 or 128 tokens: for decoding
  * the launches are the cost. */
-#include "gpu/common.cuh"
+#include "gpu/index_bytes.cuh"
 
 struct compress {
     const float *values, *scores;
     int64_t values_stride, scores_stride, width;
+    float *scales; /* of rows in bytes */
     float *state; /* [n_state, 2, width] */
     int64_t n_state;
     const float *ape, *norm;
@@ -55,8 +56,22 @@ DEVICE float mean_of(const struct compress *c, int64_t b, int64_t k)
     return mean / sum;
 }
 
-DEVICE void put_row(float *to, float x) { *to = x; }
-DEVICE void put_row(uint16_t *to, float x) { *to = float_to_f16(x); }
+DEVICE void put_element(float *to, float x) { *to = x; }
+DEVICE void put_element(uint16_t *to, float x) { *to = float_to_f16(x); }
+
+/* Row b of the cache, from shared memory with block_sum's behind it. */
+template <typename T>
+DEVICE void put_row(T *rows, const struct compress *c, int64_t b, float *row)
+{
+    for (int64_t k = threadIdx.x; k < c->dim; k += blockDim.x)
+        put_element(rows + b * c->dim + k, row[k]);
+}
+DEVICE void put_row(int8_t *rows, const struct compress *c, int64_t b, float *row)
+{
+    float scale = index_to_bytes(row, c->dim, rows + b * c->dim, row + c->dim);
+    if (threadIdx.x == 0)
+        c->scales[b] = scale;
+}
 
 template <typename T>
 KERNEL void compress_blocks(T *rows, struct compress c)
@@ -84,8 +99,7 @@ KERNEL void compress_blocks(T *rows, struct compress c)
         *y = first * sine + second * cosine;
     }
     block_sync();
-    for (int64_t k = threadIdx.x; k < c.dim; k += blockDim.x)
-        put_row(rows + b * c.dim + k, row[k]);
+    put_row(rows, &c, b, row);
 }
 
 /* The last positions of the step go into the ring, as many as it holds. */
@@ -105,13 +119,13 @@ static dim3 grid_of(const struct gpu_stream *s, int64_t width, int64_t n)
     return dim3((unsigned)divide_up(width, gpu_threads(s, width)), (unsigned)n);
 }
 
-void gpu_compress(struct gpu_stream *s, void *rows, enum tensor_type type, float *state,
-                  int64_t n_state, struct rows values, struct rows scores,
+void gpu_compress(struct gpu_stream *s, void *rows, float *scales, enum tensor_type type,
+                  float *state, int64_t n_state, struct rows values, struct rows scores,
                   const struct compressor *k, const double *frequency, const struct gpu_step *step,
                   int n_tokens)
 {
     struct compress c = {
-        values.data, scores.data, values.stride, scores.stride, values.width, state, n_state,
+        values.data, scores.data, values.stride, scores.stride, values.width, scales, state, n_state,
         (const float *)k->ape.data, (const float *)k->norm.data, frequency, k->rope->magnitude,
         k->rms_eps, k->ratio, k->dim, k->rope->n_rot, n_tokens, k->overlaps,
         k->rope->pairing == ROPE_NEOX, step,
@@ -122,7 +136,9 @@ void gpu_compress(struct gpu_stream *s, void *rows, enum tensor_type type, float
     assert(width == (k->overlaps ? 2 : 1) * k->dim && scores.width == width);
     LAUNCH(s, compress_shift, grid_of(s, width, n_tokens), gpu_threads(s, width), 0, scores.data,
            scores.stride, width, c.ape, k->ratio, step);
-    if (type == TYPE_F32)
+    if (scales)
+        LAUNCH(s, compress_blocks<int8_t>, blocks, gpu_threads(s, k->dim), shared, (int8_t *)rows, c);
+    else if (type == TYPE_F32)
         LAUNCH(s, compress_blocks<float>, blocks, gpu_threads(s, k->dim), shared, (float *)rows, c);
     else
         LAUNCH(s, compress_blocks<uint16_t>, blocks, gpu_threads(s, k->dim), shared,

@@ -413,7 +413,7 @@ static void device_cache_index(struct device *dev, struct kvcache *c, int layer,
 {
     struct gpu_device *d = gpu(dev);
     fuse_settle(d->s);
-    gpu_cache_store(d->s, c->sparse[layer].index, c->type, keys, d->state, n_tokens(dev));
+    gpu_index_store(d->s, &c->sparse[layer], keys, d->state, n_tokens(dev));
 }
 
 static void device_attention_gqa(struct device *dev, struct rows dst, struct rows q,
@@ -497,7 +497,7 @@ static void device_compress(struct device *dev, struct kvcache *c, int layer, st
     struct gpu_device *d = gpu(dev);
     const struct kv_sparse *s = &c->sparse[layer];
     fuse_settle(d->s);
-    gpu_compress(d->s, k->of_index ? s->index : s->blocks, c->type,
+    gpu_compress(d->s, k->of_index ? s->index : s->blocks, k->of_index ? s->index_scale : NULL, c->type,
                  k->of_index ? s->index_state : s->state, s->n_state, values, scores, k,
                  place_of(d, k->rope)->frequency, d->state, n_tokens(dev));
 }
@@ -508,8 +508,7 @@ static void device_indexer_topk(struct device *dev, struct rows queries, struct 
     struct gpu_device *d = gpu(dev);
     fuse_settle(d->s);
     d->index_top_k = x->top_k;
-    gpu_indexer(d->s, d->selected, d->n_selected, queries, weights, c->sparse[layer].index,
-                c->type, x, d->state, d->kv_bound, n_tokens(dev));
+    gpu_indexer(d->s, d->selected, d->n_selected, queries, weights, &c->sparse[layer], x, d->state, d->kv_bound, n_tokens(dev));
 }
 
 static void device_attention_window(struct device *dev, struct rows dst, struct rows q,

@@ -289,18 +289,22 @@ void gpu_hyper_join(struct gpu_stream *s, struct rows hidden, struct rows mix, s
  * As src/device.h has them; the structs are host memory, what they point to device memory. type: of
  * the cache, F16 or F32. */
 
-/* compress: rows [n_ctx / ratio, dim] of `type`, state [n_state, 2, width].
+/* compress: rows [n_ctx / ratio, dim] of `type`, or bytes where there are `scales` for them (struct
+ * indexer); state [n_state, 2, width].
  *   frequency [n_rot / 2] f64 of k->rope */
-void gpu_compress(struct gpu_stream *s, void *rows, enum tensor_type type, float *state,
-                  int64_t n_state, struct rows values, struct rows scores,
+void gpu_compress(struct gpu_stream *s, void *rows, float *scales, enum tensor_type type,
+                  float *state, int64_t n_state, struct rows values, struct rows scores,
                   const struct compressor *k, const double *frequency, const struct gpu_step *step,
                   int n_tokens);
 
-/* indexer_topk: ids [n_tokens, top_k] ascending, n_ids [n_tokens] how many; keys of `type`. */
+/* cache_index: index and, unless its keys are floats, index_scale of `to`. */
+void gpu_index_store(struct gpu_stream *s, const struct kv_sparse *to, struct rows keys,
+                     const struct gpu_step *step, int n_tokens);
+
+/* indexer_topk: ids [n_tokens, top_k] ascending, n_ids [n_tokens] how many. */
 void gpu_indexer(struct gpu_stream *s, int32_t *ids, int32_t *n_ids, struct rows queries,
-                 struct rows weights, const void *keys, enum tensor_type type,
-                 const struct indexer *x, const struct gpu_step *step, int64_t kv_bound,
-                 int n_tokens);
+                 struct rows weights, const struct kv_sparse *c, const struct indexer *x, const struct gpu_step *step,
+                 int64_t kv_bound, int n_tokens);
 
 /* attention_window for heads of up to 512; ids and n_ids of gpu_indexer, which had this top_k, where
  * w->selected. dst may be q. Results depend on kv_bound by rounding only. */
@@ -355,7 +359,7 @@ void gpu_stream_close(struct gpu_stream *s);
     X(is_idle) X(finish) X(deadline) X(give_up)                                                   \
     X(record) X(recorded) X(replay) X(forget) X(publish) X(collect)                               \
     X(add) X(add3) X(copy) X(swiglu) X(clamp) X(rmsnorm) X(layernorm) X(sum_rmsnorm)              \
-    X(hyper_mix) X(hyper_join) X(compress) X(indexer) X(attention_window)                         \
+    X(hyper_mix) X(hyper_join) X(compress) X(index_store) X(indexer) X(attention_window)          \
     X(rope_angles) X(rope) X(cache_store) X(router_topk)                                          \
     X(dequantize) X(embed) X(gemv) X(gemv_swiglu) X(gemm) X(matmul) X(experts)                    \
     X(attention_gqa) X(mla_absorbed) X(mla_selected) X(mla_decompressed) X(probe_read)

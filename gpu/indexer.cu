@@ -3,11 +3,12 @@
  *
  * Scoring: a block takes one token and LANES keys, which it lays into shared memory; lane i of every
  * warp holds key i, and the warps share out the query heads. V4 Flash at 128 K positions scores 32 K
- * keys with 64 heads of 128: 0.5 GFLOP and 8 MB of keys a layer.
+ * keys with 64 heads of 128: 0.5 GFLOP and 4 MB of keys a layer. Keys are bytes in a cache of halves,
+ * multiplied four at a time; in one of floats they are floats.
  * Selecting: one block per token finds the top_k-th largest score digit by digit, eight bits of its
  * order-preserving image at a time, then writes the indices above it in their order, and of those at
  * it the first. The set is that of cpu/indexer.c for equal scores. */
-#include "gpu/common.cuh"
+#include "gpu/index_bytes.cuh"
 
 #define LANES 32
 #define DIGITS 256
@@ -20,10 +21,11 @@ struct index_scores {
     float *scores;
     int64_t stride;
     const struct gpu_step *step;
+    /* Keys in bytes: their scales, the queries of tokens from `first` on and the weights with theirs. */
+    const float *key_scales;
+    int8_t *bytes; /* [n, n_heads, dim] */
+    float *scaled; /* [n, n_heads] */
 };
-
-DEVICE float get_key(const float *p) { return *p; }
-DEVICE float get_key(const uint16_t *p) { return f16_to_float(*p); }
 
 /* Keys that are complete at a token of the step. */
 DEVICE int64_t n_visible(const struct gpu_step *step, int64_t token, int ratio)
@@ -31,36 +33,104 @@ DEVICE int64_t n_visible(const struct gpu_step *step, int64_t token, int ratio)
     return (step->n_past + token + 1) / ratio;
 }
 
+/* A block per head and token. */
+KERNEL void encode_queries(struct index_scores x)
+{
+    SHARED(float, row); /* [dim], then block_max's */
+    int64_t token = x.first + blockIdx.y, at = (int64_t)blockIdx.y * x.n_heads + blockIdx.x;
+    if (n_visible(x.step, token, x.ratio) <= x.top_k)
+        return; /* the whole block */
+    const float *q = x.queries + token * x.queries_stride + (int64_t)blockIdx.x * x.dim;
+    for (int i = threadIdx.x; i < x.dim; i += blockDim.x)
+        row[i] = q[i];
+    block_sync();
+    float scale = index_to_bytes(row, x.dim, x.bytes + at * x.dim, row + x.dim);
+    if (threadIdx.x == 0)
+        x.scaled[at] = x.weights[token * x.weights_stride + blockIdx.x] * scale;
+}
+
+/* A block per token of the step. */
+KERNEL void store_keys(int8_t *keys, float *scales, const float *src, int64_t stride, int dim,
+                       const struct gpu_step *step)
+{
+    SHARED(float, row); /* [dim], then block_max's */
+    int64_t position = step->n_past + blockIdx.x;
+    for (int i = threadIdx.x; i < dim; i += blockDim.x)
+        row[i] = src[blockIdx.x * stride + i];
+    block_sync();
+    float scale = index_to_bytes(row, dim, keys + position * dim, row + dim);
+    if (threadIdx.x == 0)
+        scales[position] = scale;
+}
+
+/* Rows of words in shared memory are one longer than a key: lanes read a column, from other banks. */
+DEVICE void load_keys(const float *keys, const struct index_scores *x, int64_t key0, int64_t n,
+                      float *tile)
+{
+    for (int i = threadIdx.x; i < LANES * x->dim; i += blockDim.x) {
+        int64_t key = key0 + i / x->dim;
+        tile[i / x->dim * (x->dim + 1) + i % x->dim] = key < n ? keys[key * x->dim + i % x->dim] : 0;
+    }
+}
+DEVICE void load_keys(const int8_t *keys, const struct index_scores *x, int64_t key0, int64_t n,
+                      float *tile)
+{
+    int words = x->dim / 4, *to = (int *)tile;
+    for (int i = threadIdx.x; i < LANES * words; i += blockDim.x) {
+        int64_t key = key0 + i / words;
+        to[i / words * (words + 1) + i % words] = key < n ? ((const int *)keys)[key * words + i % words] : 0;
+    }
+}
+
+/* The product of head h of token `row` of the batch with this lane's key, its weight, the key's scale. */
+DEVICE float multiply(const float *, const struct index_scores *x, int row, int h, const float *tile)
+{
+    const float *q = x->queries + (x->first + row) * x->queries_stride + (int64_t)h * x->dim;
+    const float *key = tile + lane_id() * (x->dim + 1);
+    float product = 0;
+    for (int i = 0; i < x->dim; i++)
+        product = multiply_add(q[i], key[i], product);
+    return x->weights[(x->first + row) * x->weights_stride + h] * fmaxf(product, 0);
+}
+DEVICE float multiply(const int8_t *, const struct index_scores *x, int row, int h, const float *tile)
+{
+    int words = x->dim / 4, product = 0;
+    int64_t at = (int64_t)row * x->n_heads + h;
+    const int *q = (const int *)x->bytes + at * words, *key = (const int *)tile + lane_id() * (words + 1);
+    for (int i = 0; i < words; i++)
+        product = dot4_i8(q[i], key[i], product);
+    return x->scaled[at] * (float)(product > 0 ? product : 0);
+}
+DEVICE float scale_of(const float *, const struct index_scores *, int64_t) { return 1; }
+DEVICE float scale_of(const int8_t *, const struct index_scores *x, int64_t key)
+{
+    return x->key_scales[key];
+}
+DEVICE int words_of(const float *, int dim) { return dim; }
+DEVICE int words_of(const int8_t *, int dim) { return dim / 4; }
+
 template <typename T>
 KERNEL void score_keys(const T *keys, struct index_scores x)
 {
-    SHARED(float, tile); /* [LANES, dim + 1], then [warps, LANES] */
+    SHARED(float, tile); /* [LANES, words + 1], then [warps, LANES] */
     int64_t token = x.first + blockIdx.y, n = n_visible(x.step, token, x.ratio);
-    int64_t key0 = (int64_t)blockIdx.x * LANES;
+    int64_t key0 = (int64_t)blockIdx.x * LANES, key = key0 + lane_id();
     if (key0 >= n || n <= x.top_k)
         return; /* the whole block */
-    int stride = x.dim + 1, n_warps = blockDim.x / LANES; /* lanes read a column: other banks */
-    float *sums = tile + LANES * stride;
-    for (int i = threadIdx.x; i < LANES * x.dim; i += blockDim.x) {
-        int64_t key = key0 + i / x.dim;
-        tile[i / x.dim * stride + i % x.dim] = key < n ? get_key(keys + key * x.dim + i % x.dim) : 0;
-    }
+    int n_warps = blockDim.x / LANES;
+    float *sums = tile + LANES * (words_of(keys, x.dim) + 1);
+    load_keys(keys, &x, key0, n, tile);
     block_sync();
-    const float *key = tile + lane_id() * stride, *q = x.queries + token * x.queries_stride;
     float sum = 0;
-    for (int h = warp_id(); h < x.n_heads; h += n_warps) {
-        float product = 0;
-        for (int i = 0; i < x.dim; i++)
-            product = multiply_add(q[h * x.dim + i], key[i], product);
-        sum += x.weights[token * x.weights_stride + h] * fmaxf(product, 0);
-    }
+    for (int h = warp_id(); h < x.n_heads; h += n_warps)
+        sum += multiply(keys, &x, blockIdx.y, h, tile);
     sums[threadIdx.x] = sum;
     block_sync();
-    if (threadIdx.x < LANES && key0 + threadIdx.x < n) {
+    if (threadIdx.x < LANES && key < n) {
         float all = 0;
         for (int w = 0; w < n_warps; w++)
             all += sums[w * LANES + threadIdx.x];
-        x.scores[blockIdx.y * x.stride + key0 + threadIdx.x] = all;
+        x.scores[blockIdx.y * x.stride + key] = all * scale_of(keys, &x, key);
     }
 }
 
@@ -148,39 +218,61 @@ KERNEL void select_keys(int32_t *ids, int32_t *n_ids, struct index_scores x)
     write_best(scores, n, limit, x.top_k - above, count, ids);
 }
 
-/* Tokens whose scores the scratch memory holds. */
+/* Tokens whose scores the scratch memory holds, and what it holds of each: scores, queries in bytes,
+ * weights; a head has at least four elements. */
 static int64_t rows_of_scores(const struct gpu_limits *l)
 {
     int64_t rows = (int64_t)(SCORE_BYTES / sizeof(float)) / (l->n_ctx > 0 ? l->n_ctx : 1);
     return rows < 1 ? 1 : rows > l->max_tokens ? l->max_tokens : rows;
 }
 
+static int64_t query_room(const struct gpu_limits *l) { return (l->max_rows + 15) / 16 * 16; }
+
+void gpu_index_store(struct gpu_stream *s, const struct kv_sparse *to, struct rows keys,
+                     const struct gpu_step *step, int n_tokens)
+{
+    size_t shared = (size_t)(keys.width + BLOCK_SCRATCH) * sizeof(float);
+    if (to->index_scale)
+        LAUNCH(s, store_keys, dim3((unsigned)n_tokens), gpu_threads(s, keys.width), shared,
+               (int8_t *)to->index, to->index_scale, keys.data, keys.stride, (int)keys.width, step);
+    else
+        gpu_cache_store(s, to->index, TYPE_F32, keys, step, n_tokens);
+}
+
 void gpu_indexer(struct gpu_stream *s, int32_t *ids, int32_t *n_ids, struct rows queries,
-                 struct rows weights, const void *keys, enum tensor_type type,
-                 const struct indexer *x, const struct gpu_step *step, int64_t kv_bound,
-                 int n_tokens)
+                 struct rows weights, const struct kv_sparse *c, const struct indexer *x,
+                 const struct gpu_step *step, int64_t kv_bound, int n_tokens)
 {
     int64_t most = kv_bound / x->ratio, rows = rows_of_scores(&s->limits);
-    int threads = gpu_threads(s, 128), wide = gpu_threads(s, most);
-    size_t shared = (size_t)(LANES * (x->dim + 1) + threads) * sizeof(float);
+    int threads = gpu_threads(s, 128), wide = gpu_threads(s, most), narrow = gpu_threads(s, x->dim);
+    int words = c->index_scale ? x->dim / 4 : x->dim;
+    size_t shared = (size_t)(LANES * (words + 1) + threads) * sizeof(float);
+    size_t encoding = (size_t)(x->dim + BLOCK_SCRATCH) * sizeof(float);
     size_t counts = (size_t)(2 * wide > DIGITS ? 2 * wide : DIGITS) * sizeof(int);
+    float *scores = (float *)s->scratch, *scaled = scores + rows * s->limits.n_ctx;
+    int8_t *bytes = (int8_t *)(scaled + rows * query_room(&s->limits) / 4);
     assert(x->top_k <= s->limits.index_top_k);
+    assert(x->n_heads * (int64_t)x->dim <= s->limits.max_rows && (x->dim % 4 == 0 || !c->index_scale));
     for (int64_t first = 0; first < n_tokens; first += rows) {
         unsigned n = (unsigned)(n_tokens - first < rows ? n_tokens - first : rows);
         struct index_scores a = {
             queries.data, weights.data, queries.stride, weights.stride, x->n_heads, x->dim,
-            x->top_k, x->ratio, (int)first, (float *)s->scratch, s->limits.n_ctx, step,
+            x->top_k, x->ratio, (int)first, scores, s->limits.n_ctx, step, c->index_scale, bytes, scaled,
         };
         dim3 tiles(most > x->top_k ? (unsigned)divide_up(most, LANES) : 0, n);
-        if (type == TYPE_F32)
-            LAUNCH(s, score_keys<float>, tiles, threads, shared, (const float *)keys, a);
-        else
-            LAUNCH(s, score_keys<uint16_t>, tiles, threads, shared, (const uint16_t *)keys, a);
+        dim3 heads(most > x->top_k ? (unsigned)x->n_heads : 0, n);
+        if (c->index_scale) {
+            LAUNCH(s, encode_queries, heads, narrow, encoding, a);
+            LAUNCH(s, score_keys<int8_t>, tiles, threads, shared, (const int8_t *)c->index, a);
+        } else {
+            LAUNCH(s, score_keys<float>, tiles, threads, shared, (const float *)c->index, a);
+        }
         LAUNCH(s, select_keys, dim3(n), wide, counts, ids, n_ids, a);
     }
 }
 
 size_t gpu_indexer_scratch(const struct gpu_limits *l)
 {
-    return l->index_top_k ? (size_t)(rows_of_scores(l) * l->n_ctx) * sizeof(float) : 0;
+    int64_t row = l->n_ctx * (int64_t)sizeof(float) + 2 * query_room(l);
+    return l->index_top_k ? (size_t)(rows_of_scores(l) * row) : 0;
 }

@@ -107,7 +107,8 @@ struct cache_part {
 /* What one layer keeps for sparse attention: the parts of these names, NULL where there are none. A
  * *block* is `ratio` positions in a row, summed up in one row of the cache when the last of them is
  * computed. Rings hold the latest positions: p lies in row p % n.
- *   index        [n_ctx / ratio, index_dim] keys of the indexer, in the cache's type
+ *   index        [n_ctx / ratio, index_dim] keys of the indexer: floats in a cache of F32, else bytes
+ *   index_scale  [n_ctx / ratio] F32: a key is so many times its bytes, after a rotation (below)
  *   window       [n_window, head_dim] ring of rows that are key and value in one, in the cache's type
  *   blocks       [n_ctx / ratio, head_dim] of blocks, likewise
  *   state        [n_state, 2, width] ring: what the compressor still needs of single positions,
@@ -115,6 +116,7 @@ struct cache_part {
  *   index_state  the same of the indexer's compressor */
 struct kv_sparse {
     void *index, *window, *blocks;
+    float *index_scale; /* NULL: the keys are floats */
     float *state, *index_state;
     int64_t n_window, n_state;
 };
@@ -215,7 +217,14 @@ struct compressor {
  *     I[s] = sum over h of w_h * max(0, q_h . key_s)
  * and the top_k best of those complete at the token's position are selected, fewer when there are
  * fewer; among equal scores the earlier. Constant factors of I do not matter. (With few heads many
- * rows score exactly 0.) */
+ * rows score exactly 0.)
+ *
+ * Keys in bytes: queries and keys are both multiplied by a Hadamard matrix first, which changes no
+ * product and spreads a single large element over all, so that one scale serves a vector:
+ *     x' = H x / sqrt(n), in blocks of n, the largest power of two that divides dim
+ *     byte = x' / scale to nearest, halves away from 0      scale = max |x'| / 127
+ * dim is a multiple of 4 then. A vector with an element that is no finite number has scale NaN. */
+#define INDEX_KEY_MAX 1024 /* elements: then products of whole vectors of bytes are exact as floats */
 struct indexer {
     int n_heads, dim, top_k;
     int ratio; /* positions per key: 1 in V3.2 */

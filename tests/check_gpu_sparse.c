@@ -159,7 +159,8 @@ static struct kvcache new_cache(struct device *d, const struct layer_shape *s)
     c.sparse[0].n_state = 2 * s->ratio + 3;
     c.sparse[0].blocks = upload(d, NULL, n_blocks * (size_t)s->dim * element);
     c.sparse[0].state = upload(d, NULL, (size_t)c.sparse[0].n_state * 2 * width * (size_t)s->dim * 4);
-    c.sparse[0].index = upload(d, NULL, n_blocks * (size_t)s->index_dim * element);
+    c.sparse[0].index = upload(d, NULL, n_blocks * (size_t)s->index_dim * (element == 4 ? 4 : 1));
+    c.sparse[0].index_scale = element == 4 ? NULL : upload(d, NULL, n_blocks * sizeof(float));
     c.sparse[0].index_state =
         upload(d, NULL, (size_t)c.sparse[0].n_state * 4 * (size_t)s->index_dim * 4);
     return c;
@@ -171,6 +172,7 @@ static void drop_cache(struct device *d, struct kvcache *c)
     d->ops->release(d, c->sparse[0].blocks);
     d->ops->release(d, c->sparse[0].state);
     d->ops->release(d, c->sparse[0].index);
+    d->ops->release(d, c->sparse[0].index_scale);
     d->ops->release(d, c->sparse[0].index_state);
     free(c->sparse);
 }
@@ -302,6 +304,64 @@ static void test_ties(void)
     for (int i = 0; i < 2; i++)
         drop_cache(devices[i], &caches[i]);
     drop(&keys), drop(&q), drop(&w), drop(&heads), drop(&row), drop(&sinks);
+}
+
+/* Keys in bytes as both store them, and the rows that they lead to. */
+static void test_key_bytes(int n, int64_t n_past, int dim, int n_heads)
+{
+    enum { BEST = 7, MOST_KEYS = 90, WIDTH = 32 };
+    check_case("keys of %d in bytes: %d tokens behind %d", dim, n, (int)n_past);
+    struct layer_shape s = { .dim = WIDTH, .window = 1, .ratio = 1, .index_dim = dim, .type = TYPE_F32 };
+    struct twins keys = twins(dim, n, 3), q = twins(n_heads * dim, n, 1), w = twins(n_heads, n, 1);
+    struct twins heads = twins(WIDTH, MOST_KEYS, 1), row = twins(WIDTH, n, 1), sinks = twins(1, 1, 1);
+    struct twins out = twins(WIDTH, n, 1);
+    struct error err = { 0 };
+    int8_t bytes[2][MOST_KEYS * 128];
+    float scales[2][MOST_KEYS];
+    struct kvcache caches[2];
+    for (int i = 0; i < MOST_KEYS * 128; i++)
+        bytes[0][i] = bytes[1][i] = (int8_t)((int)(check_random() % 255) - 127); /* earlier keys */
+    for (int i = 0; i < MOST_KEYS; i++)
+        scales[0][i] = scales[1][i] = i < n_past ? check_random_float(0, 0.02f) : 0;
+    for (int i = 0; i < dim; i++)
+        keys.host[i] = n > 2 ? 0 : keys.host[i]; /* one key of nothing, one that is no number */
+    if (n > 2)
+        keys.host[dim + 3] = NAN;
+    begin(n, n_past);
+    for (int i = 0; i < 2; i++) {
+        const struct device_ops *ops = devices[i]->ops;
+        size_t n_bytes = (size_t)(MOST_KEYS * dim);
+        caches[i] = new_cache(devices[i], &s);
+        ops->release(devices[i], caches[i].sparse[0].index);
+        caches[i].sparse[0].index = upload(devices[i], bytes[i], n_bytes);
+        caches[i].sparse[0].index_scale = upload(devices[i], scales[i], sizeof scales[i]);
+        CHECK(ops->write(devices[i], caches[i].sparse[0].blocks, heads.host, WIDTH * MOST_KEYS * 4, &err));
+        CHECK(ops->write(devices[i], keys.of[i].data, keys.host, (size_t)(dim * n) * 4, &err));
+        struct indexer x = { .n_heads = n_heads, .dim = dim, .top_k = BEST, .ratio = 1 };
+        struct window_attention a = { .n_heads = 1, .head_dim = WIDTH, .window = 1, .ratio = 1,
+                                      .selected = true, .scale = 1,
+                                      .sinks = weight_of(sinks.of[i], 1) };
+        cache_index(devices[i], &caches[i], 0, keys.of[i]);
+        indexer_topk(devices[i], q.of[i], w.of[i], &caches[i], 0, &x);
+        attention_window(devices[i], out.of[i], out.of[i], row.of[i], &caches[i], 0, &a);
+    }
+    compare(&out, "what was selected", 1e-5);
+    for (int i = 0; i < 2; i++) {
+        const struct kv_sparse *c = &caches[i].sparse[0];
+        CHECK(devices[i]->ops->read(devices[i], bytes[i], c->index, (size_t)(MOST_KEYS * dim), &err));
+        CHECK(devices[i]->ops->read(devices[i], scales[i], c->index_scale, sizeof scales[i], &err));
+    }
+    for (int i = 0; i < MOST_KEYS * dim; i++)
+        CHECK_MSG(bytes[0][i] == bytes[1][i], "byte %d of key %d: %d and %d", i % dim, i / dim,
+                  bytes[0][i], bytes[1][i]);
+    for (int i = 0; i < MOST_KEYS; i++)
+        CHECK_MSG(fabsf(scales[0][i] - scales[1][i]) <= 1e-6f * scales[0][i] ||
+                  (isnan(scales[0][i]) && isnan(scales[1][i])),
+                  "scale of key %d: %g and %g", i, scales[0][i], scales[1][i]);
+    CHECK(n <= 2 || (scales[0][n_past] == 0 && isnan(scales[0][n_past + 1])));
+    for (int i = 0; i < 2; i++)
+        drop_cache(devices[i], &caches[i]);
+    drop(&keys), drop(&q), drop(&w), drop(&heads), drop(&row), drop(&sinks), drop(&out);
 }
 
 /* ---- the router, limits, norms without a weight ---- */
@@ -436,6 +496,9 @@ int main(void)
         }
         test_layers();
         test_ties();
+    test_key_bytes(1, 60, 64, 3);
+    test_key_bytes(17, 40, 128, 4);
+    test_key_bytes(30, 0, 12, 5);
     }
     for (int i = 0; i < 2; i++)
         devices[i]->ops->close(devices[i]);

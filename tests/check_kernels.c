@@ -687,6 +687,7 @@ static const struct float_case {
 };
 
 #include "tests/check_bf16.h"
+#include "tests/check_index.h"
 
 /* ---- The ladder ---- */
 
@@ -763,6 +764,10 @@ static void check_table(const char *isa, const struct kernels *new, const struct
         for (size_t s = 0; s < n_sizes; s++)
             for (int p = 0; p < N_PATTERNS; p++)
                 c->check(new, sizes[s], (enum pattern)p);
+    }
+    if (new->index_scores != before->index_scores) {
+        check_case("%s index_scores", isa);
+        check_index(new, ref);
     }
     if (new->bf16_gemm && new->bf16_gemm != before->bf16_gemm)
         check_bf16(isa, new);

@@ -67,6 +67,92 @@ static void test_select(void)
     }
 }
 
+/* ---- bytes ---- */
+
+/* The definition: a dense Hadamard matrix, H[i][j] negative where i and j share an odd number of bits. */
+static void turn_naive(const float *x, int dim, int block, double *turned)
+{
+    for (int i = 0; i < dim; i++) {
+        turned[i] = 0;
+        for (int j = 0; j < block; j++) {
+            double v = (double)x[i / block * block + j];
+            turned[i] += __builtin_parity((unsigned)(i % block & j)) ? -v : v;
+        }
+        turned[i] /= sqrt((double)block);
+    }
+}
+
+static void test_bytes(void)
+{
+    static const struct { int dim, block; } rows[] = { { 4, 4 }, { 64, 64 }, { 96, 32 }, { 128, 128 },
+                                                       { 100, 4 } };
+    check_case("keys and queries in bytes: turned, scaled, rounded");
+    for (int round = 0; round < 40; round++) {
+        int dim = rows[round % 5].dim;
+        double turned[128], largest = 0;
+        float x[128] = { 0 }, work[128];
+        int8_t bytes[128];
+        for (int i = 0; i < dim; i++)
+            x[i] = check_random_float(-1, 1) * (check_random() % 20 == 0 ? 50 : 1); /* outliers */
+        memcpy(work, x, sizeof work);
+        float scale = index_to_bytes(work, dim, bytes);
+        turn_naive(x, dim, rows[round % 5].block, turned);
+        for (int i = 0; i < dim; i++)
+            largest = max_of(largest, fabs(turned[i]));
+        CHECK(fabs((double)scale - largest / 127) < 1e-5 * largest);
+        for (int i = 0; i < dim; i++)
+            CHECK_MSG(fabs((double)bytes[i] * (double)scale - turned[i]) < 0.501 * (double)scale,
+                      "element %d of %d: %d of %g for %g", i, dim, bytes[i], scale, turned[i]);
+    }
+
+    check_case("no key, and one that is no number");
+    float zero[64] = { 0 }, wrong[64] = { 1, NAN, 3 }, large[64] = { 1, INFINITY };
+    int8_t bytes[64];
+    CHECK(index_to_bytes(zero, 64, bytes) == 0 && bytes[5] == 0);
+    CHECK(isnan(index_to_bytes(wrong, 64, bytes)) && bytes[0] == 0);
+    CHECK(isnan(index_to_bytes(large, 64, bytes)) && bytes[63] == 0);
+
+    check_case("the choice by bytes is the choice by floats, but for what is close");
+    enum { N = 4000, BEST = 256 };
+    static float scores[2][N];
+    static int32_t best[2][BEST];
+    int8_t a[8][128], b[128];
+    float q[8][128], key[128], q_scale[8];
+    for (int h = 0; h < 8; h++) {
+        for (int i = 0; i < 128; i++)
+            q[h][i] = check_random_float(-1, 1) * (i == 17 ? 40 : 1);
+        float work[128];
+        memcpy(work, q[h], sizeof work);
+        q_scale[h] = index_to_bytes(work, 128, a[h]);
+    }
+    for (int n = 0; n < N; n++) {
+        for (int i = 0; i < 128; i++)
+            key[i] = check_random_float(-1, 1) * (i == 90 ? 40 : 1);
+        float dot[8] = { 0 };
+        for (int h = 0; h < 8; h++)
+            for (int i = 0; i < 128; i++)
+                dot[h] += q[h][i] * key[i];
+        float scale = index_to_bytes(key, 128, b);
+        scores[0][n] = scores[1][n] = 0;
+        for (int h = 0; h < 8; h++) {
+            int whole = 0;
+            for (int i = 0; i < 128; i++)
+                whole += a[h][i] * b[i];
+            scores[0][n] += max_of(dot[h], 0.0f);
+            scores[1][n] += max_of((float)whole * scale * q_scale[h], 0.0f);
+        }
+    }
+    int same = 0;
+    for (int i = 0; i < 2; i++)
+        CHECK_INT(select_best(scores[i], N, BEST, best[i]), BEST);
+    for (int i = 0, k = 0; i < BEST; i++) {
+        while (k < BEST && best[1][k] < best[0][i])
+            k++;
+        same += k < BEST && best[1][k] == best[0][i];
+    }
+    CHECK_MSG(same >= BEST * 95 / 100, "%d of %d", same, BEST);
+}
+
 /* ---- one model's layer ---- */
 
 struct layer_rig {
@@ -96,6 +182,19 @@ static struct weight matrices(int64_t cols, int64_t rows)
                             .matrix_bytes = (size_t)(cols * rows) * sizeof(float), .name = "test" };
 }
 
+static int8_t *bytes_at(const struct layer_rig *r, int64_t position)
+{
+    return (int8_t *)r->sparse.index + position * INDEX_DIM;
+}
+
+/* A vector in bytes; returns their scale. */
+static float bytes_of(const float *x, int8_t *bytes)
+{
+    float turned[INDEX_DIM];
+    memcpy(turned, x, sizeof turned);
+    return index_to_bytes(turned, INDEX_DIM, bytes);
+}
+
 static void rig_open(struct layer_rig *r, enum tensor_type type)
 {
     *r = (struct layer_rig){ .type = type };
@@ -107,7 +206,14 @@ static void rig_open(struct layer_rig *r, enum tensor_type type)
     r->k_b = matrices(NOPE, RANK);
     r->v_b = matrices(RANK, VALUE);
     r->k_data[0] = rounded(type, r->latents, N_CTX * (RANK + ROPE));
-    r->sparse.index = rounded(type, r->keys, N_CTX * INDEX_DIM);
+    if (type == TYPE_F32) {
+        r->sparse.index = rounded(type, r->keys, N_CTX * INDEX_DIM);
+    } else { /* what V3.2's cache holds */
+        r->sparse.index = calloc(N_CTX, INDEX_DIM);
+        r->sparse.index_scale = calloc(N_CTX, sizeof(float));
+        for (int64_t p = 0; p < N_CTX; p++)
+            r->sparse.index_scale[p] = bytes_of(r->keys + p * INDEX_DIM, bytes_at(r, p));
+    }
     r->cache = (struct kvcache){ .type = type, .n_layers = 1, .n_ctx = N_CTX, .k = r->k_data,
                                  .k_width = RANK + ROPE, .sparse = &r->sparse };
 }
@@ -123,6 +229,7 @@ static void rig_close(struct layer_rig *r)
     free((void *)(uintptr_t)r->v_b.data);
     free(r->k_data[0]);
     free(r->sparse.index);
+    free(r->sparse.index_scale);
 }
 
 /* What is selected scores at least what is not, within rounding; as many as there may be. */
@@ -138,10 +245,14 @@ static void check_selection(const struct layer_rig *r, const int32_t *ids, int c
     }
     for (int64_t p = 0; p < n_visible; p++) {
         for (int h = 0; h < INDEX_HEADS; h++) {
+            const float *q = r->index_q + (t * INDEX_HEADS + h) * INDEX_DIM;
             double dot = 0;
+            int8_t bytes[INDEX_DIM] = { 0 };
+            float scale = r->sparse.index_scale ? r->sparse.index_scale[p] * bytes_of(q, bytes) : 0;
             for (int i = 0; i < INDEX_DIM; i++)
-                dot += (double)r->index_q[(t * INDEX_HEADS + h) * INDEX_DIM + i] *
-                       (double)held(r->type, r->keys[p * INDEX_DIM + i]);
+                dot += r->sparse.index_scale
+                           ? (double)(bytes[i] * bytes_at(r, p)[i]) * (double)scale
+                           : (double)q[i] * (double)r->keys[p * INDEX_DIM + i];
             scores[p] += (double)r->weights[t * INDEX_HEADS + h] * max_of(dot, 0.0);
         }
         lowest = in[p] ? min_of(lowest, scores[p]) : lowest;
@@ -182,6 +293,18 @@ static void attend_naive(const struct layer_rig *r, int t, int h, const int32_t 
     }
 }
 
+/* From here on, whoever reads this latent gets something else than a number. */
+static void spoil_row(const struct layer_rig *r, int64_t position)
+{
+    int64_t width = RANK + ROPE;
+    for (int64_t i = position * width; i < (position + 1) * width; i++) {
+        if (r->type == TYPE_F16)
+            ((uint16_t *)r->k_data[0])[i] = 0x7e00;
+        else
+            ((float *)r->k_data[0])[i] = NAN;
+    }
+}
+
 static void test_layer(struct pool *pool, enum tensor_type type, bool act_f32, int n_tokens,
                        int64_t n_past, int top_k)
 {
@@ -208,10 +331,22 @@ static void test_layer(struct pool *pool, enum tensor_type type, bool act_f32, i
     cache_index(d, &r.cache, 0, rows_of(r.keys + n_past * INDEX_DIM, INDEX_DIM));
     indexer_topk(d, rows_of(r.index_q, INDEX_HEADS * INDEX_DIM), rows_of(r.weights, INDEX_HEADS),
                  &r.cache, 0, &x);
+    const struct selection *chosen = &((struct device_cpu *)d)->selection;
+    int64_t n_wanted = 0, n_rows = n_past + n_tokens; /* rows that any token chose; the others go bad */
+    for (int64_t p = 0; p < n_rows; p++) {
+        bool wanted = n_rows <= top_k;
+        for (int t = 0; t < n_tokens && !wanted; t++)
+            for (int i = 0; i < chosen->count[t] && !wanted; i++)
+                wanted = chosen->ids[t * chosen->top_k + i] == p;
+        n_wanted += wanted;
+        if (!wanted)
+            spoil_row(&r, p);
+    }
+    CHECK_MSG(n_tokens > 1 || n_wanted == min_of(n_rows, (int64_t)top_k),
+              "one token reads %lld of %lld latents", (long long)n_wanted, (long long)n_rows);
     attention_mla(d, rows_of(out, N_HEADS * VALUE), rows_of(r.q, N_HEADS * (NOPE + ROPE)), &r.cache,
                   0, &m);
     CHECK(d->ops->end(d, NULL));
-    const struct selection *chosen = &((struct device_cpu *)d)->selection;
     double worst = 0, allowed = act_f32 ? 1e-4 : 0.06;
     for (int t = 0; t < n_tokens; t += n_tokens > 8 ? 7 : 1) {
         const int32_t *ids = chosen->ids + t * chosen->top_k;
@@ -219,8 +354,10 @@ static void test_layer(struct pool *pool, enum tensor_type type, bool act_f32, i
         for (int h = 0; h < N_HEADS; h += 3) {
             double wanted[VALUE];
             attend_naive(&r, t, h, ids, chosen->count[t], m.scale, wanted);
-            for (int i = 0; i < VALUE; i++)
-                worst = max_of(worst, fabs(wanted[i] - (double)out[(t * N_HEADS + h) * VALUE + i]));
+            for (int i = 0; i < VALUE; i++) {
+                double off = fabs(wanted[i] - (double)out[(t * N_HEADS + h) * VALUE + i]);
+                worst = max_of(worst, off == off ? off : INFINITY);
+            }
         }
     }
     CHECK_MSG(worst < allowed, "differs by %.3g, allowed %.3g", worst, allowed);
@@ -271,6 +408,7 @@ int main(void)
     if (!CHECK_MSG(pool_open(&pool, 2, &err), "%s", err.text))
         return check_finish();
     test_select();
+    test_bytes();
     test_layernorm(pool);
     for (int fast = 0; fast < 2; fast++) {
         enum tensor_type type = fast ? TYPE_F16 : TYPE_F32;

@@ -159,6 +159,31 @@ static void test_caches(void)
     }
 }
 
+/* What a token takes in one layer of the released shapes, written down from the formats: a latent and
+ * its rotary key in halves, an index key in bytes and its scale; in V4 a row of halves for 4 or 128
+ * positions, and for 4 an index key. Beside that, what does not grow. */
+static void test_bytes_per_token(void)
+{
+    enum { N = 128000 };
+    struct params p = { .n_layers = 61, .kv_lora_rank = 512, .qk_rope_dim = 64, .index_dim = 128 };
+    check_case("V3.2: 1,284 bytes a token and layer, 2,816 in floats");
+    CHECK_INT(kvcache_bytes(&arch_deepseek32, &p, TYPE_F16, N), 61ull * N * (2 * 576 + 128 + 4));
+    CHECK_INT(kvcache_bytes(&arch_deepseek32, &p, TYPE_F32, N), 61ull * N * 4 * (576 + 128));
+    CHECK_INT(kvcache_layer_bytes(&arch_deepseek2, &p, TYPE_F16, N, 0), 1152ull * N);
+
+    check_case("V4: 289 bytes a token where four are one row, 8 where 128 are");
+    struct params v4 = { .n_layers = 3, .head_dim = 512, .window = 128, .index_dim = 128 };
+    v4.compress_ratio[1] = 4;
+    v4.compress_ratio[2] = 128;
+    static const uint64_t grows[] = { 0, (1024 + 128 + 4) / 4, 1024 / 128 };
+    for (int layer = 0; layer < 3; layer++) {
+        const struct arch *arch = &arch_deepseek4;
+        uint64_t once = kvcache_layer_bytes(arch, &v4, TYPE_F16, N, layer);
+        uint64_t twice = kvcache_layer_bytes(arch, &v4, TYPE_F16, 2 * N, layer);
+        CHECK_INT(twice - once, grows[layer] * N);
+    }
+}
+
 /* Every row of a part differs from all others. */
 static void number_rows(const struct cache_part *part)
 {
@@ -211,6 +236,7 @@ int main(void)
     test_ranges();
     test_ring_copies();
     test_caches();
+    test_bytes_per_token();
     test_repeat();
     return check_finish();
 }

@@ -7,4 +7,5 @@ void kernels_use_amx(struct kernels *k)
     use_woven_gemm_amx(k);
     use_limits_amx(k);
     use_bf16_amx(k);
+    use_index_amx(k);
 }

@@ -10,4 +10,5 @@ void kernels_use_avx2(struct kernels *k)
     use_float_avx2(k);
     use_float_gemm_avx2(k);
     use_limits_avx2(k);
+    use_index_avx2(k);
 }

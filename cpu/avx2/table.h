@@ -11,5 +11,6 @@ void use_quantize_avx2(struct kernels *k);  /* floats to activation blocks */
 void use_float_avx2(struct kernels *k);     /* everything on F32, F16 and BF16 */
 void use_float_gemm_avx2(struct kernels *k); /* tiles of F32, F16, BF16 */
 void use_limits_avx2(struct kernels *k);    /* the fastest reading and multiplying, for the probe */
+void use_index_avx2(struct kernels *k);  /* scores of an indexer */
 
 #endif

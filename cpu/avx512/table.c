@@ -12,4 +12,5 @@ void kernels_use_avx512(struct kernels *k)
     use_float_avx512(k);
     use_float_gemm_avx512(k);
     use_limits_avx512(k);
+    use_index_avx512(k);
 }

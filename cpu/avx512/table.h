@@ -11,5 +11,6 @@ void use_woven_gemm_avx512(struct kernels *k); /* tiles of them */
 void use_float_avx512(struct kernels *k); /* everything on F32, F16 and BF16 */
 void use_float_gemm_avx512(struct kernels *k); /* tiles of F32, F16, BF16 */
 void use_limits_avx512(struct kernels *k);    /* the fastest reading and multiplying, for the probe */
+void use_index_avx512(struct kernels *k);     /* scores of an indexer */
 
 #endif

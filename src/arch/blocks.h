@@ -197,6 +197,10 @@ uint64_t mla_derived_bytes(const struct model *m, int layer, bool act_f32);
 
 /* Heads, width and picks of the indexer. */
 bool indexer_solve(struct model *m, struct error *err);
+/* Keys of n_rows rows of `span` positions each: floats, or bytes and their scales. Returns how many
+ * parts of the cache that takes. */
+int indexer_cache_parts(const struct params *p, enum tensor_type type, int64_t n_rows, int span,
+                        int layer, struct cache_part *parts);
 
 /* Expert counts and the router. may_group: groups of experts exist in this architecture. */
 bool moe_solve(struct model *m, bool may_group, struct error *err);

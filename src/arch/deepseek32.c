@@ -8,7 +8,7 @@
  *     attention over the top_k positions of the largest I, over all while there are no more
  * The rotation is that of attention on the first dimensions instead of the last, in halves (i, i + n/2)
  * instead of neighbours. Published code then turns q and k by a Hadamard matrix to prepare them for
- * eight bits; being orthogonal it changes no score, and the cache here keeps floats or halves. */
+ * eight bits. So does the device where the cache is not F32 (struct indexer): 132 bytes a key. */
 #include "src/arch/blocks.h"
 #include "src/arch/registry.h"
 
@@ -64,11 +64,7 @@ static int cache_parts(const struct params *p, enum tensor_type type, int64_t n_
         .name = "latent", .layer = layer, .kind = CACHE_ROWS, .n_rows = n_ctx, .span = 1,
         .row_bytes = (size_t)params_dim(p, DIM_KV_A) * element,
     };
-    parts[1] = (struct cache_part){
-        .name = "index", .layer = layer, .kind = CACHE_ROWS, .n_rows = n_ctx, .span = 1,
-        .row_bytes = (size_t)p->index_dim * element,
-    };
-    return 2;
+    return 1 + indexer_cache_parts(p, type, n_ctx, 1, layer, parts + 1);
 }
 
 /* ---- forward ---- */

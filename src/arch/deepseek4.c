@@ -322,10 +322,7 @@ static int cache_parts(const struct params *p, enum tensor_type type, int64_t n_
     };
     if (!csa)
         return n;
-    parts[n++] = (struct cache_part){
-        .name = "index", .layer = layer, .kind = CACHE_ROWS, .row_bytes = index * element,
-        .n_rows = n_ctx / ratio, .span = ratio,
-    };
+    n += indexer_cache_parts(p, type, n_ctx / ratio, ratio, layer, parts + n);
     parts[n++] = (struct cache_part){
         .name = "index_state", .layer = layer, .kind = CACHE_RING, .n_rows = state_rows(ratio),
         .row_bytes = 2 * 2 * index * sizeof(float), .span = 1,

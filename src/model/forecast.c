@@ -178,12 +178,13 @@ double forecast_cache_reads(const struct params *q, enum tensor_type type, int f
 {
     double kv = (double)(params_dim(q, DIM_KV) + params_dim(q, DIM_V)), sum = 0;
     double element = type == TYPE_F32 ? 4 : 2;
+    double key = type == TYPE_F32 ? 4.0 * q->index_dim : (double)q->index_dim + sizeof(float);
     double row = element * (q->kv_lora_rank ? (double)params_dim(q, DIM_KV_A)
                             : q->n_streams  ? (double)q->head_dim
                                             : kv);
     for (int i = first; i < first + n; i++) {
         struct attended a = attended(q, i, depth);
-        sum += a.rows * row + a.keys * element * q->index_dim;
+        sum += a.rows * row + a.keys * key;
     }
     return sum;
 }

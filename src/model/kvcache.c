@@ -85,7 +85,8 @@ static struct kv_sparse sparse_of(const struct kvcache *c, int layer)
     const struct cache_part *state = kvcache_part(c, layer, "state");
     return (struct kv_sparse){
         .index = data_of(c, layer, "index"), .window = data_of(c, layer, "window"),
-        .blocks = data_of(c, layer, "blocks"), .state = data_of(c, layer, "state"),
+        .blocks = data_of(c, layer, "blocks"), .index_scale = data_of(c, layer, "index_scale"),
+        .state = data_of(c, layer, "state"),
         .index_state = data_of(c, layer, "index_state"),
         .n_window = window ? window->n_rows : 0, .n_state = state ? state->n_rows : 0,
     };
