@@ -49,7 +49,7 @@ struct bench bf16_bench(struct room *r, int64_t width)
 size_t attention_bf16_bytes(const struct device_cpu_options *o)
 {
     size_t width = align_up((size_t)o->head_width, DEPTH) + DEPTH;
-    size_t tiles = align_up((size_t)o->max_tokens, LANES) / LANES;
+    size_t tiles = (size_t)attention_bf16_tiles(o);
     size_t bench = KEY_BLOCK * (2 * LANES + width + width / 2) + 2 * width;
     size_t lanes = LANES * (width / 2 + 2 + width);
     size_t span = SPAN * width / 2 + DEPTH, matrices = width * width / 2;
@@ -59,7 +59,7 @@ size_t attention_bf16_bytes(const struct device_cpu_options *o)
 
 int attention_bf16_tiles(const struct device_cpu_options *o)
 {
-    return (o->max_tokens + LANES - 1) / LANES;
+    return (max_of(o->max_tokens, o->index_top_k ? o->n_heads : 0) + LANES - 1) / LANES;
 }
 
 /* ---- step 1 ---- */
@@ -94,6 +94,11 @@ static const uint16_t *cached(const char *data, int64_t stride, int64_t position
     return (const uint16_t *)(const void *)data + position * stride + column;
 }
 
+static const uint16_t *cached_key(const struct attention *a, int set, int64_t position)
+{
+    return cached(a->keys, a->key_stride, a->ids ? a->ids[position] : position, set * a->key_width);
+}
+
 void bf16_lay_block(const struct attention *a, const struct bench *b, int set, int64_t first,
                     uint16_t *keys, uint32_t *pairs)
 {
@@ -103,8 +108,8 @@ void bf16_lay_block(const struct attention *a, const struct bench *b, int set, i
     const uint16_t *zeros = memset(b->even, 0, (size_t)max_of(width, value_width) * sizeof(float));
     for (int64_t p = 0; p < n; p += 2) {
         bool last = p + 1 == n;
-        const uint16_t *key = cached(a->keys, a->key_stride, first + p, set * width);
-        const uint16_t *next = last ? zeros : key + a->key_stride;
+        const uint16_t *key = cached_key(a, set, first + p);
+        const uint16_t *next = last ? zeros : cached_key(a, set, first + p + 1);
         uint16_t *rows = keys + p * width;
         uint32_t *to = pairs ? pairs + p / 2 * value_width : NULL;
         if (a->mla && pairs) { /* values are the first columns of the keys */
@@ -306,23 +311,28 @@ static const float *weight_row(const struct attention *a, const struct weight *w
     return to;
 }
 
+void bf16_turn_weight(const struct attention *a, const struct bench *b, const struct weight *w,
+                      int matrix, uint32_t *to)
+{
+    const struct kernels *k = &a->d->kernels;
+    uint16_t *rows = (uint16_t *)(void *)b->floats;
+    for (int64_t r = 0; r < w->rows; r += SIDE) {
+        for (int i = 0; i < SIDE; i++)
+            k->bf16_round(weight_row(a, w, matrix, r + i, b->even), 1, rows + i * w->cols, w->cols);
+        k->bf16_transpose((const uint32_t *)(void *)rows, w->cols / 2, SIDE, (int)w->cols / 2, to + r,
+                          w->rows);
+    }
+}
+
 static void load_matrices(const struct attention *a, const struct bench *b, int head,
                           struct matrices *to)
 {
     const struct mla *m = a->mla;
-    const struct kernels *k = &a->d->kernels;
     for (int r = 0; r < m->rank; r += 2)
-        k->bf16_pair_rows(weight_row(a, &m->k_b, head, r, b->even),
-                          weight_row(a, &m->k_b, head, r + 1, b->odd),
-                          to->k_b + r / 2 * m->nope, m->nope);
-    for (int v = 0; v < m->value; v += SIDE) {
-        uint16_t *rows = (uint16_t *)(void *)b->floats;
-        for (int i = 0; i < SIDE; i++)
-            k->bf16_round(weight_row(a, &m->v_b, head, v + i, b->even), 1, rows + i * m->rank,
-                          m->rank);
-        k->bf16_transpose((const uint32_t *)(void *)rows, m->rank / 2, SIDE, m->rank / 2,
-                          to->v_b + v, m->value);
-    }
+        a->d->kernels.bf16_pair_rows(weight_row(a, &m->k_b, head, r, b->even),
+                                     weight_row(a, &m->k_b, head, r + 1, b->odd),
+                                     to->k_b + r / 2 * m->nope, m->nope);
+    bf16_turn_weight(a, b, &m->v_b, head, to->v_b);
 }
 
 /* Keys [n, nope + rope] and values, in transposed blocks, of n positions from `first` on. */

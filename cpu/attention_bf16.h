@@ -38,6 +38,14 @@ void bf16_turn_queries(const struct attention *a, const struct bench *b, struct 
  * pairs [KEY_BLOCK / 2, value_width] unless NULL. Behind the last position: 0. */
 void bf16_lay_block(const struct attention *a, const struct bench *b, int set, int64_t first,
                     uint16_t *keys, uint32_t *pairs);
+/* Pairs [cols / 2, rows] of the transpose of a matrix [rows, cols]; rows a multiple of SIDE, cols of
+ * 2 * SIDE. */
+void bf16_turn_weight(const struct attention *a, const struct bench *b, const struct weight *w,
+                      int matrix, uint32_t *to);
+/* A tile meets a block laid out by bf16_lay_block, `rows` positions from `first` on, in the order of
+ * few tokens: its out is [lanes, value_width]. turned [LANES, KEY_BLOCK] is scratch. */
+void bf16_meet_rows(const struct attention *a, const struct bench *b, struct lanes *l,
+                    const uint16_t *keys, int64_t first, int rows, uint16_t *turned);
 /* scores of `rows` positions from `first` on, then weights; shrink [LANES]. */
 void bf16_weigh(const struct attention *a, const struct bench *b, struct lanes *l,
                 const uint16_t *keys, int64_t first, int rows, float *shrink);

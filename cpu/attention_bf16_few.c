@@ -33,6 +33,18 @@ void bf16_meet_pairs(const struct attention *a, const struct bench *b, struct la
                  true, l->out, l->value_width);
 }
 
+void bf16_meet_rows(const struct attention *a, const struct bench *b, struct lanes *l,
+                    const uint16_t *keys, int64_t first, int rows, uint16_t *turned)
+{
+    const struct kernels *k = &a->d->kernels;
+    float shrink[LANES];
+    bf16_weigh(a, b, l, keys, first, rows, shrink);
+    scale_rows(l, shrink);
+    k->bf16_transpose(b->weights, LANES, rows / 2, l->n, (uint32_t *)(void *)turned, KEY_BLOCK / 2);
+    k->bf16_gemm(l->n, (int)a->value_width, rows, turned, KEY_BLOCK, b->words, a->value_width, true,
+                 l->out, a->value_width);
+}
+
 /* Up to LANES queries of a set from row0 on (token by token) meet positions [first, last). */
 void attention_bf16_piece(const struct attention *a, int worker, int set, int row0, int64_t first,
                           int64_t last)

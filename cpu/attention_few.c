@@ -6,6 +6,7 @@
 #include "src/base/util.h"
 
 #define SPLIT_ROWS 8    /* queries per unit of work */
+#define GATHERED_ROWS 64
 #define MIN_SPLIT 256   /* positions per piece of the cache, at least */
 #define ABSORB_ROWS 128 /* rows of k_b per unit of work */
 
@@ -25,10 +26,11 @@ void attention_put_piece(const struct attention *a, int split, int token, int he
     memcpy(to + 2, out, (size_t)a->value_width * sizeof *to);
 }
 
-/* Queries per unit of a step of few tokens. */
+/* Queries per unit of a step of few tokens. Rows that were gathered are all that there is to read,
+ * so then products are the work, which large tiles do best. */
 static int split_rows(const struct attention *a)
 {
-    return a->bf16 ? LANES : SPLIT_ROWS;
+    return a->bf16 ? LANES : a->gathered ? GATHERED_ROWS : SPLIT_ROWS;
 }
 
 /* Unit: one piece of the cache, one set, up to split_rows of its queries (token by token). */
@@ -43,7 +45,7 @@ static void split_unit(const struct attention *a, int worker, int64_t unit)
         attention_bf16_piece(a, worker, set, row0, first, last);
         return;
     }
-    struct tile t = attention_load_tile(a, s, set, row0, SPLIT_ROWS);
+    struct tile t = attention_load_tile(a, s, set, row0, split_rows(a));
     attention_attend(a, worker, &t, set, first, last);
     for (int i = 0; i < t.n; i++) {
         int token = (row0 + i) / a->heads_per_set;
@@ -177,7 +179,7 @@ static void attend_all(struct attention *a)
     pool_run(a->d->pool, run_splits, a,
              (int64_t)a->n_splits * a->n_sets * attention_tiles(a, split_rows(a)),
              grain_of(min_of(a->split, a->n_positions) * (a->key_width + a->value_width) *
-                      min_of(SPLIT_ROWS, a->n_tokens * a->heads_per_set)));
+                      min_of(split_rows(a), a->n_tokens * a->heads_per_set)));
 }
 
 static void merge_all(struct attention *a)
@@ -198,7 +200,7 @@ void attention_run_few(struct attention *a)
 
 /* ---- selected positions ---- */
 
-/* Rows of the cache that one token selected, copied side by side. */
+/* Rows of the cache that one token selected, side by side as floats. */
 struct gather_job {
     const struct attention *a;
     const int32_t *ids;
@@ -208,12 +210,16 @@ static void run_gather(void *ctx, int64_t begin, int64_t end, int worker)
 {
     const struct gather_job *j = ctx;
     const struct attention *a = j->a;
-    size_t element = a->f16 ? 2 : 4, bytes = (size_t)a->key_width * element;
-    char *to = (char *)a->d->selected_rows;
+    int64_t width = a->key_width;
     (void)worker;
-    for (int64_t i = begin; i < end; i++)
-        memcpy(to + (size_t)i * bytes, a->keys + (size_t)(j->ids[i] * a->key_stride) * element,
-               bytes);
+    for (int64_t i = begin; i < end; i++) {
+        float *to = a->d->selected_rows + i * width;
+        int64_t at = j->ids[i] * a->key_stride;
+        if (a->f16)
+            a->d->kernels.decode[TYPE_F16]((const uint16_t *)(const void *)a->keys + at, to, width);
+        else
+            memcpy(to, (const float *)(const void *)a->keys + at, (size_t)width * sizeof *to);
+    }
 }
 
 /* Token t of the tokens of `a`, whose first is token0 of the step. */
@@ -221,12 +227,20 @@ static void attend_selected(const struct attention *a, int token0, int t)
 {
     const struct selection *s = &a->d->selection;
     int count = s->count[token0 + t];
-    struct gather_job job = { a, s->ids + (int64_t)(token0 + t) * s->top_k };
-    pool_run(a->d->pool, run_gather, &job, count, grain_of(a->key_width));
+    const int32_t *ids = s->ids + (int64_t)(token0 + t) * s->top_k;
     struct attention one = *a;
+    if (a->bf16) { /* reads rows where they lie */
+        one.ids = ids;
+    } else {
+        struct gather_job job = { a, ids };
+        pool_run(a->d->pool, run_gather, &job, count, grain_of(a->key_width));
+        one.keys = one.values = (const char *)a->d->selected_rows;
+        one.key_stride = one.value_stride = a->key_width;
+        one.f16 = false;
+        one.gathered = true;
+    }
     one.n_tokens = 1;
-    one.keys = one.values = (const char *)a->d->selected_rows;
-    one.key_stride = one.value_stride = a->key_width;
+    one.n_positions = count;
     one.n_past = count - 1;
     one.absorbed += (int64_t)t * a->n_heads * a->key_width;
     one.partial += (int64_t)t * a->n_heads * (a->value_width + 2);
@@ -236,6 +250,10 @@ static void attend_selected(const struct attention *a, int token0, int t)
 void attention_run_selected(const struct attention *a)
 {
     const int32_t *count = a->d->selection.count;
+    if (a->n_tokens > SPLIT_TOKENS && attention_bf16_selected_fits(a)) {
+        attention_bf16_selected(a);
+        return;
+    }
     for (int token0 = 0; token0 < a->n_tokens; token0 += SPLIT_TOKENS) {
         struct attention few = *a;
         few.n_tokens = min_of(a->n_tokens - token0, SPLIT_TOKENS);

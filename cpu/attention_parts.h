@@ -37,8 +37,10 @@ struct attention {
     struct rows dst, q;
     const struct mla *mla; /* NULL: grouped queries */
     const char *keys, *values; /* this layer's cache */
+    const int32_t *ids; /* the positions that are attended to lie in these rows; NULL: in their own */
     bool f16;
     bool bf16; /* may be computed by the BF16 kernels */
+    bool gathered; /* keys and values are a copy of selected rows */
     int64_t key_stride, value_stride; /* elements from position to position */
     int64_t key_width, value_width;
     int n_heads, n_sets, heads_per_set; /* a set shares keys: n_sets * heads_per_set == n_heads */
@@ -67,8 +69,9 @@ void attention_attend(const struct attention *a, int worker, struct tile *t, int
 
 /* cpu/attention_few.c: steps of at most SPLIT_TOKENS tokens. */
 void attention_run_few(struct attention *a);
-/* Latent attention of any number of tokens, each over the positions that the indexer selected for it.
- * Token by token: the rows are gathered (2 MB in V3.2) and then are a cache of that length. */
+/* Latent attention of any number of tokens, each over the positions that the indexer selected for it:
+ * in pieces, token by token, where there are few of them or no BF16 kernels. The rows are read where
+ * they lie, or gathered as floats, and then are a cache of that length. */
 void attention_run_selected(const struct attention *a);
 
 /* ---- many tokens on BF16 operands (cpu/attention_bf16.c), where the kernel table has them ---- */
@@ -99,6 +102,11 @@ void attention_bf16_piece(const struct attention *a, int worker, int set, int ro
                           int64_t last);
 /* Latent attention from expanded keys and values. */
 void attention_bf16_expanded(const struct attention *a);
+
+/* The same over selected positions (cpu/attention_bf16_selected.c), where the widths fit it too. */
+bool attention_bf16_selected_fits(const struct attention *a);
+void attention_bf16_selected(const struct attention *a);
+#define SELECT_CHUNK 64 /* tokens whose queries and results are kept at a time: 19 MB in V3.2 */
 
 /* Working memory: of each worker, of all for a layer's cache, and tiles of each worker. */
 size_t attention_bf16_bytes(const struct device_cpu_options *o);

@@ -635,6 +635,11 @@ static size_t cut_memory(struct device_cpu *d, uint8_t *base)
     }
     d->absorbed = take(&c, SPLIT_TOKENS * (int64_t)o->n_heads * o->head_width, sizeof(float));
     d->partial = take(&c, MAX_SPLITS * (int64_t)o->n_heads * (o->head_width + 2), sizeof(float));
+    if (d->kernels.bf16_gemm && !o->act_f32 && o->index_top_k && o->cache_width) {
+        int64_t width = SELECT_CHUNK * (int64_t)o->n_heads * o->head_width;
+        d->selected_q = take(&c, width, sizeof *d->selected_q);
+        d->selected_z = take(&c, width, sizeof *d->selected_z);
+    }
     if (d->kernels.bf16_gemm && !o->act_f32) {
         d->bf16_bytes = attention_bf16_bytes(o);
         d->cache_bf16 = take(&c, 1, attention_bf16_cache_bytes(o));

@@ -5,6 +5,7 @@
  * the heads, weighted. Keys in bytes have a kernel for all of that; of floats OpenBLAS multiplies.
  * Tokens that see no more rows than they may select take all, unscored. */
 #include <assert.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -113,15 +114,41 @@ static uint32_t threshold(const float *scores, int64_t n, int64_t top_k, int64_t
     return prefix;
 }
 
-int select_best(const float *scores, int64_t n, int top_k, int32_t *ids)
+/* A score that somewhat more than `wanted` of n reach, by a sample; anything where that fails. */
+static float likely_limit(const float *scores, int64_t n, int64_t wanted)
+{
+    enum { SAMPLE = 1024 };
+    float sample[SAMPLE], limit;
+    int64_t n_above, rank = wanted * SAMPLE / n;
+    rank += 3 * (int64_t)sqrtf((float)rank) + 3; /* three times the deviation of a sample's count */
+    if (n < 2 * SAMPLE || rank >= SAMPLE)
+        return NAN;
+    for (int64_t i = 0; i < SAMPLE; i++)
+        sample[i] = scores[i * (n / SAMPLE)];
+    uint32_t image = threshold(sample, SAMPLE, rank, &n_above);
+    image = image & 0x80000000u ? image & 0x7fffffffu : ~image;
+    memcpy(&limit, &image, sizeof limit);
+    return limit;
+}
+
+/* The indices of scores that reach the limit, in order; -1: more than there is room for. */
+static int64_t reaching(const float *scores, int64_t n, float limit, int32_t *ids, int64_t room)
+{
+    int64_t count = 0;
+    for (int64_t i = 0; i < n; i++) {
+        if (count == room)
+            return -1;
+        ids[count] = (int32_t)i;
+        count += scores[i] >= limit;
+    }
+    return count;
+}
+
+/* All of n, where a sample told nothing. */
+static int select_of_all(const float *scores, int64_t n, int top_k, int32_t *ids)
 {
     int count = 0;
     int64_t n_above;
-    if (n <= top_k) {
-        for (; count < n; count++)
-            ids[count] = count;
-        return count;
-    }
     uint32_t limit = threshold(scores, n, top_k, &n_above);
     int64_t equal = top_k - n_above;
     for (int64_t i = 0; count < top_k; i++) { /* there are so many */
@@ -131,6 +158,26 @@ int select_best(const float *scores, int64_t n, int top_k, int32_t *ids)
         count += image > limit || tie;
         equal -= tie;
     }
+    return count;
+}
+
+int select_best(const float *scores, int64_t n, int top_k, int32_t *ids, float *scratch, int64_t room)
+{
+    int32_t *near = (int32_t *)(void *)scratch;
+    float *values = scratch + room / 2;
+    if (n <= top_k) {
+        for (int i = 0; i < n; i++)
+            ids[i] = i;
+        return (int)n;
+    }
+    int64_t n_near = reaching(scores, n, likely_limit(scores, n, top_k), near, room / 2);
+    if (n_near < top_k) /* too few, or too many: -1 */
+        return select_of_all(scores, n, top_k, ids);
+    for (int64_t i = 0; i < n_near; i++)
+        values[i] = scores[near[i]];
+    int count = select_of_all(values, n_near, top_k, ids);
+    for (int i = 0; i < count; i++)
+        ids[i] = near[ids[i]];
     return count;
 }
 
@@ -188,12 +235,15 @@ static void run_select(void *ctx, int64_t begin, int64_t end, int worker)
 {
     const struct indexer_job *j = ctx;
     struct selection *s = &j->d->selection;
-    int (*select)(const float *, int64_t, int, int32_t *) =
-        j->x->heap_ties ? select_by_heap : select_best;
-    (void)worker;
-    for (int64_t t = j->first + begin; t < j->first + end; t++)
-        s->count[t] = select(scores_of(j, t), n_visible(j, t), j->x->top_k,
-                             s->ids + t * s->top_k);
+    float *scratch = j->d->scratch[worker].latents;
+    int64_t room = KEY_BLOCK * (int64_t)j->d->options.head_width;
+    for (int64_t t = j->first + begin; t < j->first + end; t++) {
+        int32_t *ids = s->ids + t * s->top_k;
+        int64_t n = n_visible(j, t);
+        s->count[t] = j->x->heap_ties
+                          ? select_by_heap(scores_of(j, t), n, j->x->top_k, ids)
+                          : select_best(scores_of(j, t), n, j->x->top_k, ids, scratch, room);
+    }
 }
 
 void indexer_run(struct device_cpu *d, struct rows queries, struct rows weights,

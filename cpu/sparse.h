@@ -37,8 +37,10 @@ void indexer_run(struct device_cpu *d, struct rows queries, struct rows weights,
                  const struct kvcache *c, int layer, const struct indexer *x);
 
 /* The min(top_k, n) best of n scores, in ascending order of index; among equal scores the lower index
- * wins, and what is not a number is worst. Returns how many. */
-int select_best(const float *scores, int64_t n, int top_k, int32_t *ids);
+ * wins, and what is not a number is worst. Returns how many. scratch [room] is best of several times
+ * top_k: what a sample of the scores makes likely is looked at alone then, with the same result. */
+int select_best(const float *scores, int64_t n, int top_k, int32_t *ids, float *scratch,
+                int64_t room);
 
 /* cpu/attention_window.c */
 void attention_run_window(struct device_cpu *d, struct rows dst, struct rows q, struct rows row,

@@ -101,7 +101,9 @@ struct device_cpu {
     int32_t *index_words; /* queries of INDEX_TILE tokens in bytes: struct index_query */
     int32_t *index_sums;
     float *index_weights;
-    float *selected_rows; /* [index_top_k, cache_width] of one token, in the cache's type */
+    float *selected_rows; /* [index_top_k, cache_width] of one token */
+    uint16_t *selected_q, *selected_z; /* attention on BF16 over selected rows: absorbed queries and
+                                          weighted latents of SELECT_CHUNK tokens */
 
     /* Attention of few tokens: absorbed queries, and what each piece of the cache contributed. */
     float *absorbed; /* [SPLIT_TOKENS, n_heads, head_width] */

@@ -10,15 +10,15 @@
 #include "src/format/quant.h"
 #include "tests/check.h"
 
-#define N_HEADS 8
+#define N_HEADS 80 /* more than a tile of queries */
 #define NOPE 32
-#define ROPE 16
+#define ROPE 32
 #define VALUE 32
 #define RANK 64
 #define INDEX_HEADS 6
 #define INDEX_DIM 64
 #define N_CTX 1200
-#define MAX_TOKENS 40
+#define MAX_TOKENS 80 /* more than are kept at a time */
 #define MAX_TOP_K 300
 
 static float *floats(int64_t n)
@@ -41,28 +41,82 @@ static struct rows rows_of(float *data, int64_t width)
 
 /* ---- ties ---- */
 
+/* How many come before row i: larger ones, and of equal ones the earlier; NaN is the least. */
+static int n_before(const float *scores, int n, int i)
+{
+    int before = 0;
+    for (int k = 0; k < n; k++)
+        before += isnan(scores[i]) ? !isnan(scores[k]) || k < i
+                                   : scores[k] > scores[i] || (scores[k] == scores[i] && k < i);
+    return before;
+}
+
 static void test_select(void)
 {
-    check_case("the best of many, ties to the earlier");
+    float scores[400], scratch[100];
+    int32_t ids[400];
+    check_case("the best of few, ties to the earlier");
     for (int round = 0; round < 200; round++) {
-        float scores[400];
-        int32_t ids[400];
         int n = 1 + (int)(check_random() % 400), top_k = 1 + (int)(check_random() % 400);
         for (int i = 0; i < n; i++) /* few different values */
             scores[i] = (float)((int)(check_random() % 9) - 4) / 4;
         if (round % 8 == 0)
             scores[check_random() % (unsigned)n] = NAN;
-        int count = select_best(scores, n, top_k, ids);
+        int count = select_best(scores, n, top_k, ids, scratch, 100);
         CHECK_INT(count, min_of(n, top_k));
         for (int i = 0, at = 0; i < n; i++) {
-            int before = 0; /* how many come before row i */
-            for (int k = 0; k < n; k++)
-                before += isnan(scores[i]) ? !isnan(scores[k]) || k < i
-                                           : scores[k] > scores[i] ||
-                                                 (scores[k] == scores[i] && k < i);
             bool selected = at < count && ids[at] == i;
-            CHECK_MSG(selected == (before < top_k), "row %d of %d, %d before it", i, n, before);
+            CHECK_MSG(selected == (n_before(scores, n, i) < top_k), "row %d of %d", i, n);
             at += selected;
+        }
+    }
+}
+
+static int by_value(const void *a, const void *b)
+{
+    float x = *(const float *)a, y = *(const float *)b;
+    return (x < y) - (x > y);
+}
+
+/* Of many, where a sample says what is likely; it may mislead, and there may be too little room. */
+static void test_select_many(void)
+{
+    enum { N = 9000, BEST = 700 };
+    static const char *const kinds[] = { "random", "rising", "a few values", "falling in steps",
+                                         "what the sample sees is high", "what it sees is low",
+                                         "mostly no numbers", "all equal" };
+    static float scores[N], sorted[N], scratch[2 * N];
+    static int32_t ids[BEST];
+    for (int kind = 0; kind < (int)ARRAY_LEN(kinds); kind++) {
+        for (int64_t room = 0; room <= 2 * N; room += N / 2) {
+            int n = N - kind, step = n / 1024;
+            check_case("the best of many: %s, room for %d", kinds[kind], (int)room);
+            for (int i = 0; i < n; i++) {
+                float x = check_random_float(-1, 1);
+                scores[i] = kind == 0   ? x
+                            : kind == 1 ? (float)i
+                            : kind == 2 ? (float)(int)(3 * x)
+                            : kind == 3 ? (float)(-i / 500)
+                            : kind == 4 ? x + (i % step == 0 ? 5 : 0)
+                            : kind == 5 ? x - (i % step == 0 ? 5 : 0)
+                            : kind == 6 ? (i % 17 ? NAN : x)
+                                        : 0.5f;
+                sorted[i] = isnan(scores[i]) ? -INFINITY : scores[i];
+            }
+            qsort(sorted, (size_t)n, sizeof *sorted, by_value);
+            float limit = sorted[BEST - 1];
+            int equal = BEST, at = 0;
+            for (int i = 0; i < BEST; i++)
+                equal -= sorted[i] > limit;
+            CHECK_INT(select_best(scores, n, BEST, ids, scratch, room), BEST);
+            for (int i = 0; i < n; i++) {
+                float score = isnan(scores[i]) ? -INFINITY : scores[i];
+                bool wanted = score > limit || (score == limit && equal > 0);
+                equal -= score == limit && wanted;
+                bool selected = at < BEST && ids[at] == i;
+                CHECK_MSG(selected == wanted, "row %d of %d", i, n);
+                at += selected;
+            }
         }
     }
 }
@@ -116,6 +170,7 @@ static void test_bytes(void)
     enum { N = 4000, BEST = 256 };
     static float scores[2][N];
     static int32_t best[2][BEST];
+    static float scratch[4 * BEST];
     int8_t a[8][128], b[128];
     float q[8][128], key[128], q_scale[8];
     for (int h = 0; h < 8; h++) {
@@ -144,7 +199,7 @@ static void test_bytes(void)
     }
     int same = 0;
     for (int i = 0; i < 2; i++)
-        CHECK_INT(select_best(scores[i], N, BEST, best[i]), BEST);
+        CHECK_INT(select_best(scores[i], N, BEST, best[i], scratch, 4 * BEST), BEST);
     for (int i = 0, k = 0; i < BEST; i++) {
         while (k < BEST && best[1][k] < best[0][i])
             k++;
@@ -305,13 +360,13 @@ static void spoil_row(const struct layer_rig *r, int64_t position)
     }
 }
 
-static void test_layer(struct pool *pool, enum tensor_type type, bool act_f32, int n_tokens,
-                       int64_t n_past, int top_k)
+static void test_layer(struct pool *pool, enum tensor_type type, bool act_f32, unsigned isa,
+                       int n_tokens, int64_t n_past, int top_k)
 {
-    check_case("%d tokens after %lld, %d of all, %s cache%s", n_tokens, (long long)n_past, top_k,
-               quant_traits(type)->name, act_f32 ? ", float activations" : "");
+    check_case("%d tokens after %lld, %d of all, %s cache%s, %s", n_tokens, (long long)n_past, top_k,
+               quant_traits(type)->name, act_f32 ? ", float activations" : "", cpu_isa_name(isa));
     struct device_cpu_options o = {
-        .pool = pool, .isa = cpu_isa(), .act_f32 = act_f32, .max_tokens = MAX_TOKENS,
+        .pool = pool, .isa = isa, .act_f32 = act_f32, .max_tokens = MAX_TOKENS,
         .max_cols = 512, .max_rows = 512, .n_ctx = N_CTX, .n_heads = N_HEADS, .head_width = 96,
         .cache_width = RANK + ROPE, .index_top_k = MAX_TOP_K,
     };
@@ -408,17 +463,22 @@ int main(void)
     if (!CHECK_MSG(pool_open(&pool, 2, &err), "%s", err.text))
         return check_finish();
     test_select();
+    test_select_many();
     test_bytes();
     test_layernorm(pool);
-    for (int fast = 0; fast < 2; fast++) {
-        enum tensor_type type = fast ? TYPE_F16 : TYPE_F32;
-        test_layer(pool, type, !fast, 1, 700, 300);  /* a piece and a bit */
-        test_layer(pool, type, !fast, 1, 299, 300);  /* everything, just so */
-        test_layer(pool, type, !fast, 3, 298, 300);  /* across the limit */
-        test_layer(pool, type, !fast, 4, 900, 7);
-        test_layer(pool, type, !fast, 40, 0, 8);     /* from the first position on */
-        test_layer(pool, type, !fast, 33, 1000, 128);
-        test_layer(pool, type, !fast, 40, 100, 300); /* fewer than may be selected */
+    for (int mode = 0; mode < 3; mode++) { /* floats, halves, halves without tiles of BF16 */
+        enum tensor_type type = mode ? TYPE_F16 : TYPE_F32;
+        unsigned isa = mode == 2 ? cpu_isa() & ~(unsigned)ISA_AMX : cpu_isa();
+        if (mode == 2 && isa == cpu_isa())
+            continue;
+        test_layer(pool, type, !mode, isa, 1, 700, 300);  /* a piece and a bit */
+        test_layer(pool, type, !mode, isa, 1, 299, 300);  /* everything, just so */
+        test_layer(pool, type, !mode, isa, 3, 298, 300);  /* across the limit */
+        test_layer(pool, type, !mode, isa, 4, 900, 7);
+        test_layer(pool, type, !mode, isa, 40, 0, 8);     /* from the first position on */
+        test_layer(pool, type, !mode, isa, 33, 1000, 128);
+        test_layer(pool, type, !mode, isa, 70, 900, 300); /* two chunks, two blocks of rows */
+        test_layer(pool, type, !mode, isa, 40, 100, 300); /* fewer than may be selected */
     }
     pool_close(pool);
     return check_finish();
