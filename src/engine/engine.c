@@ -115,7 +115,8 @@ static bool place(struct engine *e, struct error *err)
         struct error why = { 0 };
         fail(&why, ERR_FIT, "%s: no layer of this model fits into the %llu MiB that may be used",
              hybrid_card(e->hybrid)->name, (unsigned long long)(e->placement.vram_budget >> 20));
-        without_gpu(e, &why, NULL);
+        if (!without_gpu(e, &why, err))
+            return false;
     }
     /* what is needed later, without the caller's rules */
     e->wishes = w;

@@ -632,6 +632,8 @@ bool placement_make(struct placement *p, const struct model *m, const struct rat
     struct chooser c = { p, m, here, w, NULL, false };
     *p = (struct placement){ .n_batch = w->n_batch };
     p->vram_budget = here->vram_bytes > w->vram_margin ? here->vram_bytes - w->vram_margin : 0;
+    if (here->vram_bytes && w->gpu_layers > 0) /* a card that is asked for is there, or it does not fit */
+        p->vram_budget = max_of(p->vram_budget, (uint64_t)1);
     if (!check_wishes(&c, err))
         return false;
     size_t n = (size_t)m->n_tensors;
