@@ -15,6 +15,7 @@
 #include "src/cli/load.h"
 #include "src/cli/paths.h"
 #include "src/cli/rates.h"
+#include "src/cli/record.h"
 #include "src/cli/signals.h"
 #include "src/cli/term.h"
 #include "src/engine/card.h"
@@ -532,6 +533,8 @@ static bool run_setting(struct bench *b, struct loaded *m, const int32_t *ids, i
         row_limit(b, r);
         ok = ok && doubt_limits(b, r, err);
         ok = report_row(b, r, err) && ok;
+        record_line("%s: %.1f tok/s, threads %d, batch %d, context %lld", r->test, row_median(r),
+                    threads, batch, (long long)n_ctx);
     }
     session_close(run.session);
     return ok;

@@ -46,7 +46,7 @@ static const struct command commands[] = {
     { "doctor", CMD_DOCTOR, "what holds this machine back, and what mends it",
       "tandem doctor [MODEL] [options]",
       "  tandem doctor                memory, processor, card, limits; changes nothing\n"
-      "  tandem doctor v3.gguf        also the disk that the model lies on\n"
+      "  tandem doctor v3.gguf -q     its disk, too; only what could be better\n"
       "  tandem doctor --json | jq -r '.findings[] | select(.state == \"poor\") | .mend'\n",
       cmd_doctor },
     { "config", CMD_CONFIG, "which settings count, and where they come from",

@@ -126,11 +126,12 @@ static void add_finding(struct buf *out, const struct finding *f, bool verbose)
         add_labelled(out, "gain", *f->gain ? f->gain : "no estimate");
 }
 
-static bool print_text(const struct doctor *d, bool verbose, struct error *err)
+static bool print_text(const struct doctor *d, const struct options *o, struct error *err)
 {
     struct buf out = { 0 };
     for (int i = 0; i < d->n; i++)
-        add_finding(&out, &d->findings[i], verbose);
+        if (!o->quiet || d->findings[i].state == FINDING_POOR) /* -q: what there is to do */
+            add_finding(&out, &d->findings[i], o->verbose > 0);
     int n_poor = count(d, FINDING_POOR), n_unknown = count(d, FINDING_UNKNOWN);
     buf_printf(&out, "\n%d of %d could be better (!)", n_poor, d->n);
     if (n_unknown)
@@ -161,5 +162,5 @@ bool cmd_doctor(struct options *o, struct error *err)
     if (card_find(&library, &card, 0, &no_card))
         c.card = &card;
     doctor_look(&d, &c);
-    return o->json ? print_json(&d, err) : print_text(&d, o->verbose > 0, err);
+    return o->json ? print_json(&d, err) : print_text(&d, o, err);
 }

@@ -24,7 +24,7 @@ struct skill {
 struct task {
     struct json *json;
     struct str skill, wanted;
-    struct chat_message messages[MAX_MESSAGES];
+    struct chat_message messages[MAX_MESSAGES + 1]; /* room for a system prompt */
     size_t n_messages;
     enum think_mode think;
     enum match match;
@@ -70,6 +70,15 @@ static bool read_task(struct task *t, struct str line, struct error *err)
     if (!js_as_text(js_get(t->json, "answer"), &t->wanted) && t->match != MATCH_NO_THINK)
         return fail(err, ERR_FILE, "no \"answer\"");
     return read_messages(t, err);
+}
+
+/* The system prompt of the options, where the task has none of its own. */
+static void put_system(struct task *t, struct str system)
+{
+    if (!system.len || t->messages[0].role == ROLE_SYSTEM)
+        return;
+    memmove(t->messages + 1, t->messages, t->n_messages++ * sizeof *t->messages);
+    t->messages[0] = chat_text(ROLE_SYSTEM, system);
 }
 
 static struct skill *find_skill(struct skill *skills, int *n, struct str name, struct error *err)
@@ -122,7 +131,7 @@ static bool answer_task(struct loaded *m, const struct options *o, const struct 
 
 /* All lines of the file. */
 static bool answer_all(struct loaded *m, const struct options *o, struct buf *text,
-                       struct skill *skills, int *n_skills, struct error *err)
+                       struct str system, struct skill *skills, int *n_skills, struct error *err)
 {
     struct progress progress;
     struct str all = buf_str(text);
@@ -138,6 +147,8 @@ static bool answer_all(struct loaded *m, const struct options *o, struct buf *te
         if (line.len == 0 || (line.len == 1 && line.data[0] == '\r'))
             continue;
         ok = read_task(&t, line, err) || error_prefix(err, "%s:%d", o->tasks, number);
+        if (ok)
+            put_system(&t, system);
         struct skill *s = ok ? find_skill(skills, n_skills, t.skill, err) : NULL;
         ok = s && answer_task(m, o, &t, s, err);
         js_free(t.json);
@@ -204,19 +215,21 @@ static bool print_skills(const struct options *o, const struct loaded *m,
 bool eval_tasks(const struct options *o, const char *path, struct error *err)
 {
     struct loaded m = { 0 };
-    struct buf text = { 0 };
+    struct buf text = { 0 }, system = { 0 };
     struct options greedy = *o;
     static struct skill skills[MAX_SKILLS];
     int n_skills = 0;
     if (isnan(o->temperature))
         greedy.temperature = 0; /* measuring, not talking */
     bool ok = js_available(err) && buf_read_file(&text, o->tasks, err) && buf_ok(&text, err) &&
+              load_system(o, &system, err) &&
               loaded_open(&m, &greedy, path, WANT_TEXT, UNSET, err) &&
-              answer_all(&m, &greedy, &text, skills, &n_skills, err);
+              answer_all(&m, &greedy, &text, buf_str(&system), skills, &n_skills, err);
     /* Ctrl-C still shows what was counted. */
     if (ok || (n_skills > 0 && err->code == ERR_INTERRUPTED))
         ok = print_skills(o, &m, skills, n_skills, ok ? err : NULL) && ok;
     buf_release(&text);
+    buf_release(&system);
     loaded_close(&m);
     return ok;
 }

@@ -162,6 +162,8 @@ bool inspect_json(const struct gguf *g, const struct model *m, const regex_t *pa
         js_push(files, file);
     }
     js_set(j, "architecture", js_text(architecture));
+    if (m)
+        js_set(j, "numerics", js_text(str_of(numerics_name(m->params.numerics))));
     js_set(j, "gguf_version", js_int(g->version));
     js_set(j, "files", files);
     js_set(j, "hyper_parameters", m ? hyper_parameters(m) : js_null());

@@ -11,6 +11,7 @@
 
 #define TALK (CMD_CHAT | CMD_RUN)
 #define ANSWERS (CMD_CHAT | CMD_RUN | CMD_EVAL)
+#define RUNS (CMD_CHAT | CMD_RUN | CMD_EVAL | CMD_BENCH)
 #define COMPUTES (CMD_CHAT | CMD_RUN | CMD_EVAL | CMD_BENCH | CMD_PLAN)
 #define RENDERS (CMD_CHAT | CMD_RUN | CMD_INSPECT | CMD_EVAL)
 #define READS (COMPUTES | CMD_INSPECT)
@@ -322,7 +323,7 @@ const struct option option_rows[] = {
       .fallback = "auto: as many as fit" },
     { "device", NULL, "--main-gpu -mg", "N", COMPUTES, GROUP_MODEL, INT(gpu_index, 0, 63),
       .help = "which GPU", .fallback = "0" },
-    { "handoff", NULL, NULL, "auto|stop|callback|flags", COMPUTES, GROUP_MODEL,
+    { "handoff", NULL, NULL, "auto|stop|callback|flags", RUNS, GROUP_MODEL,
       CHOICE(handoff, "auto|stop|callback|flags"),
       .help = "how a GPU hands experts to the CPU: the program stops for each layer, or the GPU's "
               "queue calls it, or both poll words in memory",
@@ -333,9 +334,9 @@ const struct option option_rows[] = {
               "the page cache", .fallback = "auto: copy what fits" },
     { "no-mmap", NULL, NULL, NULL, COMPUTES, GROUP_MODEL, CONST(load, LOAD_COPY) },
     { "mmap", NULL, NULL, NULL, COMPUTES, GROUP_MODEL, CONST(load, LOAD_MMAP) },
-    { "numa", NULL, NULL, "auto|off|N", COMPUTES, GROUP_MODEL, CUSTOM(read_numa),
+    { "numa", NULL, NULL, "auto|off|N", RUNS, GROUP_MODEL, CUSTOM(read_numa),
       .help = "share the experts out to memory nodes (of a copy)", .fallback = "auto" },
-    { "mlock", NULL, NULL, NULL, COMPUTES, GROUP_MODEL, FLAG(mlock),
+    { "mlock", NULL, NULL, NULL, RUNS, GROUP_MODEL, FLAG(mlock),
       .help = "keep the weights from being paged out" },
     { "cpu-isa", NULL, NULL, "NAME", COMPUTES, GROUP_MODEL, CUSTOM(read_isa),
       .help = "strongest instruction set to use: ref, avx2, avx512, amx, neon",
@@ -548,7 +549,7 @@ const struct option option_rows[] = {
       .help = "the line with speed and seed on stderr, also off a terminal" },
     { "heat", NULL, NULL, "FILE", TALK | CMD_BENCH, GROUP_OUTPUT, TEXT(heat),
       .help = "how often each expert was picked: a table, or FILE.svg" },
-    { "log", NULL, "--log-file", "FILE", TALK | CMD_EVAL | CMD_BENCH, GROUP_OUTPUT, TEXT(log),
+    { "log", NULL, "--log-file", "FILE", RUNS, GROUP_OUTPUT, TEXT(log),
       .help = "add what happens to this file, a line each: figures and warnings, no conversation" },
     { "color", NULL, "--colour", "auto|always|never", ALL, GROUP_OUTPUT,
       CHOICE(colour, "auto|always|never"), .help = "colour", .fallback = "auto" },

@@ -151,6 +151,8 @@ static bool apply_named(struct options *o, const struct option *row, const char 
     if (wants_value(row))
         return apply(o, row, value, err);
     int answer = yes_or_no(value);
+    if (answer < 0 && row->kind == OPT_MAYBE)
+        return apply(o, row, value, err);
     if (answer < 0)
         return fail(err, ERR_USAGE, "wants on or off, got \"%s\"", value);
     return answer == 0 || apply(o, row, NULL, err);
@@ -599,6 +601,7 @@ static void help_row(struct buf *out, const struct option *row, bool all)
 
 void options_help(struct buf *out, unsigned command, bool all)
 {
+    bool bold = term_colour(STDOUT_FILENO);
     for (int group = 0; group < N_GROUPS; group++) {
         bool titled = false;
         for (int i = 0; i < n_option_rows; i++) {
@@ -607,7 +610,8 @@ void options_help(struct buf *out, unsigned command, bool all)
                 !row->help || !(all || row->common))
                 continue;
             if (!titled && all)
-                buf_printf(out, "\n%s\n", option_group_title(row->group));
+                buf_printf(out, bold ? "\n\033[1m%s\033[0m\n" : "\n%s\n",
+                           option_group_title(row->group));
             titled = true;
             help_row(out, row, all);
         }

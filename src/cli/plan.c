@@ -63,7 +63,7 @@ static bool print(struct plan *p, struct error *err)
         ok = plan_compare(&out, NULL, p, err);
     } else {
         plan_text(&out, p, 0);
-        if (o->explain)
+        if (o->explain || o->verbose)
             plan_explain(&out, p);
     }
     ok = ok && buf_ok(&out, err) && out_write(out.data, out.len, err);

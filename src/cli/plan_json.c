@@ -127,6 +127,7 @@ bool plan_json(const struct plan *p, struct error *err)
     js_set(j, "runs", js_bool(p->model.arch->forward != NULL));
     js_set(j, "parameters", js_int((int64_t)p->model.n_elements));
     js_set(j, "parameters_active", js_int((int64_t)p->model.n_elements_active));
+    js_set(j, "numerics", text(numerics_name(p->model.params.numerics)));
     js_set(j, "machine", machine(&p->rates));
     js_set(j, "context", js_int(q->n_ctx));
     js_set(j, "batch", js_int(q->n_batch));

@@ -92,24 +92,35 @@ static const char *weights_home(const struct placement *p)
     return p->ram_mapped > 0 ? "used in the file" : p->copied ? "copied" : "on the GPU";
 }
 
-void record_loaded(const struct loaded *m, const struct options *o, const char *path)
+static void record_placement(const struct loaded *m)
 {
     const struct placement *p = engine_placement(m->engine);
-    char ram[32], file[32], vram[32], think[48] = "";
-    if (!record.fd)
-        return;
-    record_line("model: %s: %s, loaded in %.3f s", path, m->description, m->load_s);
-    record_line("placed: context %lld, batch %d, threads %d, cpu-isa %s, nodes %d, cache-type %s, "
-                "weights %s; %s of RAM, %s of the file, %s of VRAM; trunk layers on the GPU %d, "
-                "experts there per layer %d",
+    char ram[32], file[32], vram[32], cache[32];
+    uint64_t cache_bytes = 0;
+    for (int home = 0; home < N_HOMES; home++)
+        cache_bytes += p->bytes[PART_CACHE][home];
+    record_line("placed: context %lld, batch %d, threads %d, cpu-isa %s, nodes %d, "
+                "numerics %s, weights %s, cache %s; %s of RAM, %s of the file, %s of VRAM",
                 (long long)(m->session ? session_n_ctx(m->session) : p->n_ctx),
                 engine_batch(m->engine), engine_threads(m->engine),
                 cpu_isa_name(engine_isa(m->engine)), engine_nodes(m->engine),
-                o->cache_type == 1 || o->act_f32 ? "f32" : "f16", weights_home(p),
+                numerics_name(m->model->params.numerics), weights_home(p),
+                human_bytes((double)cache_bytes, cache, sizeof cache),
                 human_bytes((double)p->ram_used, ram, sizeof ram),
                 human_bytes((double)p->ram_mapped, file, sizeof file),
-                human_bytes((double)p->vram_used, vram, sizeof vram), p->gpu_layers,
-                p->expert_slots);
+                human_bytes((double)p->vram_used, vram, sizeof vram));
+    if (engine_gpu(m->engine))
+        record_line("on the GPU: the trunk of %d layers, routed experts from layer %d on, copies of %d "
+                    "experts per layer", p->gpu_layers, p->cpu_moe, p->expert_slots);
+}
+
+void record_loaded(const struct loaded *m, const struct options *o, const char *path)
+{
+    char think[48] = "";
+    if (!record.fd)
+        return;
+    record_line("model: %s: %s, loaded in %.3f s", path, m->description, m->load_s);
+    record_placement(m);
     if (!m->sampler)
         return;
     const struct sampler_options *s = &m->sampling;
@@ -130,6 +141,11 @@ void record_answer(const struct loaded *m, const struct generation *g)
                 (long long)g->n_generated, (long long)g->n_thinking, g->decode_s,
                 finish_name(g->finish), (unsigned long long)m->sampling.seed,
                 (long long)session_n_past(m->session), (long long)session_n_ctx(m->session));
+    struct draft_report d;
+    session_draft_report(m->session, &d);
+    if (d.n_guesses > 0)
+        record_line("drafting: %lld of %lld guesses accepted since the beginning",
+                    (long long)d.n_accepted, (long long)d.n_guesses);
 }
 
 void record_close(const struct error *err, int code)

@@ -26,7 +26,7 @@ static bool list_json(const struct store_summary *list, int n, struct error *err
     return js_print(all, 2, err);
 }
 
-static bool list_text(const struct store_summary *list, int n, struct error *err)
+static bool list_text(const struct store_summary *list, int n, bool verbose, struct error *err)
 {
     struct buf text = { 0 };
     char when[32], size[32];
@@ -38,6 +38,11 @@ static bool list_text(const struct store_summary *list, int n, struct error *err
         buf_printf(&text, "%-16s %s %4lld %9s  ", list[i].name, when, (long long)list[i].n_exchanges,
                    size);
         term_escape_to(&text, list[i].title, strlen(list[i].title));
+        if (verbose) {
+            buf_puts(&text, "   (");
+            term_escape_to(&text, list[i].model, strlen(list[i].model));
+            buf_printf(&text, ", %d branch%s)", list[i].n_branches, list[i].n_branches == 1 ? "" : "es");
+        }
         buf_puts(&text, "\n");
     }
     bool ok = buf_ok(&text, err) && (text.len == 0 || out_write(text.data, text.len, err));
@@ -53,7 +58,7 @@ static bool do_list(struct options *o, const char *const *names, int n_names, st
     if (n_names > 0)
         return fail(err, ERR_USAGE, "sessions list takes no name (sessions show %s)", names[0]);
     bool ok = store_list(&list, &n, err) &&
-              (o->json ? list_json(list, n, err) : list_text(list, n, err));
+              (o->json ? list_json(list, n, err) : list_text(list, n, o->verbose > 0, err));
     mem_free(list);
     return ok;
 }

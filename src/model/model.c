@@ -85,6 +85,12 @@ static bool mtp_is_main(const struct model *m, int64_t n_layers)
            block_has(m, "blk.%d.attn_norm.weight", n_layers);
 }
 
+const char *numerics_name(enum numerics n)
+{
+    static const char *const names[] = { "official", "gguf", "llamacpp" };
+    return names[n];
+}
+
 static bool solve_skeleton(struct model *m, enum numerics numerics, struct error *err)
 {
     const struct keys *k = &m->keys;

@@ -18,6 +18,7 @@ struct gguf;
  * official is the default, llamacpp reproduces llama.cpp for comparisons, gguf is llamacpp for the
  * architectures whose only public GGUF implementation is llama.cpp's, and official for the others. */
 enum numerics { NUMERICS_OFFICIAL, NUMERICS_GGUF, NUMERICS_LLAMACPP };
+const char *numerics_name(enum numerics n); /* "official", "gguf", "llamacpp" */
 
 enum rope_scaling { ROPE_SCALING_NONE, ROPE_SCALING_LINEAR, ROPE_SCALING_YARN };
 
