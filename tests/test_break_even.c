@@ -252,7 +252,10 @@ static void test_limits(void)
     CHECK_INT(break_even_length(&b, 1, 0), 1);
     CHECK_INT(break_even_length(&b, 3, 1000), 0); /* too much to read first */
     CHECK_INT(break_even_reason(&b), DRAFT_PAYS);
-    break_even_caught_up(&b, 10, 1.4);
+    break_even_read(&b, 100, 3, false); /* with a prompt: no trial has cost that */
+    CHECK_INT(break_even_length(&b, 1, 0), 1);
+    CHECK_INT(break_even_pairs(&b), 16); /* half a plain step */
+    break_even_read(&b, 10, 1.4, true);
     CHECK_INT(break_even_length(&b, 3, 0), 0); /* that has used up what may be lost at once */
     CHECK_INT(break_even_reason(&b), DRAFT_RECOVERS);
     CHECK_MSG(fabs(break_even_balance(&b) + 1.4) < 1e-9, "%.3f steps", break_even_balance(&b));

@@ -1,5 +1,7 @@
 /* Drafting: the same tokens as without it, greedy and sampled, whatever happens to the timeline;
- * guesses that are good on the demo model; auto that keeps its promise by its own account. */
+ * guesses that are good on the demo model; and by a judge that does not trust the seed, the same
+ * distribution. (When to guess: test_break_even.c.) */
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -20,11 +22,27 @@ static struct engine *engine;
 static struct tokenizer *tokenizer;
 static int64_t n_vocab;
 
+/* Guesses by the rules of the sampler that will choose; NULL: the highest logit. */
+static struct sampler *foresees;
+
+static int32_t foresee(void *ctx, float *logits, const int32_t *ahead, int n_ahead)
+{
+    (void)ctx;
+    if (foresees)
+        return sampler_foresee(foresees, logits, (int)n_vocab, ahead, n_ahead);
+    int32_t best = 0;
+    for (int32_t i = 1; i < n_vocab; i++)
+        best = logits[i] > logits[best] ? i : best;
+    return best;
+}
+
 static struct session *open_session(enum draft_use use, int64_t n_ctx, const atomic_int *cancel)
 {
     struct error err = { 0 };
     struct session *s = NULL;
-    struct session_options o = { .n_ctx = n_ctx, .draft = use, .cancel = cancel };
+    struct session_options o = {
+        .n_ctx = n_ctx, .draft = use, .cancel = cancel, .choose = foresee,
+    };
     CHECK_MSG(session_open(&s, engine, &o, &err), "%s", err.text);
     return s;
 }
@@ -71,6 +89,7 @@ static int continue_by(struct session *s, struct sampler *sampler, int32_t *out,
         if (!CHECK_MSG(sampler_choose(sampler, logits, (int)n_vocab, &id, &err), "%s", err.text))
             break;
         out[n++] = id;
+        sampler_accept(sampler, id);
         if (tokenizer_is_end(tokenizer, id) || session_n_past(s) >= session_n_ctx(s))
             break;
         if (!CHECK_MSG(session_decode(s, id, &err), "%s", err.text))
@@ -80,13 +99,31 @@ static int continue_by(struct session *s, struct sampler *sampler, int32_t *out,
     return n;
 }
 
-static struct sampler *open_sampler(float temperature, uint64_t seed)
+enum kind { GREEDY, WARM, FILTERED, PUNISHED, N_KINDS };
+static const char *const kind_names[] = { "greedy", "temperature", "top-k, top-p and min-p",
+                                          "penalties and a bias" };
+
+static struct sampler *open_sampler(enum kind kind, uint64_t seed)
 {
+    static const struct logit_bias bias[] = { { 300, 1.5f }, { 301, -INFINITY } };
     struct sampler_options o = sampler_options_default();
     struct sampler *s = NULL;
     struct error err = { 0 };
-    o.temperature = temperature;
+    o.temperature = kind == GREEDY ? 0 : kind == WARM ? 1.2f : 1;
     o.seed = seed;
+    if (kind == FILTERED) {
+        o.top_k = 20;
+        o.top_p = 0.95f;
+        o.min_p = 0.01f;
+        o.temperature = 1.5f;
+    }
+    if (kind == PUNISHED) {
+        o.repeat_penalty = 1.3f;
+        o.presence_penalty = 0.3f;
+        o.frequency_penalty = 0.2f;
+        o.bias = bias;
+        o.n_bias = 2;
+    }
     CHECK_MSG(sampler_open(&s, &o, (int)n_vocab, &err), "%s", err.text);
     return s;
 }
@@ -98,21 +135,23 @@ static bool prefill(struct session *s, const int32_t *ids, int n)
 }
 
 /* Tokens with and without drafting, for many questions in one session each. */
-static void test_same(const char *what, float temperature, int n_questions, enum draft_use use)
+static void test_same(enum kind kind, int n_questions, enum draft_use use)
 {
-    check_case("%s: %d answers are the same with %d guesses", what, n_questions, use);
+    check_case("%s: %d answers are the same with %d guesses", kind_names[kind], n_questions, use);
     struct session *plain = open_session(DRAFT_OFF, N_CTX, NULL);
     struct session *drafting = open_session(use, N_CTX, NULL);
     int differ = 0;
     for (int i = 0; plain && drafting && i < n_questions; i++) {
         int32_t ids[64], a[MOST], b[MOST];
         int n = question(i, "", ids, 64);
-        struct sampler *one = open_sampler(temperature, (uint64_t)i);
-        struct sampler *two = open_sampler(temperature, (uint64_t)i);
+        struct sampler *one = open_sampler(kind, (uint64_t)i);
+        struct sampler *two = open_sampler(kind, (uint64_t)i);
+        foresees = two;
         if (prefill(plain, ids, n) && prefill(drafting, ids, n)) {
             int na = continue_by(plain, one, a, MOST), nb = continue_by(drafting, two, b, MOST);
             differ += na != nb || memcmp(a, b, (size_t)na * sizeof *a);
         }
+        foresees = NULL;
         sampler_close(one);
         sampler_close(two);
     }
@@ -121,7 +160,7 @@ static void test_same(const char *what, float temperature, int n_questions, enum
     CHECK(r.available && r.n_guesses > 5 * n_questions);
     static const int least[DRAFT_MOST] = { 80, 40, 20 }; /* per cent of good ones */
     for (int k = 0; k < DRAFT_MOST; k++) {
-        CHECK_MSG(temperature > 0 || r.accepted[k] * 100 >= r.guesses[k] * least[k],
+        CHECK_MSG(kind != GREEDY || r.accepted[k] * 100 >= r.guesses[k] * least[k],
                   "accepted %lld of %lld guesses of number %d",
                   (long long)r.accepted[k], (long long)r.guesses[k], k + 1);
     }
@@ -167,7 +206,7 @@ static void test_timeline(enum draft_use use)
     enum { SMALL = 40 };
     struct session *plain = open_session(DRAFT_OFF, SMALL, NULL);
     struct session *s = open_session(use, SMALL, &cancel);
-    struct sampler *greedy = open_sampler(0, 0);
+    struct sampler *greedy = open_sampler(GREEDY, 0);
     struct error err = { 0 };
     int32_t ids[64], a[MOST], b[MOST];
     int n = question(2, "", ids, 20);
@@ -211,53 +250,146 @@ static void test_timeline(enum draft_use use)
     session_close(s);
 }
 
-/* The second of two sampled tokens, counted in bins: behind a guess that was taken and behind one
- * that was not it must come as often as without guesses. */
-enum { DRAWS = 1000, BINS = 7 };
+/* ---- distributions ---- */
 
-static void draw(struct session *s, uint64_t seed, double *seen, int32_t *bins, int *n_bins)
+enum { DEPTH = 3, CLASSES = 3, REFERENCE = 64 };
+
+/* How often a class of tokens came and was to be expected, over many timelines. */
+struct tally {
+    double seen[DEPTH][CLASSES], expected[DEPTH][CLASSES], variance[DEPTH][CLASSES];
+};
+
+/* The two highest logits, and all others. */
+static int class_of(int32_t token, const int32_t first_two[2])
 {
-    struct sampler *sampler = open_sampler(1.2f, seed);
-    struct error err = { 0 };
-    int32_t ids[64], id[2] = { 0 };
-    int n = question(2, "</think>Once there was a", ids, 64);
-    bool ok = s && sampler && prefill(s, ids, n);
-    for (int i = 0; ok && i < DRAWS; i++) {
-        session_truncate(s, n - 1);
-        ok = CHECK_MSG(session_decode(s, ids[n - 1], &err), "%s", err.text);
-        for (int k = 0; ok && k < 2; k++)
-            ok = CHECK(sampler_choose(sampler, session_logits(s), (int)n_vocab, &id[k], &err)) &&
-                 (k > 0 || CHECK(session_decode(s, id[0], &err)));
-        int bin = 0;
-        while (bin < *n_bins && bins[bin] != id[1])
-            bin++;
-        if (bin == *n_bins && *n_bins < BINS - 1)
-            bins[(*n_bins)++] = id[1];
-        seen[bin]++;
-    }
-    sampler_close(sampler);
+    return token == first_two[0] ? 0 : token == first_two[1] ? 1 : 2;
 }
 
-static void test_distribution(void)
+static void find_two(const float *logits, int32_t two[2])
 {
-    check_case("sampled tokens have the distribution of plain ones, %d draws each", DRAWS);
-    struct session *plain = open_session(DRAFT_OFF, N_CTX, NULL);
-    struct session *s = open_session(DRAFT_ONE, N_CTX, NULL);
-    int32_t bins[BINS];
-    int n_bins = 0, freedom = -1;
-    double a[BINS] = { 0 }, b[BINS] = { 0 }, chi = 0;
-    draw(plain, 42, a, bins, &n_bins);
-    draw(s, 4711, b, bins, &n_bins);
-    for (int k = 0; k < BINS; k++) {
-        if (a[k] + b[k] < 10)
-            continue;
-        chi += (a[k] - b[k]) * (a[k] - b[k]) / (a[k] + b[k]);
-        freedom++;
+    two[0] = two[1] = 0;
+    for (int32_t i = 1; i < n_vocab; i++) {
+        if (logits[i] > logits[two[0]]) {
+            two[1] = two[0];
+            two[0] = i;
+        } else if (two[1] == two[0] || logits[i] > logits[two[1]]) {
+            two[1] = i;
+        }
     }
-    CHECK_MSG(freedom >= 1, "%d degrees of freedom", freedom);
-    CHECK_MSG(chi < 25, "chi-square %.1f of %d degrees of freedom", chi, freedom); /* p < 0.0004 */
-    struct draft_report r = report(s);
-    CHECK(r.n_accepted > 0 && r.n_accepted < r.n_guesses);
+}
+
+/* What `judge`, with random numbers of its own, chooses from plain logits at this place, REFERENCE
+ * times, says what is to be expected of one choice. */
+static void count(struct tally *t, int depth, const float *logits, struct sampler *judge,
+                  int32_t chosen)
+{
+    int32_t two[2];
+    double n[CLASSES] = { 0 };
+    float *copy = malloc((size_t)n_vocab * sizeof *copy);
+    find_two(logits, two);
+    for (int i = 0; copy && i < REFERENCE; i++) {
+        int32_t id = 0;
+        memcpy(copy, logits, (size_t)n_vocab * sizeof *copy);
+        CHECK(sampler_choose(judge, copy, (int)n_vocab, &id, NULL));
+        n[class_of(id, two)]++;
+    }
+    free(copy);
+    t->seen[depth][class_of(chosen, two)]++;
+    for (int c = 0; c < CLASSES; c++) {
+        double p = n[c] / REFERENCE;
+        t->expected[depth][c] += p;
+        t->variance[depth][c] += p * (1 - p) * (1 + 1.0 / REFERENCE);
+    }
+}
+
+/* A timeline of DEPTH sampled tokens behind a token that carries guesses; the plain session goes the
+ * same way and says what each token was drawn from. */
+static void draw(struct session *s, struct session *plain, struct sampler *sampler,
+                 struct sampler *judge, int32_t last, int64_t n, struct tally *t)
+{
+    session_truncate(s, n);
+    session_truncate(plain, n);
+    int32_t id = last;
+    float *logits = malloc((size_t)n_vocab * sizeof *logits);
+    for (int depth = 0; logits && depth < DEPTH; depth++) {
+        if (!CHECK(session_decode(s, id, NULL) && session_decode(plain, id, NULL)))
+            break;
+        memcpy(logits, session_logits(s), (size_t)n_vocab * sizeof *logits);
+        if (!CHECK(sampler_choose(sampler, logits, (int)n_vocab, &id, NULL)))
+            break;
+        count(t, depth, session_logits(plain), judge, id);
+        sampler_accept(sampler, id);
+        sampler_accept(judge, id);
+    }
+    free(logits);
+}
+
+/* Seeds are fixed, so this cannot fail by chance; 4 standard deviations are as good as impossible. */
+static void test_distribution(enum kind kind, enum draft_use use, int n_draws)
+{
+    check_case("%s: tokens have the distribution of plain decoding with %d guesses",
+               kind_names[kind], use);
+    struct session *plain = open_session(DRAFT_OFF, N_CTX, NULL);
+    struct session *s = open_session(use, N_CTX, NULL);
+    struct sampler *sampler = open_sampler(kind, 4711), *judge = open_sampler(kind, 42);
+    struct tally t = { 0 };
+    int32_t ids[64];
+    int n = question(2, "</think>Once there was a", ids, 64);
+    foresees = sampler;
+    if (plain && s && sampler && judge && prefill(plain, ids, n) && prefill(s, ids, n)) {
+        for (int i = 0; i < n_draws; i++)
+            draw(s, plain, sampler, judge, ids[n - 1], n - 1, &t);
+        for (int d = 0; d < DEPTH; d++)
+            for (int c = 0; c < CLASSES; c++)
+                CHECK_MSG(fabs(t.seen[d][c] - t.expected[d][c]) <= 4 * sqrt(t.variance[d][c]) + 1,
+                          "token %d, class %d: %.0f times, expected %.1f, deviation %.1f", d + 1, c,
+                          t.seen[d][c], t.expected[d][c], sqrt(t.variance[d][c]));
+        struct draft_report r = report(s);
+        CHECK(r.n_accepted > n_draws / 10 && r.n_guesses - r.n_accepted > n_draws / 10);
+        double others = 0;
+        for (int d = 0; d < DEPTH; d++)
+            others += t.seen[d][1] + t.seen[d][2];
+        CHECK(others > n_draws / 5); /* there is something to be seen */
+    }
+    foresees = NULL;
+    sampler_close(sampler);
+    sampler_close(judge);
+    session_close(plain);
+    session_close(s);
+}
+
+static bool swallow(void *ctx, int64_t first, int n_rows, const float *rows, struct error *err)
+{
+    (void)ctx, (void)first, (void)n_rows, (void)rows, (void)err;
+    return true;
+}
+
+/* A text of many steps that was computed without reading it for guesses: most of its states are gone,
+ * and the block starts its context anew at those that are left. */
+static void test_pause(void)
+{
+    check_case("guesses are good again behind a text that was not read for them");
+    struct error err = { 0 };
+    if (!CHECK_MSG(engine_retune(engine, 2, 16, &err), "%s", err.text))
+        return;
+    struct session *plain = open_session(DRAFT_OFF, N_CTX, NULL);
+    struct session *s = open_session(DRAFT_TWO, N_CTX, NULL);
+    struct sampler *greedy = open_sampler(GREEDY, 0);
+    int32_t ids[N_CTX], a[MOST], b[MOST];
+    int n = 0;
+    for (int i = 0; i < 9; i++)
+        n += question(i, i == 8 ? "</think>" : "</think>Good.", ids + n, 24);
+    bool ok = plain && s && greedy && prefill(plain, ids, n) && CHECK(n > 100) &&
+              CHECK_MSG(session_eval(s, ids, n - 1, 0, swallow, NULL, &err), "%s", err.text) &&
+              CHECK(session_decode(s, ids[n - 1], &err));
+    if (ok) {
+        int na = continue_by(plain, greedy, a, MOST), nb = continue_by(s, greedy, b, MOST);
+        CHECK(na == nb && na > 4 && !memcmp(a, b, (size_t)na * sizeof *a));
+        struct draft_report r = report(s);
+        CHECK_MSG(r.accepted[0] * 2 >= r.guesses[0] && r.guesses[0] > 0, "accepted %lld of %lld",
+                  (long long)r.accepted[0], (long long)r.guesses[0]);
+    }
+    sampler_close(greedy);
     session_close(plain);
     session_close(s);
 }
@@ -298,12 +430,14 @@ int main(void)
         n_vocab = engine_model(engine)->params.n_vocab;
         for (enum draft_use use = DRAFT_ONE; use <= DRAFT_MOST; use++) {
             test_bits(use);
-            test_same("greedy", 0, is_long ? 1000 : 16, use);
-            test_same("sampled", 0.8f, is_long ? 200 : 6, use);
+            test_same(GREEDY, is_long ? 1000 : 12, use);
+            for (enum kind kind = WARM; kind < N_KINDS; kind++)
+                test_same(kind, is_long ? 200 : 3, use);
             test_timeline(use);
+            test_distribution((enum kind)use, use, is_long ? 2000 : 150);
         }
-        test_distribution();
         test_refusals();
+        test_pause();
     }
     tokenizer_close(tokenizer);
     engine_close(engine);

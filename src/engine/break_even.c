@@ -22,7 +22,8 @@
 #define SPIKE 2            /* and times the mean that it counts for at most */
 #define FLOOR 0.1          /* weight of a dearer plain step in what a token is worth */
 #define CHANGE 0.2         /* of a cost, that asks for new plain steps */
-#define CHANGE_STEPS 2     /* that many of them */
+#define CHANGE_ONE 0.3     /* of a single step that was so much cheaper */
+#define CHANGE_STEPS 2     /* further plain steps where one has shown a change */
 
 #define FADE (1 - 1.0 / 48) /* of judged guesses with each new one */
 #define FADE_TRIAL 0.5     /* with each trial: texts change */
@@ -31,7 +32,8 @@
 #define PRIOR_TRIES 2      /* counted as so many */
 #define COST_FIRST 1.5     /* a step with one guess, in plain steps, before it was measured: a hope; */
 #define COST_MOST 1.1      /* each guess costs so many more at most: what the account must cover */
-#define COST_PAIR (1 / 64.0) /* catching up with a pair, in plain steps, likewise */
+#define COST_PAIR (1 / 64.0) /* reading a pair, in plain steps, before it was measured */
+#define CATCH_UP 0.5       /* plain steps that reading pairs before a trial may cost */
 
 /* ---- what is known ---- */
 
@@ -41,14 +43,16 @@ static double acceptance(const struct break_even *b, int j)
     return (b->hits[j] + PRIOR_TRIES * prior) / (b->tries[j] + PRIOR_TRIES);
 }
 
-/* Measured, or as far above the length before as that one is above its own. */
+/* Measured twice at least, since a first step may fetch what later ones find; before, as far above the
+ * length before as that one is above its own. */
 static double cost(const struct break_even *b, int k)
 {
-    if (b->n_steps[k] > 0)
+    if (k == 0 || b->n_steps[k] > 1)
         return b->step_s[k];
-    if (k == 1)
-        return COST_FIRST * b->step_s[0];
-    return cost(b, k - 1) + max_of(0.0, cost(b, k - 1) - cost(b, k - 2));
+    double hope = COST_FIRST * b->step_s[0];
+    if (k > 1)
+        hope = cost(b, k - 1) + max_of(0.0, cost(b, k - 1) - cost(b, k - 2));
+    return b->n_steps[k] > 0 ? min_of(b->step_s[k], hope) : hope;
 }
 
 double break_even_gain(const struct break_even *b, int k)
@@ -100,7 +104,7 @@ static void settle(struct break_even *b)
 static bool affordable(const struct break_even *b, int k, int64_t n_behind)
 {
     double plain = b->step_s[0];
-    double pair = b->extra_s > 0 ? b->extra_s : COST_PAIR * plain;
+    double pair = b->pair_s > 0 ? b->pair_s : COST_PAIR * plain;
     double risk = b->n_steps[k] > 1 ? max_of(0.0, b->step_s[k] - plain) : k * COST_MOST * plain;
     risk += pair * (double)n_behind;
     return balance_s(b) - risk >= -LOSS * b->total_s - GRACE * b->least_s;
@@ -209,7 +213,7 @@ void break_even_step(struct break_even *b, int k, double seconds)
     measure(b, k, seconds);
     bool sooner = b->then_s[k] > 0 && seconds < b->then_s[k]; /* so would plain steps be */
     b->worth = sooner ? seconds / b->then_s[k] : 1;
-    if (differ(b->worth, 1) || (b->n_steps[k] > 3 && differ(b->step_s[k], b->then_s[k])))
+    if (b->worth < 1 - CHANGE_ONE || (b->n_steps[k] > 3 && differ(b->step_s[k], b->then_s[k])))
         b->plain_due = max_of(b->plain_due, (int64_t)1);
     b->waiting_s += seconds;
     b->waiting += b->worth;
@@ -227,10 +231,17 @@ void break_even_judged(struct break_even *b, int right, bool wrong)
     }
 }
 
-void break_even_caught_up(struct break_even *b, int64_t n, double seconds)
+int64_t break_even_pairs(const struct break_even *b)
+{
+    return b->pair_s > 0 ? (int64_t)(CATCH_UP * b->step_s[0] / b->pair_s) : 0;
+}
+
+void break_even_read(struct break_even *b, int64_t n, double seconds, bool late)
 {
     double each = n > 0 ? seconds / (double)n : 0;
-    b->extra_s = b->extra_s > 0 ? b->extra_s + RECENT_RARE * (each - b->extra_s) : each;
+    b->pair_s = b->pair_s > 0 ? b->pair_s + RECENT_RARE * (each - b->pair_s) : each;
+    if (!late)
+        return;
     b->waiting_s += seconds;
     b->total_s += seconds;
 }

@@ -26,7 +26,7 @@ struct break_even {
     int64_t seen_at[DRAFT_MOST + 1]; /* the step of the last measurement */
     double then_s[DRAFT_MOST + 1];   /* step_s at the last plain step: does the machine change speed? */
     double tries[DRAFT_MOST], hits[DRAFT_MOST]; /* of guess j with all before it right; fading */
-    double extra_s;                  /* recent seconds of what one pair costs to catch up with */
+    double pair_s;                   /* recent seconds of reading one of many pairs */
     /* the account, in seconds; steps since the last plain one wait for the next plain one. A token is
      * worth a cheap plain step of late: floor_s; least_s is the cheapest of all. */
     double settled_s, waiting_s, total_s, floor_s, least_s;
@@ -42,8 +42,10 @@ int break_even_length(const struct break_even *b, int room, int64_t n_behind);
  * unless nobody asked further, one that was wrong. */
 void break_even_step(struct break_even *b, int k, double seconds);
 void break_even_judged(struct break_even *b, int right, bool wrong);
-/* Catching up with n pairs took so long. */
-void break_even_caught_up(struct break_even *b, int64_t n, double seconds);
+/* The block has read n pairs at once; late: because a session goes back to guessing. */
+void break_even_read(struct break_even *b, int64_t n, double seconds, bool late);
+/* How many pairs are worth reading late; 0: not known. */
+int64_t break_even_pairs(const struct break_even *b);
 
 /* The length that pays best by what is known, 0: none does; and why. */
 int break_even_best(const struct break_even *b, int room);

@@ -9,6 +9,7 @@
 #include "src/model/memory.h"
 
 #define KEPT 64 /* states that stay when their room is full: a context to guess from, later */
+#define MANY 8  /* pairs in one pass that say what a pair costs */
 
 /* ---- open and close ---- */
 
@@ -180,7 +181,7 @@ static bool read_pairs(struct draft *d, const int32_t *tokens, int n, int64_t n_
 }
 
 /* *last: how many pairs the last pass has read. */
-static bool read_until(struct draft *d, const int32_t *tokens, int64_t n_pairs, int *last,
+static bool read_until(struct draft *d, const int32_t *tokens, int64_t n_pairs, int *last, bool late,
                        const atomic_int *cancel, struct error *err)
 {
     if (d->first > d->n_pairs && n_pairs > d->n_pairs)
@@ -188,10 +189,13 @@ static bool read_until(struct draft *d, const int32_t *tokens, int64_t n_pairs, 
     while (d->n_pairs < n_pairs) {
         int64_t at = d->n_pairs;
         int n = (int)min_of((int64_t)d->n_batch, n_pairs - at);
+        double start = now_s();
         if (!read_pairs(d, tokens + at + 1, n, at - d->base, state_rows(d, at - d->first),
                         last && at + n == n_pairs, cancel, err))
             return false;
         d->n_pairs += n;
+        if (late || n >= MANY)
+            break_even_read(&d->even, n, now_s() - start, late);
         if (last)
             *last = n;
     }
@@ -201,7 +205,7 @@ static bool read_until(struct draft *d, const int32_t *tokens, int64_t n_pairs, 
 bool draft_read(struct draft *d, const int32_t *tokens, int64_t n_pairs, const atomic_int *cancel,
                 struct error *err)
 {
-    return read_until(d, tokens, n_pairs, NULL, cancel, err);
+    return read_until(d, tokens, n_pairs, NULL, false, cancel, err);
 }
 
 static int32_t choose(const struct draft *d, const int32_t *ahead, int n_ahead)
@@ -210,24 +214,26 @@ static int32_t choose(const struct draft *d, const int32_t *ahead, int n_ahead)
                      : highest(d->logits, d->model->params.n_vocab);
 }
 
-/* Pairs that a step has left behind at most; more were left by plain steps. */
+/* Pairs to read before a guess, beside those that a step leaves behind: as many as there are, in auto
+ * no more than are worth it. */
 static int64_t n_behind(const struct draft *d, int64_t n_pairs)
 {
     int64_t n = n_pairs - max_of(d->n_pairs, d->first);
-    return n > DRAFT_MOST + 1 ? n - 1 : 0;
+    if (n <= DRAFT_MOST + 1)
+        return 0;
+    return d->use == DRAFT_AUTO ? min_of(n - 1, max_of((int64_t)KEPT, break_even_pairs(&d->even)))
+                                : n - 1;
 }
 
 bool draft_catch_up(struct draft *d, const int32_t *tokens, int64_t n_pairs,
                     const atomic_int *cancel, struct error *err)
 {
-    int64_t n = n_behind(d, n_pairs);
-    double start = now_s();
+    int64_t n = n_behind(d, n_pairs), from = n_pairs - 1 - n;
     if (n == 0)
         return true;
-    if (!draft_read(d, tokens, n_pairs - 1, cancel, err))
-        return false;
-    break_even_caught_up(&d->even, n, now_s() - start);
-    return true;
+    if (from > max_of(d->n_pairs, d->first))
+        d->base = d->n_pairs = from;
+    return read_until(d, tokens, n_pairs - 1, NULL, true, cancel, err);
 }
 
 bool draft_guess(struct draft *d, const int32_t *tokens, int64_t n_pairs, int32_t *guesses, int n,
@@ -235,7 +241,7 @@ bool draft_guess(struct draft *d, const int32_t *tokens, int64_t n_pairs, int32_
 {
     int last = 0;
     int64_t width = d->states.width;
-    if (!read_until(d, tokens, n_pairs, &last, cancel, err))
+    if (!read_until(d, tokens, n_pairs, &last, false, cancel, err))
         return false;
     assert(last > 0);
     guesses[0] = choose(d, guesses, 0);
