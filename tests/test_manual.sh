@@ -16,13 +16,18 @@ for c in $commands; do
     done
     expect "the page of $c tells every option" "" "$missing"
 done
+"$tandem" help chat --man >"$work/page"
+expect "that of chat has its keys and commands" "11" \
+    "$(grep -cxE '\.B (\\\(dq\\\(dq\\\(dq|Ctrl\\-[GRTCDZ].*|/set .*|/why|/branches|/export FILE)' "$work/page")"
 "$tandem" help --man >"$work/tandem.1"
 expect "tandem(1) names every command" "" \
     "$(for c in $commands; do grep -q "^\.B $c\$" "$work/tandem.1" || echo "$c"; done)"
 if command -v groff >/dev/null; then
     for c in $commands; do
         "$tandem" help "$c" --man | groff -man -Tutf8 -ww >"$work/text" 2>"$work/warnings"
+        "$tandem" help "$c" --man | groff -man -Tascii 2>/dev/null | sed 's/.\x08//g; s/\x1b\[[0-9;]*m//g' >"$work/plain"
         expect "roff is content with $c" "" "$(cat "$work/warnings")"
+        expect "$c has a description and examples" 2 "$(grep -cE '^(DESCRIPTION|EXAMPLES)$' "$work/plain")"
         expect "and shows it" 1 "$(grep -c 'XDG_CONFIG_HOME' "$work/text")"
     done
 else

@@ -55,6 +55,9 @@ int64_t chat_n_tokens(const struct chat *c);
  * of it; other names for the same are not shown. */
 const char *chat_command_at(int index, bool *shown);
 
+/* Likewise, with what its argument is and what it does; *help is NULL for another name of one. */
+const char *chat_command_about(int index, const char **argument, const char **help);
+
 /* A line that begins with a slash. */
 bool chat_command(struct chat *c, const char *line, struct error *err);
 

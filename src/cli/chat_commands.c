@@ -191,6 +191,15 @@ const char *chat_command_at(int index, bool *shown)
     return table[index].name;
 }
 
+const char *chat_command_about(int index, const char **argument, const char **help)
+{
+    bool shown;
+    const char *name = chat_command_at(index, &shown);
+    *argument = name ? table[index].argument : NULL;
+    *help = name ? table[index].help : NULL;
+    return name;
+}
+
 /* Names of the commands that help shows, ended by NULL. */
 static const char *const *command_names(int *n)
 {

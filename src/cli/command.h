@@ -10,6 +10,7 @@ struct command {
     const char *summary; /* one line */
     const char *usage;
     const char *examples; /* lines, indented */
+    const char *about;    /* for the manual page: paragraphs, each a line */
     bool (*run)(struct options *o, struct error *err);
 };
 

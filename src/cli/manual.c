@@ -1,5 +1,8 @@
 #include "src/cli/manual.h"
 
+#include <stdio.h>
+
+#include "src/cli/chat.h"
 #include "src/cli/option_table.h"
 #include "src/cli/version.h"
 #include "src/text/utf8.h"
@@ -15,6 +18,8 @@ static void add_text(struct buf *out, const char *text)
         size_t n = utf8_decode(rest, &code);
         if (code == '\\')
             buf_puts(out, "\\e");
+        else if (code == '"') /* which would group the arguments of a macro */
+            buf_puts(out, "\\(dq");
         else if (code == '-')
             buf_puts(out, "\\-");
         else if (code >= 128)
@@ -35,6 +40,19 @@ static void paragraph(struct buf *out, const char *text)
     buf_puts(out, ".PP\n");
     add_text(out, text);
     buf_puts(out, "\n");
+}
+
+/* One for each line. */
+static void paragraphs(struct buf *out, const char *lines)
+{
+    for (const char *at = lines; *at; at += *at == '\n') {
+        size_t len = strcspn(at, "\n");
+        struct buf line = { 0 };
+        buf_add(&line, at, len);
+        paragraph(out, buf_str(&line).data);
+        buf_release(&line);
+        at += len;
+    }
 }
 
 static void item(struct buf *out, const char *term, const char *text)
@@ -111,6 +129,41 @@ static void add_options(struct buf *out, unsigned command)
     }
 }
 
+/* ---- what only a chat has ---- */
+
+static void add_chat(struct buf *out)
+{
+    static const char *const keys[][2] = {
+        { "Enter", "sends the message." },
+        { "Alt-Enter", "begins a new line in it. A paste is one message, however many lines it has." },
+        { "\"\"\"", "on a line by itself opens a block of lines, and closes it." },
+        { "Ctrl-G, Ctrl-X Ctrl-E", "the message in $VISUAL, $EDITOR or vi." },
+        { "Ctrl-R", "searches earlier messages." },
+        { "Tab", "completes commands, their words, and names of files." },
+        { "Ctrl-T", "thinking in full, or as one line." },
+        { "Ctrl-C", "stops an answer and keeps its text; while a model loads or a prompt is read, "
+                    "cancels that; at the prompt, clears the line. During thinking it asks: a answers "
+                    "now, Enter goes on, Ctrl-C stops. Twice within two seconds, it leaves." },
+        { "Ctrl-D", "on an empty line leaves." },
+        { "Ctrl-Z", "stops the program; fg brings line or answer back." },
+    };
+    const char *argument, *help, *name;
+    section(out, "KEYS");
+    for (size_t i = 0; i < ARRAY_LEN(keys); i++)
+        item(out, keys[i][0], keys[i][1]);
+    paragraph(out, "Other keys are those of readline(3), from ~/.inputrc.");
+    section(out, "COMMANDS IN A CHAT");
+    for (int i = 0; (name = chat_command_about(i, &argument, &help)) != NULL; i++) {
+        char term[64];
+        snprintf(term, sizeof term, "%s%s%s", name, argument && *argument ? " " : "",
+                 argument ? argument : "");
+        if (help)
+            item(out, term, help);
+    }
+    paragraph(out, "A line that begins with // is sent with one slash less. What is no command is "
+                   "never sent to the model.");
+}
+
 /* ---- what all pages share ---- */
 
 static void add_surroundings(struct buf *out)
@@ -180,9 +233,13 @@ void manual_page(struct buf *out, const struct command *c)
     add_head(out, c, c ? c->summary : "run DeepSeek-family models on your machine");
     section(out, "DESCRIPTION");
     if (c) {
-        verbatim(out, c->examples);
+        paragraphs(out, c->about);
         section(out, "OPTIONS");
         add_options(out, c->bit);
+        if (c->bit == CMD_CHAT)
+            add_chat(out);
+        section(out, "EXAMPLES");
+        verbatim(out, c->examples);
     } else {
         paragraph(out, "tandem runs mixture-of-experts models that are larger than the GPU: "
                        "attention, router and shared experts on the GPU, the routed experts in "
