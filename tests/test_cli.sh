@@ -246,6 +246,27 @@ run 2 run "$model" -p hi --logit-bias 99999999+1; says "--logit-bias"
 run 2 run "$model" -p hi --template nonsense; says "there are"
 run 0 run "$model" -p hi $short -fa on --jinja; says "no effect"
 
+begin "--deterministic: the same bits however much is read at once, with whatever before it"
+head -c 1200 models/demo/heldout.txt >"$work/long"
+input=$work/long run 0 inspect "$model" --tokens -; cp "$out" "$work/ids"
+bits() { run 0 eval "$model" --ids "$work/ids" --logits "$work/logits" "$@"; cksum <"$work/logits"; }
+alone=$(bits -b 1)
+for o in "-b 7" "-b 64 -t 1" "-t 3"; do
+    # shellcheck disable=SC2086
+    [ "$(bits --deterministic $o)" = "$alone" ] || bad "$o: other bits"
+done
+rm "$work/logits"
+answer() {
+    run 0 run "$model" -f "$work/long" -p "$1" --deterministic --temp 1 --seed 5 -n 30 --logprobs 1 --json "$2" "$3" --raw
+    sed 's/.*"logprobs": \(.*\), "prompt_tokens".*/\1/' "$out"
+}
+afresh=$(answer Sum. --draft off)
+answer Read. --prefix-cache "$work/prefix" >/dev/null
+read_afresh=$(answer Read. --draft off)
+[ "$(answer Read. --prefix-cache "$work/prefix")" = "$read_afresh" ] || bad "a cache gives other bits"
+grep -q '"cached_tokens": 0' "$out" && bad "nothing came from the cache"
+[ "$(answer Sum. --draft 3)" = "$afresh" ] || bad "guesses give other bits"
+
 begin "thinking stays out of a pipe"
 run 0 run "$model" -p "What is 12 + 30?" --think on --temp 0 -n 200
 cp "$out" "$work/answer"; silent "$err"

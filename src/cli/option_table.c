@@ -349,6 +349,9 @@ const struct option option_rows[] = {
       CHOICE(draft, "auto|off|1|2|3"),
       .help = "guess tokens ahead where the model can: as many as pay, none, or always so many",
       .fallback = "auto" },
+    { "deterministic", NULL, NULL, NULL, COMPUTES, GROUP_MODEL, FLAG(deterministic),
+      .help = "the same bits whatever was computed before and however much at once: prompts are read "
+              "token by token, as slowly as answers are written; no guesses, no moving experts" },
     { "act", NULL, NULL, "fast|f32", COMPUTES, GROUP_MODEL, CUSTOM(read_act),
       .help = "f32: reference path, activations and cache unrounded", .fallback = "fast" },
 

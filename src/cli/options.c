@@ -530,6 +530,18 @@ static bool parse_one(struct options *o, unsigned command, int left, char **argv
     return apply(o, row, value, err) || error_prefix(err, "option %.*s", (int)len, word);
 }
 
+/* --deterministic: every token goes the same way, alone, through kernels of one token, and an expert
+ * is computed where the placement has it. (Any number of threads gives the same bits anyway.) */
+static void compute_one_way(struct options *o)
+{
+    o->batch = 1;
+    o->batch_list = (struct size_list){ .items = { 1 }, .n = 1 };
+    o->draft = 1; /* off */
+    o->gpu_experts = 0;
+    o->gpu_experts_bytes = 0;
+    o->gpu_experts_share = NAN;
+}
+
 bool options_parse(struct options *o, unsigned command, int argc, char **argv, struct error *err)
 {
     const char *configured = o->model;
@@ -548,6 +560,8 @@ bool options_parse(struct options *o, unsigned command, int argc, char **argv, s
         }
     }
     o->model_given = o->model != configured;
+    if (o->deterministic)
+        compute_one_way(o);
     return true;
 }
 

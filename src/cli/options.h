@@ -96,6 +96,7 @@ struct options {
     int numerics;      /* enum numerics */
     int draft;         /* a place in "auto|off|1|2|3": draft_wish */
     bool act_f32;
+    bool deterministic; /* has set batch, draft and gpu_experts */
 
     /* placement */
     int64_t cpu_moe;              /* UNSET: choose; INT32_MAX: all */
