@@ -524,6 +524,47 @@ static void test_real(const char *options, enum load_mode load, bool copied)
     unlink(path);
 }
 
+#define INDEX_KEY 256 /* bytes of a key of the indexer */
+
+/* Sparse attention's caches, all layers together, halves. V3.2 keeps 576 elements and a key in each of
+ * 61 layers. V4: blocks of 4 positions (a row of 512 elements, a key) in `csa` layers and of 128 in
+ * `hca`; and whatever the context, windows and the compressors' values and scores, each with the 8
+ * positions that a session may take back. */
+static void test_sparse_caches(void)
+{
+    const struct {
+        struct published file;
+        uint64_t latent, csa, hca, windows; /* layers */
+    } shapes[] = {
+        { { "v3.2-cache", "--like v3.2 --type q4_k", 1, 0, 0, 0, 0, { { 0 } } }, 61, 0, 0, 0 },
+        { { "v4-flash-cache", "--like v4-flash --type native", 1, 0, 0, 0, 0, { { 0 } } }, 0, 21, 20, 43 },
+        { { "v4-pro-cache", "--like v4-pro --type native", 1, 0, 0, 0, 0, { { 0 } } }, 0, 30, 31, 61 },
+    };
+    struct placement_wishes w = placement_wishes_default();
+    struct rates r = machine_of(2048, 0);
+    struct error err = { 0 };
+    for (size_t i = 0; i < ARRAY_LEN(shapes); i++) {
+        uint64_t latent = shapes[i].latent, csa = shapes[i].csa, hca = shapes[i].hca;
+        uint64_t per_token = latent * (1152 + INDEX_KEY) + csa * (1024 + INDEX_KEY) / 4 + hca * 1024 / 128;
+        uint64_t always = shapes[i].windows * (128 + 8) * 1024 +
+                          csa * (2 * 4 + 8) * (2 * 1024 + 2 * 256) * 4 + hca * (128 + 8) * (2 * 512) * 4;
+        char path[256];
+        struct model m = { 0 };
+        check_case("%s: %d bytes per token", shapes[i].file.name, (int)per_token);
+        if (open_published(&m, &shapes[i].file)) {
+            for (w.n_ctx = 4096; w.n_ctx <= 131072; w.n_ctx *= 32) {
+                struct placement p;
+                CHECK_MSG(placement_make(&p, &m, &r, &w, &err) && p.fits, "%s", err.text);
+                CHECK_INT(p.bytes[PART_CACHE][HOME_RAM], per_token * (uint64_t)w.n_ctx + always);
+                placement_free(&p);
+            }
+            model_close(&m);
+        }
+        file_path(path, &shapes[i].file);
+        unlink(path);
+    }
+}
+
 static void test_cache_type(void)
 {
     char path[256];
@@ -566,6 +607,7 @@ int main(void)
     test_real("--arch deepseek2 --generation a", LOAD_COPY, true);
     test_real("--arch qwen3", LOAD_AUTO, false); /* small: caches hold it anyway */
     test_real("--arch llama --vocab 300000", LOAD_AUTO, true);
+    test_sparse_caches();
     test_cache_type();
     test_real("--arch deepseek32", LOAD_COPY, true);
     return check_finish();
