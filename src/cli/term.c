@@ -89,8 +89,8 @@ bool term_ascii(void)
 bool term_reflows(void)
 {
     const char *kind = getenv("TERM");
-    bool screen = kind && strncmp(kind, "screen", 6) == 0 && !getenv("TMUX");
-    return !getenv("XTERM_VERSION") && !screen && kind && strcmp(kind, "linux") != 0;
+    bool screen = kind && strncmp(kind, "screen", 6) == 0;
+    return !getenv("XTERM_VERSION") && !getenv("TMUX") && !screen && kind && strcmp(kind, "linux") != 0;
 }
 
 /* The window's size, zeros where nobody knows. */

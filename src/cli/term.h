@@ -21,7 +21,8 @@ bool term_colour(int fd); /* may escape sequences for colour be written there? *
 bool term_draws(int fd);  /* a terminal on which the cursor can be moved? */
 bool term_animates(void); /* may a line on stderr be drawn over? */
 bool term_ascii(void);    /* is nothing but ASCII understood there? What we draw is changed on its way */
-bool term_reflows(void);  /* does a terminal break its lines anew when its window changes its width? */
+bool term_reflows(void);  /* does a terminal break its lines anew when its window changes its width, and
+                           * tell so at once? */
 int term_columns(void);
 int term_rows(void);
 

@@ -3,6 +3,9 @@
 #include "src/cli/term.h"
 #include "src/cli/width.h"
 
+#define NO_WRAP "\033[?7l"
+#define WRAP "\033[?7h"
+
 static int count_lines(struct str s)
 {
     int n = 0;
@@ -77,9 +80,11 @@ static int count_same(struct str a, struct str b)
     return n;
 }
 
-/* Replace the shown lines by `wanted`: keep those at the top that are the same, write the others over
- * the old ones, clear what is left below. */
-static void replace(struct view *v, struct str wanted, struct buf *out)
+/* Replace the shown lines by `wanted`, of which n_done are finished: keep those at the top that are the
+ * same, write the others over the old ones, clear what is left below. Lines that may change are cut at
+ * the edge of a window that is narrower already than we have been told (tmux tells a quarter of a second
+ * late): wrapped, each drawing would leave a row behind. */
+static void replace(struct view *v, struct str wanted, int n_done, struct buf *out)
 {
     struct str shown = buf_str(&v->shown);
     int n_shown = count_lines(shown), n_wanted = count_lines(wanted);
@@ -103,10 +108,13 @@ static void replace(struct view *v, struct str wanted, struct buf *out)
     for (int i = same; i < n_wanted; i++) {
         struct str line = next_line(&wanted);
         buf_puts(out, i > same ? "\n" : "");
+        buf_puts(out, i == max_of(same, n_done) ? NO_WRAP : "");
         buf_add(out, line.data, line.len);
         if (i < n_shown)
             buf_puts(out, "\033[K"); /* the rest of the old line */
     }
+    if (max_of(same, n_done) < n_wanted)
+        buf_puts(out, WRAP);
     if (n_wanted == same && n_wanted > 0) { /* only lines to take away: go back to the end */
         buf_puts(out, "\033[J");
         move_up(out, 1);
@@ -126,7 +134,7 @@ void view_show(struct view *v, struct str done, struct str open, struct buf *out
     open = last_lines(open, most);
     buf_add(&all, done.data, done.len);
     buf_add(&all, open.data, open.len);
-    replace(v, buf_str(&all), out);
+    replace(v, buf_str(&all), count_lines(done), out);
     if (done.len > 0 && open.len == 0)
         buf_puts(out, "\n"); /* behind the last finished line */
     v->columns = term_columns();
