@@ -370,6 +370,97 @@ static void test_history(void)
     leave();
 }
 
+/* Keys at the prompt, and what stands there then. */
+static void check_keys(const char *keys, const char *line)
+{
+    type(&s, keys);
+    CHECK_MSG(expect_shown(line), "the keys do not make \"%s\"", line);
+}
+
+static void test_line_keys(void)
+{
+    static char inputrc[160];
+    check_case("Alt-Enter, the arrows, words, the start and the end of a line");
+    CHECK(spawn(&s, ARGUMENTS("chat", MODEL, "--no-think", "-n", "2", "--no-history")));
+    CHECK(expect(&s, "/help") && expect_prompt(&s));
+    check_keys("one\033\rtwo", "> one\ntwo\n");
+    say("\r", "tok/s");
+    check_keys("\033[A", "> one\ntwo\n"); /* comes back whole */
+    check_keys("\025/no 日本 c", "> /no 日本 c\n");
+    check_keys("\001\033[C\004\004N\033fO\005!\002\002", "> /N 日本O c!\n");
+    type(&s, "\003"); /* with the cursor in the midst */
+    CHECK_MSG(expect_shown("> /N 日本O c!^C\n"), "%.*s", (int)s.len, s.text);
+    CHECK(expect_prompt(&s));
+    type(&s, "/ctx\r");
+    CHECK(expect(&s, "1 exchange") && expect_prompt(&s));
+    leave();
+
+    check_case("vi keys where ~/.inputrc wants them");
+    snprintf(inputrc, sizeof inputrc, "INPUTRC=%s",
+             write_file("inputrc", "set editing-mode vi\nset keyseq-timeout 50\n"));
+    environment = (const char *const[]){ inputrc, NULL };
+    CHECK(spawn(&s, ARGUMENTS("chat", MODEL, "--no-think", "-n", "2", "--no-history")));
+    environment = NULL;
+    CHECK(expect(&s, "/help") && expect_prompt(&s));
+    check_keys("wrong words", "> wrong words\n");
+    type(&s, "\033");
+    usleep(200000);
+    check_keys("0cwright\033", "> right words\n");
+    usleep(200000);
+    check_keys("$x", "> right word\n");
+    say("\r", "tok/s");
+    leave();
+}
+
+/* What comes is drawn below a few empty lines, since readline goes up from where it stands. */
+static void fresh_screen(void)
+{
+    s.seen = 0;
+    s.len = (size_t)snprintf(s.text, sizeof s.text, "\r\n\r\n\r\n\r\n");
+}
+
+static void test_resize_line(void)
+{
+    check_case("a line that is typed when the window changes its width is drawn anew, and sent whole");
+    CHECK(spawn(&s, ARGUMENTS("chat", MODEL, "--no-think", "-n", "2", "--no-history")));
+    CHECK(expect(&s, "/help") && expect_prompt(&s));
+    type(&s, "/system 日本 these are words that take more than forty columns, all of them");
+    CHECK(expect(&s, "all of them"));
+    fresh_screen();
+    resize(&s, 40, 30);
+    window_columns = 40;
+    window_rows = 30;
+    check_keys(" .", "日本 these are words that take\n more than forty columns, all of them .\n");
+    fresh_screen();
+    resize(&s, 100, 40);
+    window_columns = 100;
+    window_rows = 40;
+    check_keys(" .", "> /system 日本 these are words that take more than forty columns, all of them . .\n");
+    say("\r", "set");
+    say("/system\r", "all of them . .");
+    leave();
+
+    check_case("thinking in one line stays one line in a window that becomes narrow");
+    CHECK(spawn(&s, ARGUMENTS("chat", MODEL, "--think", "on", "--logit-bias", never_end,
+                              "--logit-bias", never_close, "--show-thinking", "fold")));
+    CHECK(expect_prompt(&s));
+    type(&s, "What is 12 + 13?\r");
+    CHECK(expect(&s, "thinking… "));
+    resize(&s, 40, 12);
+    CHECK(expect(&s, "\033[J"));
+    size_t from = s.seen;
+    CHECK(expect(&s, "thinking… ") && expect(&s, "thinking… "));
+    type(&s, "\003");
+    CHECK(expect(&s, "a: answer now"));
+    type(&s, "\003");
+    CHECK(expect(&s, "stopped") && expect_prompt(&s));
+    struct screen *screen = screen_open(40, 12);
+    screen_write(screen, (struct str){ s.text + from, s.len - from }, true);
+    CHECK_MSG(!screen->wrapped, "a line is wider than the window");
+    free(screen);
+    leave();
+}
+
 static void test_completion(void)
 {
     static const struct {
@@ -419,6 +510,8 @@ int main(void)
     test_paste_ahead();
     test_editor();
     test_history();
+    test_line_keys();
+    test_resize_line();
     test_completion();
     return chat_tests_close();
 }

@@ -225,10 +225,9 @@ static bool converse(struct chat *c, const char *history, struct error *err)
             break;
         }
         signals_new_input();
-        if (history) {
-            line_history_add(buf_str(&message).data);
+        line_history_add(buf_str(&message).data);
+        if (history)
             line_history_save(history);
-        }
         ok = handle(c, &message, err);
         keep_turn(c);
         signals_rearm(); /* here alone: a Ctrl-C between Enter and the answer is meant for that */

@@ -257,10 +257,11 @@ static void clear_typed(void)
 {
     rl_point = rl_end; /* below everything that was typed */
     rl_redisplay();
+    fputs("^C", rl_outstream); /* before readline gives the terminal back, which goes to column 0 */
     rl_callback_sigcleanup();
     rl_free_line_state();
     rl_callback_handler_remove();
-    fputs("^C\n", rl_outstream);
+    fputs("\n", rl_outstream);
     fflush(rl_outstream);
 }
 
