@@ -524,12 +524,12 @@ static void test_real(const char *options, enum load_mode load, bool copied)
     unlink(path);
 }
 
-#define INDEX_KEY 256 /* bytes of a key of the indexer */
+#define INDEX_KEY (128 + 4) /* a key of the indexer: bytes and a scale */
 
-/* Sparse attention's caches, all layers together, halves. V3.2 keeps 576 elements and a key in each of
- * 61 layers. V4: blocks of 4 positions (a row of 512 elements, a key) in `csa` layers and of 128 in
- * `hca`; and whatever the context, windows and the compressors' values and scores, each with the 8
- * positions that a session may take back. */
+/* Sparse attention's caches, all layers together: halves, and the indexer's keys in bytes. V3.2 keeps
+ * 576 elements and a key in each of 61 layers. V4: blocks of 4 positions (a row of 512 elements, a key)
+ * in `csa` layers and of 128 in `hca`; and whatever the context, windows and the compressors' values and
+ * scores, each with the 8 positions that a session may take back. */
 static void test_sparse_caches(void)
 {
     const struct {
