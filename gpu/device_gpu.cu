@@ -48,6 +48,7 @@ struct kind {
 struct recorded {
     struct kind kind; /* n_tokens 0: free */
     struct gpu_record *record; /* NULL: seen once */
+    int logits_queued;
     uint64_t used;    /* number of the last step of this kind */
 };
 
@@ -220,8 +221,10 @@ static bool device_replay(struct device *dev)
     struct gpu_device *d = gpu(dev);
     if (!d->now || !d->now->record)
         return false;
+    if (d->options.partner.replay)
+        d->options.partner.replay(d->options.partner.ctx);
     gpu_replay(d->s, d->now->record);
-    d->logits_queued = d->step.n_logits;
+    d->logits_queued = d->now->logits_queued;
     return true;
 }
 
@@ -240,13 +243,14 @@ static bool device_record(struct device *dev)
         for (struct recorded &r : d->records)
             oldest = r.used < oldest->used ? &r : oldest;
         gpu_forget(d->s, oldest->record);
-        *oldest = { kind_of(d), NULL, d->n_steps };
+        *oldest = { kind_of(d), NULL, 0, d->n_steps };
         return false;
     }
     if (p->begin && !(p->record && p->record(p->ctx, (int)(d->now - d->records), d->state)))
         return false;
     for (struct angles &a : d->angles)
         a.step = 0; /* their launch belongs to the record */
+    d->logits_queued = 0;
     fuse_reset(d->s);
     gpu_record(d->s);
     return true;
@@ -258,6 +262,7 @@ static bool device_recorded(struct device *dev, bool ok, struct error *err)
     const struct gpu_partner *p = &d->options.partner;
     fuse_settle(d->s); /* what waits belongs to the record too */
     d->now->record = gpu_recorded(d->s, err);
+    d->now->logits_queued = d->logits_queued;
     if (p->begin)
         p->recorded(p->ctx);
     for (struct angles &a : d->angles)

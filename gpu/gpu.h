@@ -31,7 +31,7 @@
 extern "C" {
 #endif
 
-#define GPU_ABI 8 /* of everything in this file; the library refuses another one */
+#define GPU_ABI 9 /* of everything in this file; the library refuses another one */
 
 /* An in-order queue of one card, with an error latch and scratch memory. Opaque to C. */
 struct gpu_stream;
@@ -378,16 +378,18 @@ struct gpu_run {
 };
 
 /* Who computes routed experts that are not in device memory (src/engine/hybrid.c). All are called
- * while the step is being queued. start, if there: a step begins. embed, if there: queue what fills dst
- * with rows of w, one for each of the step's tokens; false: w is in device memory. begin: src [n_tokens, hidden], ids and weights [n_tokens, top_k]
- * are device memory, complete when what is queued so far is done; src stays until end. end: queue
- * what fills dst. finish, if there: the whole step is queued, before it is waited for; what it fails
- * with is the step's error.
+ * while the step is being queued. start, if there: a step begins. replay, if there: the record that
+ * start told of is about to be queued. embed, if there: queue what fills dst with rows of w, one for
+ * each of the step's tokens; false: w is in device memory. begin: src [n_tokens, hidden], ids and
+ * weights [n_tokens, top_k] are device memory, complete when what is queued so far is done; src stays
+ * until end. end: queue what fills dst. finish, if there: the whole step is queued, before it is waited
+ * for; what it fails with is the step's error.
  * record, if there: from here on begin and end queue what replays of record number `record` will run,
  * until recorded; `state` is the step in device memory then. False: its steps cannot be recorded. */
 struct gpu_partner {
     void *ctx;
     void (*start)(void *ctx, const struct gpu_run *run);
+    void (*replay)(void *ctx);
     void (*begin)(void *ctx, const struct experts *e, struct rows src, const int32_t *ids,
                   const float *weights, int n_tokens);
     void (*end)(void *ctx, struct rows dst, int n_tokens);

@@ -18,6 +18,8 @@ static uint64_t (*bytes)(void), (*waited_in_vain)(void);
 static bool act_f32 = true;
 static enum handoff_way handoff;
 static double patience_s;
+static struct placement_rule head_rule; /* the output matrix and its norm with the CPU */
+static bool shared_out;                 /* the trunk, by that rule */
 static int n_warnings;
 static char warning[512];
 
@@ -33,8 +35,11 @@ static void count_warnings(void *ctx, enum log_level level, const char *line)
 static bool open_model(struct engine **e, const char *model, enum gpu_use gpu, enum load_mode load,
                        struct error *err)
 {
+    struct placement_wishes w = *cpu_experts();
+    w.rules = &head_rule;
+    w.n_rules = shared_out && gpu != GPU_NEVER;
     struct engine_options o = { .n_threads = 1, .act_f32 = act_f32, .n_batch = 7, .gpu = gpu,
-                                .wishes = cpu_experts(),
+                                .wishes = &w,
                                 .numerics = NUMERICS_LLAMACPP, .load = load,
                                 .handoff = handoff, .gpu_patience_s = patience_s };
     n_warnings = 0;
@@ -208,6 +213,30 @@ static void test_allocations(const char *model, const struct fixture *f,
     }
 }
 
+/* With part of the trunk on the CPU, whose turn comes behind the GPU's, in every way of handing over. */
+static void test_shared_out(const char *model, const struct fixture *f, const struct answer *wanted,
+                            bool hangs)
+{
+    static const struct accident accidents[] = {
+        { 0, -1, false }, { 0, 11, false }, { 1, 20, false }, { 4, -1, false }, { 5, 3, false },
+        { 5, 20, false }, { 6, 0, false },  { 0, 30, true },  { 5, 4, true },
+    };
+    shared_out = true;
+    for (size_t i = 0; i < sizeof accidents / sizeof accidents[0]; i++) {
+        const struct accident *x = &accidents[i];
+        if (x->hangs != hangs)
+            continue;
+        check_case("%s, the output with the CPU: %s before token %d, launch %d", model,
+                   x->hangs ? "hangs" : "lost", x->at, (int)x->launch);
+        handoff = ways[i % 3];
+        patience_s = x->hangs ? PATIENCE_S : 0;
+        test_accident(model, f, wanted, x, LOAD_AUTO);
+    }
+    handoff = HANDOFF_AUTO;
+    patience_s = 0;
+    shared_out = false;
+}
+
 /* A kernel that never ends, in the prompt and in the answer. */
 static void test_hang(const char *model, const struct fixture *f, const struct answer *wanted)
 {
@@ -273,6 +302,7 @@ static void test_model(const char *name, bool hangs)
         test_accident(model, &f, &wanted, x, i % 2 ? LOAD_COPY : LOAD_MMAP);
         handoff = HANDOFF_AUTO;
     }
+    test_shared_out(model, &f, &wanted, hangs);
     if (hangs) {
         test_hang(model, &f, &wanted);
     } else {
@@ -333,10 +363,12 @@ int main(void)
         return check_finish();
     }
     log_set_sink(count_warnings, NULL);
+    regcomp(&head_rule.name, "^output", REG_EXTENDED | REG_NOSUB);
     test_model("deepseek2-v3", false);
     test_model("qwen2", false);
     test_quant("Q4_K_M");
     test_model("deepseek2-v3", true); /* last: memory stays with the card */
     test_model("qwen2", true);
+    regfree(&head_rule.name);
     return check_finish();
 }

@@ -1,6 +1,7 @@
 /* Steps that are recorded once and replayed, with all three ways of handing experts to the CPU: the
  * same bits as steps that are queued one by one, on every architecture, over the borders of what a
- * record is made for, with more kinds of steps than are kept, and where nothing can be recorded.
+ * record is made for, with more kinds of steps than are kept, with part of the trunk on the CPU, and where
+ * nothing can be recorded.
  *
  * On the emulation the runs go through the three orders of threads in turn. */
 #include <sched.h>
@@ -27,6 +28,9 @@ static void next_order(void)
     if (set_order)
         set_order(order = (order + 1) % 3);
 }
+
+static int gpu_layers; /* of the engines; 0: all */
+static const struct placement_wishes *wishes; /* NULL: experts with the CPU */
 
 static int n_lines;
 static char line[256];
@@ -55,8 +59,8 @@ static bool open_engine(struct timeline *t, const char *model, const struct fixt
 {
     struct error err = { 0 };
     struct engine_options o = { .n_threads = 1, .act_f32 = act_f32, .gpu = GPU_MUST,
-                                .wishes = cpu_experts(),
-                                .n_batch = 64, .handoff = way, .numerics = NUMERICS_LLAMACPP };
+                                .wishes = wishes ? wishes : cpu_experts(),
+                                .gpu_layers = gpu_layers, .n_batch = 64, .handoff = way, .numerics = NUMERICS_LLAMACPP };
     *t = (struct timeline){ .f = f };
     next_order();
     return CHECK_MSG(engine_open(&t->engine, check_fixture(model), &o, &err), "%s", err.text);
@@ -185,6 +189,42 @@ static void test_model(const char *name, bool quant)
     fixture_free(&f);
 }
 
+/* The GPU's layers follow each other, so its part of a step is one record; the CPU's part runs as ever. */
+static void test_part(const char *name, int n_layers)
+{
+    char model[160];
+    struct fixture f;
+    if (!fixture_of_model(&f, name, model))
+        return;
+    gpu_layers = n_layers;
+    check_case("%s: recorded steps of %d layers", name, n_layers);
+    compare(model, &f, steps, true, N_STEPS - 2 + 1);
+    gpu_layers = 0;
+    fixture_free(&f);
+}
+
+/* With a tensor of the CPU between those of the GPU nothing is recorded, and both sides take turns. */
+static void test_turns(const char *name, const char *tensors)
+{
+    char model[160];
+    struct fixture f;
+    struct placement_rule rule = { .on_gpu = false };
+    struct placement_wishes w = *cpu_experts();
+    check_case("%s: %s with the CPU, nothing recorded", name, tensors);
+    if (!fixture_of_model(&f, name, model))
+        return;
+    regcomp(&rule.name, tensors, REG_EXTENDED | REG_NOSUB);
+    w.rules = &rule;
+    w.n_rules = 1;
+    wishes = &w;
+    uint64_t before = replays();
+    compare(model, &f, steps, true, 0);
+    CHECK_INT(replays(), before);
+    wishes = NULL;
+    regfree(&rule.name);
+    fixture_free(&f);
+}
+
 static void test_borders(const char *name)
 {
     char model[160];
@@ -283,6 +323,13 @@ int main(void)
     for (size_t i = 0; i < sizeof fixture_models / sizeof fixture_models[0]; i++)
         test_model(fixture_models[i], false);
     test_model("Q4_K_M", true);
+    test_part("llama-gqa-linear", 1);
+    test_part("deepseek2-lite27", 20);
+    test_part("deepseek2-v3", 1);
+    test_part("deepseek32", 2);
+    test_part("deepseek4", 2);
+    test_turns("deepseek2-v3", "ffn_.*_shexp");
+    test_turns("deepseek4", "blk\\.1\\.(attn_output_a|ffn_gate_inp)");
     test_borders("deepseek2-lite");
     test_kinds("deepseek-v1");
     test_refused("deepseek2-v3");

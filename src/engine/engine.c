@@ -163,7 +163,8 @@ bool engine_can_run(const struct model *m, struct error *err)
                 m->arch->name);
 }
 
-/* With a GPU another thread than ours is the pool's first worker, unless ours waits at each layer. */
+/* With a GPU another thread than ours is the pool's first worker, unless ours computes too: where it waits
+ * at each layer, or has part of the trunk. */
 static void give_seat(struct engine *e)
 {
     if (e->hybrid && hybrid_take_seat(e->hybrid))

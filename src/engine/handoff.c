@@ -265,6 +265,7 @@ void handoff_expect(struct handoff *h, int n_jobs, struct gpu_flags *flags, uint
     h->n_queued = n_jobs;
     h->flags = flags;
     h->epoch = epoch;
+    atomic_store_explicit(&h->stop_polling, h->late, memory_order_relaxed);
     if (h->late)
         let_go(h);
     pthread_cond_broadcast(&h->changed);

@@ -21,16 +21,15 @@ static bool find_card(struct hybrid *h, int index, struct error *err)
            h->library->stream_open(&h->s, index, &none, err);
 }
 
-/* Choose the way, and start the thread that computes if that needs one. With all of the trunk there, that
- * may work beside the thread that queues. Where the CPU has part of it, the thread that queues computes
- * too, and one at a time may use the pool. */
+/* Choose the way, and start the thread that computes if that needs one. Where the CPU has part of the
+ * trunk, the thread that queues computes too, and one of them at a time (src/engine/split.h). */
 static bool open_handoff(struct hybrid *h, const struct engine_options *o, struct error *err)
 {
     const struct params *p = &h->model->params;
     char text[200];
     if (p->n_routed == 0)
         return true;
-    h->way = h->weights.partial ? HANDOFF_STOP : o->handoff;
+    h->way = o->handoff;
     if (h->way == HANDOFF_AUTO) {
         if (!handoff_probe(&h->handoff_rates, h->library, h->index, p->hidden_size, err))
             return false;
@@ -132,7 +131,7 @@ bool hybrid_take_seat(struct hybrid *h)
 {
     if (h->handoff)
         handoff_take_seat(h->handoff);
-    return h->handoff;
+    return h->handoff && !h->weights.partial;
 }
 
 const struct gpu_info *hybrid_card(const struct hybrid *h)

@@ -12,7 +12,8 @@
  *             copy of the result
  *   callback  begin and end only queue, calls of the host among the rest: src/engine/handoff.h
  *   flags     the same by kernels that poll, in steps that were recorded; others go by callbacks
- * With callbacks and flags the device records steps of few tokens (src/device.h). */
+ * With callbacks and flags the device records steps of few tokens (src/device.h); under a split, where its
+ * layers follow each other, its part of them. */
 #ifndef TANDEM_ENGINE_HYBRID_H
 #define TANDEM_ENGINE_HYBRID_H
 
@@ -55,8 +56,8 @@ uint64_t hybrid_work_bytes(const struct model *m, const struct device_cpu_option
 
 /* How it hands experts to the CPU, and what was measured to choose that; HANDOFF_AUTO: there are none. */
 enum handoff_way hybrid_handoff(const struct hybrid *h, struct handoff_rates *rates);
-/* If experts are computed by a thread of its own: that may run where the caller may from now on, and
- * true. */
+/* If experts are computed by a thread of its own: that may run where the caller may from now on. True:
+ * the caller itself has nothing to compute. */
 bool hybrid_take_seat(struct hybrid *h);
 
 /* A device for steps within these sizes, and its share of device memory. */

@@ -68,6 +68,7 @@ struct hybrid_pair {
     struct job_list *queued;    /* begin and end add to it */
     struct job_list *running;   /* whose jobs are computed */
     struct gpu_flags *flags;    /* pinned; NULL: recorded steps hand over by calls */
+    uint32_t epoch;           /* of this step */
     const struct gpu_step *state; /* while a record is made: the step in device memory */
     float *src, *dst;         /* pinned: hidden rows and the experts' sum, of one layer at a time */
     int32_t *ids;
@@ -76,5 +77,7 @@ struct hybrid_pair {
 
 /* Who computes this pair's experts, for the GPU's device. */
 struct gpu_partner hybrid_partner(struct hybrid_pair *p);
+/* Nobody computes on the CPU for what is queued so far: struct split_options. */
+bool hybrid_settle(void *pair, struct error *err);
 
 #endif

@@ -60,18 +60,24 @@ static void pair_start(void *ctx, const struct gpu_run *run)
         if (p->store)
             expert_store_begin(p->store, p->s, &p->failed);
     }
-    if (p->handoff && run->record >= 0)
-        handoff_expect(p->handoff, p->running->n, p->flags, run->epoch);
+    p->epoch = run->epoch;
 }
 
-/* Where the queueing thread computes, nothing can be recorded. */
+static void pair_replay(void *ctx)
+{
+    struct hybrid_pair *p = ctx;
+    if (p->handoff)
+        handoff_expect(p->handoff, p->running->n, p->flags, p->epoch);
+}
+
+/* Where the queueing thread computes experts, nothing can be recorded. */
 static bool pair_record(void *ctx, int record, const struct gpu_step *state)
 {
     struct hybrid_pair *p = ctx;
     p->queued = &p->lists[record + 1];
     p->queued->n = 0;
     p->state = state;
-    return p->handoff || !p->cpu;
+    return p->handoff || p->h->way == HANDOFF_AUTO;
 }
 
 static void pair_recorded(void *ctx)
@@ -116,8 +122,8 @@ static void pair_begin(void *ctx, const struct experts *e, struct rows src, cons
 {
     struct hybrid_pair *p = ctx;
     size_t n = (size_t)n_tokens * (size_t)e->top_k;
-    p->mixture = (struct mixture){ e, layer_of(p->h->model, e), card_weights_hold(&p->h->weights, e->down.data), src,
-                                   ids, weights };
+    bool on_card = card_weights_hold(&p->h->weights, e->down.data);
+    p->mixture = (struct mixture){ e, layer_of(p->h->model, e), on_card, src, ids, weights };
     if (p->mixture.on_card)
         return;
     if (p->handoff && n_tokens > GPU_GEMV_TOKENS)
@@ -194,8 +200,14 @@ static bool pair_finish(void *ctx, struct error *err)
     return ok;
 }
 
+bool hybrid_settle(void *ctx, struct error *err)
+{
+    struct hybrid_pair *p = ctx;
+    return !p->handoff || handoff_finish(p->handoff, p->gpu, p->s, err);
+}
+
 struct gpu_partner hybrid_partner(struct hybrid_pair *p)
 {
-    return (struct gpu_partner){ p, pair_start, pair_begin, pair_end, pair_finish, pair_record,
-                                 pair_recorded, pair_embed };
+    return (struct gpu_partner){ p, pair_start, pair_replay, pair_begin, pair_end, pair_finish,
+                                 pair_record, pair_recorded, pair_embed };
 }

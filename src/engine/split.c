@@ -118,7 +118,7 @@ void split_watch(struct device *dev, const struct arch *arch, const struct activ
     for (int i = 0; i < arch->n_buffers; i++) {
         const struct rows *r = (const struct rows *)((const char *)a + arch->buffers[i].offset);
         if (r->data && d->n_buffers < MAX_BUFFERS)
-            d->buffers[d->n_buffers++] = (struct buffer){ *r, CPU };
+            d->buffers[d->n_buffers++] = (struct buffer){ .rows = *r };
     }
 }
 
@@ -142,6 +142,13 @@ struct rows split_rows(const struct split *d, struct rows r, enum side side)
     return r;
 }
 
+/* Until nobody else computes on the CPU: before its turn, and before rows cross. */
+static void settle(struct split *d)
+{
+    if (!d->o.settle(d->o.ctx, &d->failed))
+        d->stuck = true;
+}
+
 static void bring(struct split *d, struct buffer *b, enum side side)
 {
     if (b->valid == side)
@@ -149,11 +156,43 @@ static void bring(struct split *d, struct buffer *b, enum side side)
     struct device *gpu = d->o.gpu;
     size_t bytes = (size_t)d->n_tokens * (size_t)b->rows.stride * sizeof(float);
     void *ram = b->rows.data, *vram = split_vram(d, ram);
+    b->valid = side;
+    if (d->mode == RECORDING) {
+        b->early = b->early || side == GPU;
+        return;
+    }
+    assert(d->mode == PLAIN || side == CPU || d->turn == CPU);
+    if (d->turn == GPU)
+        settle(d);
     if (side == GPU)
         gpu->ops->write(gpu, vram, ram, bytes, &d->failed);
     else
         gpu->ops->read(gpu, ram, vram, bytes, &d->failed);
-    b->valid = side;
+}
+
+/* The GPU's operations of this step begin. If they are known as a record, that runs: it needs what they
+ * will ask for. */
+static void begin_range(struct split *d)
+{
+    struct device *gpu = d->o.gpu;
+    d->n_ranges++;
+    if (d->mode != PLAIN || d->n_ranges > 1)
+        return;
+    for (int i = 0; i < d->n_buffers; i++)
+        if (d->buffers[i].early)
+            bring(d, &d->buffers[i], GPU);
+    d->mode = gpu->ops->replay(gpu) ? REPLAYING : PLAIN;
+}
+
+struct device *split_device(struct split *d, enum side side)
+{
+    if (side == GPU && d->turn == CPU)
+        begin_range(d);
+    else if (side == CPU && d->turn == GPU && d->mode != RECORDING)
+        settle(d);
+    d->turn = side;
+    bool silent = side == GPU ? d->mode == REPLAYING : d->mode == RECORDING || d->stuck;
+    return silent ? NULL : device_of(d, side);
 }
 
 struct rows split_input(struct split *d, struct rows r, enum side side)
@@ -183,8 +222,34 @@ static void split_begin(struct device *dev, const struct step *s)
     struct split *d = split(dev);
     d->n_tokens = s->n_tokens;
     d->failed = (struct error){ 0 };
+    d->mode = PLAIN;
+    d->turn = CPU;
+    d->n_ranges = 0;
+    d->stuck = false;
     d->o.cpu->ops->begin(d->o.cpu, s);
     d->o.gpu->ops->begin(d->o.gpu, s);
+    settle(d); /* a piece that an earlier step gave up */
+}
+
+/* What the GPU does between two turns of the CPU can run as one: it is recorded where that is all it
+ * does in a step. */
+static bool split_record(struct device *dev)
+{
+    struct split *d = split(dev);
+    if (d->n_ranges != 1 || !d->o.gpu->ops->record(d->o.gpu))
+        return false;
+    d->mode = RECORDING;
+    d->turn = CPU;
+    d->n_ranges = 0;
+    return true;
+}
+
+static bool split_recorded(struct device *dev, bool ok, struct error *err)
+{
+    struct split *d = split(dev);
+    assert(!ok || d->n_ranges == 1);
+    d->mode = PLAIN;
+    return d->o.gpu->ops->recorded(d->o.gpu, ok, err);
 }
 
 static bool split_end(struct device *dev, struct error *err)
@@ -220,7 +285,8 @@ bool split_open(struct device **out, const struct split_options *o, struct error
         return false;
     d->ops = (struct device_ops){
         .name = "split", .alloc = split_alloc, .release = split_release, .write = split_write,
-        .read = split_read, .begin = split_begin, .end = split_end, .close = split_close,
+        .read = split_read, .begin = split_begin, .end = split_end, .record = split_record,
+        .recorded = split_recorded, .close = split_close,
     };
     split_operations(&d->ops);
     d->base.ops = &d->ops;

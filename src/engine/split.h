@@ -7,6 +7,11 @@
  * them. Attention works where the layer's cache is, with what it reads beside that: key and value
  * matrices, sinks, compressors, the indexer's choice; the placement keeps those together.
  *
+ * Experts of the GPU's layers may be computed by a thread of the hand-off, while ours queues. Two at
+ * once must not use the CPU's part: before it works for us, and before rows cross, the hand-off is to
+ * have settled. A step in which the GPU's operations follow each other without one of the CPU between
+ * them is recorded and replayed like one that is the GPU's alone, as soon as the first of them comes.
+ *
  * Pointers handed out are those of main memory; the GPU's are found by their distance from the
  * beginning of the block. */
 #ifndef TANDEM_ENGINE_SPLIT_H
@@ -19,6 +24,10 @@ struct split_options {
     int n_layers;
     int first_gpu_layer;      /* layers from here on have their cache on the GPU */
     const struct card_weights *weights; /* borrowed: which are the GPU's */
+    /* Wait until nobody computes on the CPU for operations that the GPU has queued so far. False, err may
+     * say why: somebody does yet. */
+    bool (*settle)(void *ctx, struct error *err);
+    void *ctx;
 };
 
 bool split_open(struct device **out, const struct split_options *o, struct error *err);

@@ -20,7 +20,14 @@ struct block {
 struct buffer {
     struct rows rows;
     enum side valid;
+    bool early; /* a record's operations read it: brought over before they start */
 };
+
+/* What calls of operations do. Each moves on what is known of buffers; then it
+ *   PLAIN      runs where it belongs
+ *   RECORDING  is recorded on the GPU; on the CPU nothing happens
+ *   REPLAYING  runs on the CPU; on the GPU all of them run together, when the first one comes */
+enum split_mode { PLAIN, RECORDING, REPLAYING };
 
 struct split {
     struct device base; /* first */
@@ -32,6 +39,10 @@ struct split {
     struct buffer buffers[MAX_BUFFERS];
     int n_buffers;
     int n_tokens;
+    enum split_mode mode;
+    enum side turn;            /* whose operation was the last one of this step */
+    int n_ranges;              /* of operations of the GPU in a row, in this step */
+    bool stuck;                /* somebody else computes on the CPU and does not end: it does nothing more */
     enum side router, experts; /* where the last picks are, and who works on them */
     struct error failed;       /* the first since begin */
     /* A cache as one side finds it; the GPU's addresses of its layers, each filled in when it is used. */
@@ -49,6 +60,9 @@ static inline struct device *device_of(const struct split *d, enum side side)
 {
     return side == GPU ? d->o.gpu : d->o.cpu;
 }
+
+/* Who runs the next operation, after its rows were asked for; NULL: nobody. */
+struct device *split_device(struct split *d, enum side side);
 
 /* Where the GPU has what lies at this address for others. */
 void *split_vram(const struct split *d, const void *data);

@@ -35,7 +35,10 @@ static void split_embed(struct device *dev, struct rows dst, const struct weight
 {
     struct split *d = split(dev);
     enum side side = in_vram(d, w) ? GPU : CPU;
-    embed(device_of(d, side), split_output(d, dst, side), w);
+    struct rows to = split_output(d, dst, side);
+    struct device *on = split_device(d, side);
+    if (on)
+        embed(on, to, w);
 }
 
 static void split_rmsnorm(struct device *dev, struct rows dst, struct rows src,
@@ -44,7 +47,10 @@ static void split_rmsnorm(struct device *dev, struct rows dst, struct rows src,
     struct split *d = split(dev);
     enum side side = side_of(d, weight, weight, split_valid(d, src));
     struct rows from = split_input(d, src, side);
-    rmsnorm(device_of(d, side), split_output(d, dst, side), from, weight, n_groups, eps);
+    struct rows to = split_output(d, dst, side);
+    struct device *on = split_device(d, side);
+    if (on)
+        rmsnorm(on, to, from, weight, n_groups, eps);
 }
 
 static void split_layernorm(struct device *dev, struct rows dst, struct rows src,
@@ -54,7 +60,10 @@ static void split_layernorm(struct device *dev, struct rows dst, struct rows src
     enum side side = side_of(d, weight, bias, CPU);
     struct weight factor = weight_on(d, weight, side), summand = weight_on(d, bias, side);
     struct rows from = split_input(d, src, side);
-    layernorm(device_of(d, side), split_output(d, dst, side), from, &factor, &summand, eps);
+    struct rows to = split_output(d, dst, side);
+    struct device *on = split_device(d, side);
+    if (on)
+        layernorm(on, to, from, &factor, &summand, eps);
 }
 
 static void split_matmul(struct device *dev, struct rows dst, const struct weight *w,
@@ -66,7 +75,10 @@ static void split_matmul(struct device *dev, struct rows dst, const struct weigh
     struct rows from = split_input(d, src, side);
     if (bias)
         vector = weight_on(d, bias, side);
-    matmul(device_of(d, side), split_output(d, dst, side), &matrix, from, bias ? &vector : NULL);
+    struct rows to = split_output(d, dst, side);
+    struct device *on = split_device(d, side);
+    if (on)
+        matmul(on, to, &matrix, from, bias ? &vector : NULL);
 }
 
 static void split_rope(struct device *dev, struct rows x, const struct rope *r, int n_heads,
@@ -74,7 +86,9 @@ static void split_rope(struct device *dev, struct rows x, const struct rope *r, 
 {
     struct split *d = split(dev);
     enum side side = split_valid(d, x);
-    rope(device_of(d, side), split_rows(d, x, side), r, n_heads, head_stride, offset);
+    struct device *on = split_device(d, side);
+    if (on)
+        rope(on, split_rows(d, x, side), r, n_heads, head_stride, offset);
 }
 
 /* ---- the cache, and attention ---- */
@@ -116,7 +130,9 @@ static void split_cache_gqa(struct device *dev, struct kvcache *c, int layer, st
     struct split *d = split(dev);
     enum side side = cache_side(d, layer);
     struct rows keys = split_input(d, k, side), values = split_input(d, v, side);
-    cache_gqa(device_of(d, side), cache_on(d, c, layer, side), layer, keys, values);
+    struct device *on = split_device(d, side);
+    if (on)
+        cache_gqa(on, cache_on(d, c, layer, side), layer, keys, values);
 }
 
 static void split_cache_mla(struct device *dev, struct kvcache *c, int layer,
@@ -125,7 +141,9 @@ static void split_cache_mla(struct device *dev, struct kvcache *c, int layer,
     struct split *d = split(dev);
     enum side side = cache_side(d, layer);
     struct rows latents = split_input(d, latent_rope, side);
-    cache_mla(device_of(d, side), cache_on(d, c, layer, side), layer, latents);
+    struct device *on = split_device(d, side);
+    if (on)
+        cache_mla(on, cache_on(d, c, layer, side), layer, latents);
 }
 
 static void split_attention_gqa(struct device *dev, struct rows dst, struct rows q,
@@ -135,8 +153,11 @@ static void split_attention_gqa(struct device *dev, struct rows dst, struct rows
     struct split *d = split(dev);
     enum side side = cache_side(d, layer);
     struct rows queries = split_input(d, q, side);
-    attention_gqa(device_of(d, side), split_output(d, dst, side), queries,
-                  cache_on(d, c, layer, side), layer, n_heads, n_kv_heads, head_dim, scale);
+    struct rows to = split_output(d, dst, side);
+    struct device *on = split_device(d, side);
+    if (on)
+        attention_gqa(on, to, queries, cache_on(d, c, layer, side), layer, n_heads, n_kv_heads,
+                      head_dim, scale);
 }
 
 static void split_attention_mla(struct device *dev, struct rows dst, struct rows q,
@@ -148,8 +169,10 @@ static void split_attention_mla(struct device *dev, struct rows dst, struct rows
     form.k_b = weight_on(d, &m->k_b, side);
     form.v_b = weight_on(d, &m->v_b, side);
     struct rows queries = split_input(d, q, side);
-    attention_mla(device_of(d, side), split_output(d, dst, side), queries,
-                  cache_on(d, c, layer, side), layer, &form);
+    struct rows to = split_output(d, dst, side);
+    struct device *on = split_device(d, side);
+    if (on)
+        attention_mla(on, to, queries, cache_on(d, c, layer, side), layer, &form);
 }
 
 static void split_cache_index(struct device *dev, struct kvcache *c, int layer, struct rows keys)
@@ -157,7 +180,9 @@ static void split_cache_index(struct device *dev, struct kvcache *c, int layer, 
     struct split *d = split(dev);
     enum side side = cache_side(d, layer);
     struct rows from = split_input(d, keys, side);
-    cache_index(device_of(d, side), cache_on(d, c, layer, side), layer, from);
+    struct device *on = split_device(d, side);
+    if (on)
+        cache_index(on, cache_on(d, c, layer, side), layer, from);
 }
 
 /* What it selects stays with the side that attends to it. */
@@ -167,7 +192,9 @@ static void split_indexer_topk(struct device *dev, struct rows queries, struct r
     struct split *d = split(dev);
     enum side side = cache_side(d, layer);
     struct rows q = split_input(d, queries, side), w = split_input(d, weights, side);
-    indexer_topk(device_of(d, side), q, w, cache_on(d, c, layer, side), layer, x);
+    struct device *on = split_device(d, side);
+    if (on)
+        indexer_topk(on, q, w, cache_on(d, c, layer, side), layer, x);
 }
 
 static void split_compress(struct device *dev, struct kvcache *c, int layer, struct rows values,
@@ -179,7 +206,9 @@ static void split_compress(struct device *dev, struct kvcache *c, int layer, str
     form.ape = weight_on(d, &k->ape, side);
     form.norm = weight_on(d, &k->norm, side);
     struct rows from = split_input(d, values, side), by = split_input(d, scores, side);
-    compress(device_of(d, side), cache_on(d, c, layer, side), layer, from, by, &form);
+    struct device *on = split_device(d, side);
+    if (on)
+        compress(on, cache_on(d, c, layer, side), layer, from, by, &form);
 }
 
 static void split_attention_window(struct device *dev, struct rows dst, struct rows q,
@@ -191,8 +220,10 @@ static void split_attention_window(struct device *dev, struct rows dst, struct r
     struct window_attention form = *a;
     form.sinks = weight_on(d, &a->sinks, side);
     struct rows queries = split_input(d, q, side), own = split_input(d, row, side);
-    attention_window(device_of(d, side), split_output(d, dst, side), queries, own,
-                     cache_on(d, c, layer, side), layer, &form);
+    struct rows to = split_output(d, dst, side);
+    struct device *on = split_device(d, side);
+    if (on)
+        attention_window(on, to, queries, own, cache_on(d, c, layer, side), layer, &form);
 }
 
 /* ---- between attention and experts ---- */
@@ -202,14 +233,19 @@ static void split_swiglu(struct device *dev, struct rows dst, struct rows gate, 
     struct split *d = split(dev);
     enum side side = split_valid(d, gate);
     struct rows g = split_input(d, gate, side), u = split_input(d, up, side);
-    swiglu(device_of(d, side), split_output(d, dst, side), g, u);
+    struct rows to = split_output(d, dst, side);
+    struct device *on = split_device(d, side);
+    if (on)
+        swiglu(on, to, g, u);
 }
 
 static void split_clamp(struct device *dev, struct rows x, float low, float high)
 {
     struct split *d = split(dev);
     enum side side = split_valid(d, x);
-    clamp(device_of(d, side), split_rows(d, x, side), low, high);
+    struct device *on = split_device(d, side);
+    if (on)
+        clamp(on, split_rows(d, x, side), low, high);
 }
 
 static void split_hyper_mix(struct device *dev, struct rows dst, struct rows mix,
@@ -221,7 +257,10 @@ static void split_hyper_mix(struct device *dev, struct rows dst, struct rows mix
     form.scale = weight_on(d, &h->scale, side);
     form.base = weight_on(d, &h->base, side);
     struct rows m = split_input(d, mix, side), from = split_input(d, hidden, side);
-    hyper_mix(device_of(d, side), split_output(d, dst, side), m, from, &form);
+    struct rows to = split_output(d, dst, side);
+    struct device *on = split_device(d, side);
+    if (on)
+        hyper_mix(on, to, m, from, &form);
 }
 
 static void split_hyper_join(struct device *dev, struct rows hidden, struct rows mix,
@@ -230,7 +269,9 @@ static void split_hyper_join(struct device *dev, struct rows hidden, struct rows
     struct split *d = split(dev);
     enum side side = split_valid(d, hidden);
     struct rows m = split_input(d, mix, side), from = split_input(d, out, side);
-    hyper_join(device_of(d, side), split_rows(d, hidden, side), m, from);
+    struct device *on = split_device(d, side);
+    if (on)
+        hyper_join(on, split_rows(d, hidden, side), m, from);
 }
 
 /* ---- experts ---- */
@@ -242,7 +283,10 @@ static void split_router_topk(struct device *dev, const struct router *r, struct
     d->router = side_of(d, &r->bias, &r->table, split_valid(d, scores));
     here.bias = weight_on(d, &r->bias, d->router);
     here.table = weight_on(d, &r->table, d->router);
-    router_topk(device_of(d, d->router), &here, split_input(d, scores, d->router));
+    struct rows from = split_input(d, scores, d->router);
+    struct device *on = split_device(d, d->router);
+    if (on)
+        router_topk(on, &here, from);
 }
 
 static void split_experts_begin(struct device *dev, const struct experts *e, struct rows src)
@@ -250,13 +294,19 @@ static void split_experts_begin(struct device *dev, const struct experts *e, str
     struct split *d = split(dev);
     d->experts = d->router;
     assert(d->experts == GPU || !in_vram(d, &e->down));
-    experts_begin(device_of(d, d->experts), e, split_input(d, src, d->experts));
+    struct rows from = split_input(d, src, d->experts);
+    struct device *on = split_device(d, d->experts);
+    if (on)
+        experts_begin(on, e, from);
 }
 
 static void split_experts_end(struct device *dev, struct rows dst)
 {
     struct split *d = split(dev);
-    experts_end(device_of(d, d->experts), split_output(d, dst, d->experts));
+    struct rows to = split_output(d, dst, d->experts);
+    struct device *on = split_device(d, d->experts);
+    if (on)
+        experts_end(on, to);
 }
 
 static bool split_read_choice(struct device *dev, int32_t *ids, float *weights, struct error *err)
@@ -272,7 +322,10 @@ static void split_add(struct device *dev, struct rows dst, struct rows a, struct
     struct split *d = split(dev);
     enum side side = split_valid(d, a);
     struct rows x = split_input(d, a, side), y = split_input(d, b, side);
-    add(device_of(d, side), split_output(d, dst, side), x, y);
+    struct rows to = split_output(d, dst, side);
+    struct device *on = split_device(d, side);
+    if (on)
+        add(on, to, x, y);
 }
 
 static void split_add3(struct device *dev, struct rows dst, struct rows a, struct rows b,
@@ -281,7 +334,10 @@ static void split_add3(struct device *dev, struct rows dst, struct rows a, struc
     struct split *d = split(dev);
     enum side side = split_valid(d, a);
     struct rows x = split_input(d, a, side), y = split_input(d, b, side), z = split_input(d, c, side);
-    add3(device_of(d, side), split_output(d, dst, side), x, y, z);
+    struct rows to = split_output(d, dst, side);
+    struct device *on = split_device(d, side);
+    if (on)
+        add3(on, to, x, y, z);
 }
 
 static void split_copy(struct device *dev, struct rows dst, struct rows src)
@@ -289,14 +345,20 @@ static void split_copy(struct device *dev, struct rows dst, struct rows src)
     struct split *d = split(dev);
     enum side side = split_valid(d, src);
     struct rows from = split_input(d, src, side);
-    device_of(d, side)->ops->copy(device_of(d, side), split_output(d, dst, side), from);
+    struct rows to = split_output(d, dst, side);
+    struct device *on = split_device(d, side);
+    if (on)
+        on->ops->copy(on, to, from);
 }
 
 static void split_logits(struct device *dev, const struct weight *w, struct rows src)
 {
     struct split *d = split(dev);
     enum side side = in_vram(d, w) ? GPU : CPU;
-    logits(device_of(d, side), w, split_input(d, src, side));
+    struct rows from = split_input(d, src, side);
+    struct device *on = split_device(d, side);
+    if (on)
+        logits(on, w, from);
 }
 
 void split_operations(struct device_ops *ops)
