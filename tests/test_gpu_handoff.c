@@ -332,8 +332,8 @@ static void test_device(float *x)
     struct gpu_device_options o = { .limits = { .act_f32 = true, .max_tokens = 1, .max_cols = 32,
                                                 .n_ctx = 8, .head_width = 8 },
                                     .n_vocab = 1,
-                                    .partner = { &p, NULL, slow_begin, slow_end, slow_finish,
-                                                 NULL, NULL } };
+                                    .partner = { .ctx = &p, .begin = slow_begin, .end = slow_end,
+                                                 .finish = slow_finish } };
     int32_t token = 0;
     struct step step = { .tokens = &token, .n_tokens = 1 };
     struct experts e = { .top_k = 1 };

@@ -208,6 +208,8 @@ bool hybrid_settle(void *ctx, struct error *err)
 
 struct gpu_partner hybrid_partner(struct hybrid_pair *p)
 {
-    return (struct gpu_partner){ p, pair_start, pair_replay, pair_begin, pair_end, pair_finish,
-                                 pair_record, pair_recorded, pair_embed };
+    return (struct gpu_partner){
+        .ctx = p, .start = pair_start, .replay = pair_replay, .begin = pair_begin, .end = pair_end,
+        .finish = pair_finish, .record = pair_record, .recorded = pair_recorded, .embed = pair_embed,
+    };
 }
