@@ -7,6 +7,7 @@
 
 #include "src/cli/blocks.h"
 #include "src/cli/view.h"
+#include "src/cli/wrap.h"
 #include "tests/screen.h"
 
 /* ---- the text -------------------------------------------------------------------------------- */
@@ -192,6 +193,31 @@ static void test_resize(void)
     buf_release(&view.shown);
 }
 
+static void test_wrap(void)
+{
+    static const struct {
+        const char *text, *lines;
+        int columns;
+    } rows[] = {
+        { "fits", "fits\n", 4 },
+        { "", "", 10 },
+        { "\n\nx\n", "\n\nx\n", 10 },
+        { "plain words that go on\n", "plain\nwords that\ngo on\n", 10 },
+        { "memory    weights 6.6 MiB mapped, cache 4.5 MiB", "memory    weights 6.6 MiB\n          mapped, cache\n"
+                                                           "          4.5 MiB\n", 26 },
+        { "  a row of a list\n  two", "  a row of\n    a list\n  two\n", 12 },
+        { "日本  語語語語 語語 x", "日本  語語語語\n      語語 x\n", 16 },
+        { "averylongword", "averylon\ngword\n", 8 },
+    };
+    for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+        check_case("\"%.20s\" in %d columns", rows[i].text, rows[i].columns);
+        struct buf out = { 0 };
+        wrap_lines(&out, str_of(rows[i].text), rows[i].columns);
+        CHECK_STR(buf_str(&out).data, rows[i].lines);
+        buf_release(&out);
+    }
+}
+
 /* Narrower: lines break where the terminal's edge is now, the cursor goes with its line. */
 static void reflow(struct screen *s, int columns)
 {
@@ -287,6 +313,7 @@ int main(void)
     test_streams();
     test_resize();
     test_reflow();
+    test_wrap();
     test_noise();
     return check_finish();
 }

@@ -25,16 +25,17 @@ static size_t aligned_at(struct str line, int columns)
 static void wrap_line(struct buf *out, struct str line, int columns)
 {
     char first[sizeof ((struct margin *)0)->first], rest[sizeof first];
-    size_t at = aligned_at(line, columns);
+    size_t at = aligned_at(line, columns), blanks = strspn(line.data, " ");
+    bool hang = at > 0 && at == blanks; /* a row of a list: what goes on stands a little deeper */
     struct margins margins = { 0 };
     struct styled text = { 0 };
     if (at >= sizeof first)
         at = 0;
     snprintf(first, sizeof first, "%.*s", (int)at, line.data);
-    snprintf(rest, sizeof rest, "%*s", width_of(str_of(first)), "");
+    snprintf(rest, sizeof rest, "%*s", width_of(str_of(first)) + 2 * hang, "");
     margins_push(&margins, first, rest);
     styled_add(&text, (struct str){ line.data + at, line.len - at }, 0);
-    styled_wrap(out, &text, &margins, columns, false, PALETTE_PLAIN);
+    styled_wrap(out, &text, &margins, columns - 2 * hang, false, PALETTE_PLAIN);
     out->out_of_memory |= text.text.out_of_memory;
     styled_release(&text);
 }

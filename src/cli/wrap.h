@@ -5,7 +5,8 @@
 #include "src/cli/buf.h"
 
 /* Append the lines of `text`, none wider than `columns`. A line that is too long breaks at words; what
- * goes on stands below its last column that leaves half of the window, as
+ * goes on stands below its last column that leaves half of the window (else a little deeper than the
+ * line), as
  *
  *     memory    weights 6.6 MiB mapped, cache
  *               4.5 MiB
