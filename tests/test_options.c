@@ -509,7 +509,9 @@ static void value_text(const struct option *row, const struct options *o, char *
     case OPT_COUNT: case OPT_CONST: case OPT_CHOICE:
         snprintf(text, size, "%d", *(const int *)field);
         break;
-    case OPT_INT: case OPT_SIZE: snprintf(text, size, "%lld", (long long)*(const int64_t *)field); break;
+    case OPT_INT: case OPT_SIZE:
+        snprintf(text, size, "%lld", (long long)*(const int64_t *)field);
+        break;
     case OPT_REAL: snprintf(text, size, "%.17g", *(const double *)field); break;
     case OPT_TEXT: snprintf(text, size, "%s", *(const char *const *)field); break;
     case OPT_LIST: snprintf(text, size, "%d %s", list->n, list->n ? list->items[0] : ""); break;
@@ -557,7 +559,8 @@ static void compare_ways(const struct option *row, unsigned command, char *value
             snprintf(word, sizeof word, "%.*s", (int)len, at);
             argv[0] = word;
             read_by(row, command, argv, argc, other, sizeof other);
-            CHECK_MSG(strcmp(by_long, other) == 0, "%s: %s, --%s: %s", word, other, row->name, by_long);
+            CHECK_MSG(strcmp(by_long, other) == 0, "%s: %s, --%s: %s", word, other, row->name,
+                      by_long);
             at += len;
         }
     }
@@ -571,7 +574,8 @@ static void compare_ways(const struct option *row, unsigned command, char *value
     setenv(name, said, 1);
     read_by(row, command, NULL, 0, other, sizeof other);
     unsetenv(name);
-    CHECK_MSG(strcmp(by_long, other) == 0, "%s=%s: %s, --%s: %s", name, said, other, row->name, by_long);
+    CHECK_MSG(strcmp(by_long, other) == 0, "%s=%s: %s, --%s: %s", name, said, other, row->name,
+              by_long);
     snprintf(config, sizeof config, "%s = %s\n", row->name, said);
     put(own, "config/tandem/config", config);
     read_by(row, command, NULL, 0, other, sizeof other);
@@ -647,7 +651,8 @@ static void check_help(void)
             const struct option *o = &option_rows[row];
             snprintf(word, sizeof word, "--%s%s", o->name, o->argument ? " " : "");
             if ((o->commands & c->bit) && o->help)
-                CHECK_MSG(strstr(buf_str(&all).data, word), "tandem %s --help lacks %s", c->name, word);
+                CHECK_MSG(strstr(buf_str(&all).data, word), "tandem %s --help lacks %s", c->name,
+                          word);
         }
         buf_release(&brief);
         buf_release(&all);
@@ -672,8 +677,9 @@ static void check_foreign(void)
         snprintf(path, sizeof path, "%s/err", own);
         char *err = check_read_file(path, &n);
         CHECK_MSG(code == (f->habit ? 0 : 2), "%s: code %d", f->name, code);
-        CHECK_MSG(err && strstr(err, f->text) && strstr(err, f->habit ? "no effect" : "not one of ours") &&
-                      lines_of(err) <= 3, "%s: %s", f->name, err);
+        const char *verdict = f->habit ? "no effect" : "not one of ours";
+        CHECK_MSG(err && strstr(err, f->text) && strstr(err, verdict) && lines_of(err) <= 3, "%s: %s",
+                  f->name, err);
         free(err);
     }
 }
