@@ -11,8 +11,10 @@
 #include "src/base/mem.h"
 #include "src/base/pages.h"
 #include "src/base/util.h"
+#include "src/cli/rates.h"
 #include "src/engine/card.h"
 #include "src/engine/machine.h"
+#include "src/model/forecast.h"
 #include "tests/check.h"
 
 static char folder[] = "/tmp/tandem-machine-XXXXXX";
@@ -231,6 +233,66 @@ static void check_get(const struct machine *measured)
     CHECK(!machine_get(&m, NULL, 2, 0, &cancel, &err) && err.code == ERR_INTERRUPTED);
 }
 
+/* A profile that was taken while others used the machine. */
+static void check_doubt(const struct machine *measured)
+{
+    struct error err = { 0 };
+    struct machine m = *measured, kept;
+    check_case("a doubted profile is probed once more, the better of each rate is kept");
+    m.dram_gb_s = 1e-3;
+    m.dot_gb_s[TYPE_Q4_K] = 12345;
+    m.dot_gb_s[TYPE_Q8_0] = 1e-3;
+    m.busy_w = 77;
+    machine_save(&m, path_of("kept"), &err);
+    CHECK(machine_doubt(path_of("kept")));
+    CHECK(!machine_doubt(path_of("kept"))); /* no news */
+    CHECK(machine_get(&m, path_of("kept"), 2, 0, NULL, &err));
+    CHECK_MSG(m.dram_gb_s > 1e-3 && m.dot_gb_s[TYPE_Q8_0] > 1e-3, "%g, %g GB/s", m.dram_gb_s,
+              m.dot_gb_s[TYPE_Q8_0]);
+    CHECK(m.dot_gb_s[TYPE_Q4_K] == 12345 && m.busy_w == 77);
+    CHECK_INT(m.sittings, 2);
+    CHECK(machine_load(&kept, path_of("kept"), &err) && kept.dram_gb_s > 1e-3 && !kept.doubted);
+    CHECK_INT(kept.sittings, 2);
+
+    check_case("after some sittings the figures are taken as they are");
+    m.sittings = MACHINE_SITTINGS;
+    m.dram_gb_s = 1e-3;
+    machine_save(&m, path_of("kept"), &err);
+    CHECK(!machine_doubt(path_of("kept")));
+    m.doubted = 1;
+    machine_save(&m, path_of("kept"), &err);
+    CHECK(machine_get(&m, path_of("kept"), 2, 0, NULL, &err) && m.dram_gb_s == 1e-3);
+    CHECK(!machine_doubt(path_of("none")));
+}
+
+/* What decoding says about the rates. */
+static void check_judgement(void)
+{
+    struct error err = { 0 };
+    struct model m = { 0 };
+    struct placement p = { 0 };
+    struct placement_wishes w = placement_wishes_default();
+    struct rates r = { .n_cores = 2, .ram_bytes = (uint64_t)8 << 30, .dram_gb_s = 20 };
+    check_case("rates are too low for what was decoded");
+    if (!model_open(&m, "models/demo.gguf", NUMERICS_OFFICIAL, &err)) {
+        check_skip("%s", err.text);
+        return;
+    }
+    for (int i = 0; i < N_TENSOR_TYPES; i++)
+        r.dot_gb_s[i] = 15;
+    CHECK_MSG(placement_make(&p, &m, &r, &w, &err) && p.fits, "%s", err.text);
+    struct forecast f;
+    forecast_make(&f, &m, &p, &r, 100, 1);
+    double most = f.decode_tok_s.high;
+    CHECK(!rates_too_low(&r, &m, &p, 0, 1.05 * most, 100));
+    CHECK(rates_too_low(&r, &m, &p, 0, 1.2 * most, 100));
+    CHECK(!rates_too_low(&r, &m, &p, (double)m.bytes_per_token, 1.2 * most, 100)); /* the cache did it */
+    r.dram_gb_s = 0;
+    CHECK(!rates_too_low(&r, &m, &p, 0, 1.2 * most, 100)); /* nothing was measured */
+    placement_free(&p);
+    model_close(&m);
+}
+
 int main(void)
 {
     struct machine m;
@@ -242,6 +304,8 @@ int main(void)
     check_quick(&m);
     check_file(&m);
     check_get(&m);
+    check_doubt(&m);
+    check_judgement();
     static const char *const names[] = { "smaps", "machine", "bad", "new", "kept" };
     for (size_t i = 0; i < ARRAY_LEN(names); i++)
         unlink(path_of(names[i]));

@@ -2,6 +2,7 @@
 
 #include <math.h>
 
+#include "src/cli/rates.h"
 #include "src/cli/record.h"
 #include "src/cli/signals.h"
 #include "src/cli/term.h"
@@ -89,6 +90,8 @@ static bool take(struct stream *s, int32_t id, struct error *err)
     return show(s, ready, n, s->stopped, err);
 }
 
+
+#define ENOUGH_TOKENS 16 /* to tell how fast decoding is */
 
 #define KEEP_TOKENS 512 /* of a prompt, that are worth keeping before it ends */
 
@@ -308,8 +311,12 @@ bool generate(struct loaded *m, const struct tokens *prompt, const struct genera
     bool flushed = flush(&s, ok ? err : NULL);
     stop_close(s.stop);
     buf_release(&s.pending);
-    if (ok)
+    if (ok) {
         record_answer(m, g);
+        if (g->n_generated > ENOUGH_TOKENS)
+            rates_check(m->engine, (double)(g->times.n_steps - 1) / g->decode_s,
+                        session_n_past(m->session));
+    }
     return ok && flushed && buf_ok(&g->answer, err) && buf_ok(&g->stored, err) &&
            buf_ok(&g->thinking, err);
 }

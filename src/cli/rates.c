@@ -6,6 +6,7 @@
 
 #include "cpu/features.h"
 #include "src/base/cpus.h"
+#include "src/base/log.h"
 #include "src/base/util.h"
 #include "src/cli/option_table.h"
 #include "src/cli/paths.h"
@@ -14,6 +15,7 @@
 #include "src/engine/card.h"
 #include "src/engine/engine.h"
 #include "src/engine/machine.h"
+#include "src/model/forecast.h"
 #include "src/model/memory.h"
 
 /* ---- this machine ---- */
@@ -111,6 +113,36 @@ bool rates_here(struct rates *r, const struct options *o, bool measure, struct e
         snprintf(r->gpu, sizeof r->gpu, "GPU");
     }
     return true;
+}
+
+#define SURPRISE 1.1
+
+bool rates_too_low(const struct rates *r, const struct model *m, const struct placement *p,
+                   double cache_bytes, double steps_per_s, int64_t depth)
+{
+    struct forecast f;
+    if ((double)m->bytes_per_token < 2 * cache_bytes || !(r->dram_gb_s > 0))
+        return false;
+    forecast_make(&f, m, p, r, depth, 1);
+    return steps_per_s > SURPRISE * f.decode_tok_s.high;
+}
+
+void rates_check(const struct engine *e, double steps_per_s, int64_t depth)
+{
+    char path[PATH_SIZE], cpu[sizeof ((struct machine *)0)->cpu];
+    struct machine m;
+    struct error ignored = { 0 };
+    if (engine_gpu(e) || !path_machine(path, sizeof path) || !machine_load(&m, path, &ignored))
+        return;
+    machine_cpu_name(cpu, sizeof cpu);
+    bool ours = strcmp(cpu, m.cpu) == 0 && m.n_threads == engine_threads(e) &&
+                strcmp(m.isa, cpu_isa_name(engine_isa(e))) == 0;
+    struct rates r = { .n_cores = m.n_threads };
+    copy_measured(&r, &m);
+    if (ours && rates_too_low(&r, engine_model(e), engine_placement(e), m.l3_gb * 1e9, steps_per_s,
+                              depth) && machine_doubt(path))
+        log_detail("decoding was faster than this machine's profile allows: it is measured once more "
+                   "when it is needed next");
 }
 
 void rates_keep_watts(const struct energy *meter, bool with_gpu, double busy_w)

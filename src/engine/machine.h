@@ -44,6 +44,8 @@ struct machine {
     int n_threads; /* workers */
     int n_nodes;   /* NUMA nodes that this process may compute on */
     int detail;    /* enum machine_detail */
+    int sittings;  /* probes whose best figures these are; 0: one */
+    int doubted;   /* 1: something ran faster than they allow, see machine_doubt */
 
     /* Memory. */
     double dram_gb_s;     /* the best of all readers and thread counts: the limit of decode */
@@ -99,9 +101,17 @@ bool machine_load(struct machine *m, const char *path, struct error *err);
 
 /* The figures of the file when they are of this CPU with these threads (0: all) and instruction sets
  * (0: all), else those of a quick probe, which are then saved. A file that cannot be read or written
- * is no error. path NULL: always probe. */
+ * is no error. path NULL: always probe.
+ *
+ * A probe measures what other programs leave at that moment, so a profile can only be too low. One that
+ * is doubted is probed once more, and of each rate the better one is kept; after MACHINE_SITTINGS the
+ * figures are taken as they are. A full probe (bench --probe) replaces them all. */
+#define MACHINE_SITTINGS 8
 bool machine_get(struct machine *m, const char *path, int n_threads, unsigned isa,
                  const atomic_int *cancel, struct error *err);
+
+/* Mark the file's profile as too low; true when that is news, and another sitting may follow. */
+bool machine_doubt(const char *path);
 
 /* Rates of card number `index` into *m: those that are there when they are of a card of this name,
  * else measured in about half a second, and with a path kept beside the rest. *info tells the card as

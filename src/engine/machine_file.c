@@ -35,6 +35,8 @@ static const struct field {
     { "threads", COUNT, AT(n_threads), 0 },
     { "nodes", COUNT, AT(n_nodes), 0 },
     { "detail", COUNT, AT(detail), 0 },
+    { "sittings", COUNT, AT(sittings), 0 },
+    { "doubted", COUNT, AT(doubted), 0 },
     { "dram_gb_s", REAL, AT(dram_gb_s), 0 },
     { "best_threads", COUNT, AT(best_threads), 0 },
     { "enough_threads", COUNT, AT(enough_threads), 0 },
