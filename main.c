@@ -157,8 +157,7 @@ int main(int argc, char **argv)
     else if (signals_exit_code() && (ok || code == ERR_INTERRUPTED))
         code = signals_exit_code();
     else if (!ok && code != ERR_INTERRUPTED) {
-        note_error("tandem: %s", err.text);
-        note_kept();
+        note_failure(&err);
     }
     record_close(ok ? NULL : &err, code);
     options_release(&options);

@@ -18,10 +18,12 @@
 #include "src/cli/json.h"
 #include "src/cli/option_table.h"
 #include "src/cli/repair.h"
+#include "src/cli/term.h"
 #include "src/cli/width.h"
 #include "src/engine/machine.h"
 #include "src/format/gguf.h"
 #include "src/format/quant.h"
+#include "src/text/sampler.h"
 #include "tests/option_trials.h"
 #include "tests/checkpoint.h"
 #include "tests/pty.h"
@@ -701,6 +703,25 @@ static void check_codes(void)
     }
 }
 
+/* What cannot happen has a code, too. */
+static void check_mistake(void)
+{
+    struct sampler_options o = sampler_options_default();
+    struct sampler *sampler = NULL;
+    struct error err = { 0 };
+    new_folder();
+    check_case("code 7 asks for a report");
+    CHECK(!sampler_open(&sampler, &o, 0, &err) && err.code == 7);
+    int keep = dup(2), fd = file_in("err", O_WRONLY | O_CREAT | O_TRUNC);
+    fflush(stderr);
+    dup2(fd, 2);
+    note_failure(&err);
+    dup2(keep, 2);
+    close(fd);
+    close(keep);
+    CHECK(shows("err", "^tandem: sampler for 0 tokens") && shows("err", "please report it"));
+}
+
 /* A run without end; ends by this signal, or because nobody reads (0). */
 static int code_of_stopped(int signal_number)
 {
@@ -766,6 +787,7 @@ int main(void)
         write_models();
         run_trials();
         check_codes();
+        check_mistake();
         check_stops();
     }
     char command[200];

@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <sys/stat.h>
@@ -100,6 +101,14 @@ bool buf_read_fd(struct buf *b, int fd, const char *name, struct error *err)
     return true;
 }
 
+void buf_note_waiting(int fd, const char *what)
+{
+    struct pollfd in = { .fd = fd, .events = POLLIN };
+    if (poll(&in, 1, term_animates() ? 100 : 2000) == 0)
+        note("waiting for %s", what);
+}
+
+/* A pipe is opened without waiting for its writer, who may never come. */
 bool buf_read_file(struct buf *b, const char *path, struct error *err)
 {
     if (strcmp(path, "-") == 0) {
@@ -107,10 +116,13 @@ bool buf_read_file(struct buf *b, const char *path, struct error *err)
             note("reading from the terminal: end it with Ctrl-D");
         return buf_read_fd(b, STDIN_FILENO, "standard input", err);
     }
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (fd < 0)
         return fail(err, ERR_FILE, "%s: %s", path, strerror(errno));
     struct stat st;
+    fcntl(fd, F_SETFL, 0);
+    if (fstat(fd, &st) == 0 && S_ISFIFO(st.st_mode))
+        buf_note_waiting(fd, path);
     bool ok = fstat(fd, &st) == 0 && !S_ISDIR(st.st_mode);
     ok = ok ? buf_read_fd(b, fd, path, err) : fail(err, ERR_FILE, "%s: is a directory", path);
     close(fd);

@@ -34,6 +34,8 @@ static inline struct str buf_str(const struct buf *b)
  * ERR_FILE when it cannot be opened or is a directory, ERR_RUN on a read error, ERR_INTERRUPTED on
  * Ctrl-C. */
 bool buf_read_fd(struct buf *b, int fd, const char *name, struct error *err);
+/* Say what is waited for, unless `fd` can be read soon: at once to people, after two seconds to a log. */
+void buf_note_waiting(int fd, const char *what);
 bool buf_read_file(struct buf *b, const char *path, struct error *err);
 
 #endif

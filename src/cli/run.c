@@ -1,5 +1,4 @@
 /* tandem run: one prompt in, its answer out; stdout carries the answer and nothing else. */
-#include <poll.h>
 #include <stdio.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -34,11 +33,11 @@ static bool stdin_is_input(void)
 
 static bool read_stdin(struct buf *text, struct error *err)
 {
-    struct pollfd in = { .fd = STDIN_FILENO, .events = POLLIN };
     if (term_stdin())
         note("reading the prompt from the terminal: end it with Ctrl-D");
-    else if (poll(&in, 1, 2000) == 0)
-        note("waiting for the rest of the prompt on standard input (</dev/null if there is none)");
+    else
+        buf_note_waiting(STDIN_FILENO, "the rest of the prompt on standard input (</dev/null if there "
+                         "is none)");
     return buf_read_fd(text, STDIN_FILENO, "standard input", err);
 }
 

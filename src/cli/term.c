@@ -311,10 +311,14 @@ void note_later(const struct buf *lines)
     buf_add(&kept, buf_str(lines).data, lines->len);
 }
 
-void note_kept(void)
+void note_failure(const struct error *err)
 {
+    note_error("tandem: %s", err->text);
     err_write(buf_str(&kept).data, kept.len);
     buf_release(&kept);
+    if (err->code == ERR_INTERNAL)
+        note_error("tandem: this is a mistake of the program: please report it, with this command and "
+                   "what tandem --version prints (%s:%d)", err->file, err->line);
 }
 
 const char *human_bytes(double bytes, char *text, size_t size)

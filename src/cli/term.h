@@ -37,9 +37,10 @@ void note(const char *format, ...) __attribute__((format(printf, 1, 2)));
 void note_error(const char *format, ...) __attribute__((format(printf, 1, 2)));
 /* Call this before a line is noted, so that what is being drawn can make room for it; NULL: nobody. */
 void note_before(void (*make_room)(void *ctx), void *ctx);
-/* Keep lines that belong behind the error which ends the program; note_kept writes them. */
+/* Keep lines that belong behind the error which ends the program. */
 void note_later(const struct buf *lines);
-void note_kept(void);
+/* That error, these lines, and for a mistake of ours (ERR_INTERNAL) the wish to hear of it. */
+void note_failure(const struct error *err);
 /* Bytes to stderr as they are. */
 void err_write(const char *bytes, size_t len);
 
