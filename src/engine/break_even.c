@@ -32,6 +32,7 @@
 #define PRIOR_TRIES 2      /* counted as so many */
 #define COST_FIRST 1.5     /* a step with one guess, in plain steps, before it was measured: a hope; */
 #define COST_MOST 1.1      /* each guess costs so many more at most: what the account must cover */
+#define HICCUP 2           /* times that most: what is beyond is the machine's, not the guesses' */
 #define COST_PAIR (1 / 64.0) /* reading a pair, in plain steps, before it was measured */
 #define CATCH_UP 0.5       /* plain steps that reading pairs before a trial may cost */
 
@@ -145,6 +146,18 @@ enum draft_reason break_even_reason(const struct break_even *b)
 
 /* ---- what happened ---- */
 
+/* Plain steps until the next trial: twice as many each time, and so many that the cheapest length that
+ * was tried costs no more than LOSS of them. */
+static int64_t next_wait(const struct break_even *b)
+{
+    double loss = WAIT_MOST * b->step_s[0];
+    for (int k = 1; k <= b->most; k++)
+        if (b->n_steps[k] > 0)
+            loss = min_of(loss, max_of(0.0, cost(b, k) - b->step_s[0]));
+    int64_t twice = min_of(2 * max_of(b->wait, WAIT_FIRST / 2), WAIT_MOST);
+    return max_of(twice, (int64_t)(loss / (LOSS * b->step_s[0])));
+}
+
 /* The first few say how fast it can be: they touch what nobody has touched yet. */
 static void measure(struct break_even *b, int k, double seconds)
 {
@@ -207,18 +220,18 @@ void break_even_step(struct break_even *b, int k, double seconds)
             b->hits[j] *= FADE_TRIAL;
         }
     }
-    b->wait = best > 0 ? WAIT_FIRST : min_of(2 * max_of(b->wait, WAIT_FIRST / 2), WAIT_MOST);
-    b->idle = 0;
     b->n++;
     measure(b, k, seconds);
     bool sooner = b->then_s[k] > 0 && seconds < b->then_s[k]; /* so would plain steps be */
     b->worth = sooner ? seconds / b->then_s[k] : 1;
     if (b->worth < 1 - CHANGE_ONE || (b->n_steps[k] > 3 && differ(b->step_s[k], b->then_s[k])))
         b->plain_due = max_of(b->plain_due, (int64_t)1);
-    b->waiting_s += seconds;
+    b->waiting_s += min_of(seconds, HICCUP * (1 + COST_MOST * k) * b->step_s[0]);
     b->waiting += b->worth;
     b->total_s += seconds;
     b->since_plain++;
+    b->wait = best > 0 ? WAIT_FIRST : next_wait(b);
+    b->idle = 0;
     b->since_try = k == best || best == 0 ? b->since_try + 1 : 0;
 }
 
