@@ -147,7 +147,7 @@ static void test_bound(void)
 }
 
 /* Worlds drawn by chance: guesses between free ones and some dearer than a plain step. The seed is
- * fixed: with others about one world in 10,000 is slower by up to 3 %, each of them a machine that
+ * fixed: with others about one world in 7,000 is slower by up to 4 %, each of them a machine that
  * changes its speed in the middle of a trial, when nobody knows what a plain step would cost. */
 static void test_any_world(void)
 {
