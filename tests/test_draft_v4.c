@@ -1,5 +1,6 @@
 /* Drafting with V4, whose block reads four streams and whose cache has rings that a rejected guess has
- * written to: the block against formulas in double precision, then answers with and without it. */
+ * written to: the block against formulas in double precision, then answers with and without it; the
+ * same answers of V3 and V3.2 in miniature. */
 #include "cpu/device_cpu.h"
 #include "cpu/features.h"
 #include "src/base/util.h"
@@ -174,7 +175,7 @@ static void prefill(struct session *s, const int32_t *ids, int64_t n)
 
 /* Long enough that blocks of 4 and of 128 end behind guesses that were right and that were wrong; then
  * back by less than the rings forgive, by more, and to the beginning. */
-static void test_answers(enum draft_use use)
+static void test_answers(const char *model, enum draft_use use)
 {
     struct session *plain = open_session(DRAFT_OFF), *drafting = open_session(use);
     int32_t ids[90];
@@ -182,7 +183,7 @@ static void test_answers(enum draft_use use)
         ids[i] = (i * 29 + 5) % N_VOCAB;
     for (int i = 0; plain && drafting && i < 3; i++) {
         int64_t n = 90 - 40 * i;
-        check_case("answer %d is the same with %d guesses, to the bit", i, use);
+        check_case("%s: answer %d is the same with %d guesses, to the bit", model, i, use);
         prefill(plain, ids, n);
         prefill(drafting, ids, n);
         CHECK_INT(go_on(plain, drafting, MOST), 0);
@@ -216,13 +217,21 @@ int main(void)
     char path[256];
     test_block("--like tiny-v4 --generation b-mtp");
     test_block("--like tiny-v4 --generation b-mtp-halves");
-    check_case("a model whose guesses are often right");
     tiny_path(path, "draft_v4");
-    if (draft_model_write(path, "--like tiny-v4", N_LAYERS) &&
-        CHECK_MSG(engine_open(&engine, path, &o, &err), "%s", err.text))
-        for (enum draft_use use = DRAFT_ONE; use <= DRAFT_MOST; use++)
-            test_answers(use);
-    engine_close(engine);
-    unlink(path);
+    static const struct {
+        const char *name, *options;
+        int n_layers;
+    } models[] = { { "V4", "--like tiny-v4", N_LAYERS }, { "V3.2", "--arch deepseek32", 3 },
+                   { "V3", "--arch deepseek2", 3 } };
+    for (size_t i = 0; i < ARRAY_LEN(models); i++) {
+        check_case("%s: a model whose guesses are often right", models[i].name);
+        if (draft_model_write(path, models[i].options, models[i].n_layers) &&
+            CHECK_MSG(engine_open(&engine, path, &o, &err), "%s", err.text))
+            for (enum draft_use use = DRAFT_ONE; use <= DRAFT_MOST; use++)
+                test_answers(models[i].name, use);
+        engine_close(engine);
+        engine = NULL;
+        unlink(path);
+    }
     return check_finish();
 }
