@@ -8,4 +8,5 @@ void kernels_use_neon(struct kernels *k)
     use_quantize_neon(k);
     use_float_neon(k);
     use_limits_neon(k);
+    use_index_neon(k);
 }

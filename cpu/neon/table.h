@@ -9,5 +9,6 @@ void use_decode_neon(struct kernels *k);   /* blocks to floats */
 void use_quantize_neon(struct kernels *k); /* floats to activation blocks */
 void use_float_neon(struct kernels *k);    /* everything on F32, F16 and BF16 */
 void use_limits_neon(struct kernels *k);    /* the fastest reading and multiplying, for the probe */
+void use_index_neon(struct kernels *k);     /* scores of an indexer */
 
 #endif
