@@ -63,13 +63,23 @@ static void test_load(void)
 
     check_case("Ctrl-Z while the model is loaded, fg: it goes on loading");
     if (halt_in_load(path)) {
+        kill(s.pid, SIGCONT); /* first: it would take a stop that waits away */
         type(&s, "\032");
-        kill(s.pid, SIGCONT);
         if (expect_stopped())
             kill(s.pid, SIGCONT);
         CHECK(expect(&s, "/help") && expect_prompt(&s));
         leave();
     }
+    check_case("where nothing can be drawn over, one plain line says that it loads");
+    environment = (const char *const[]){ "TERM=dumb", NULL };
+    CHECK(spawn(&s, ARGUMENTS("chat", path, "--load", "copy", "-c", "512", "-ngl", "0")));
+    environment = NULL;
+    CHECK(expect(&s, "/help") && expect_prompt(&s));
+    if (seen("loading ...\r\n"))
+        CHECK(!memchr(s.text, '\033', s.len));
+    else
+        check_skip("half a GiB is loaded within a tenth of a second");
+    leave();
     unlink(path);
 
     check_case("signals at forty moments of the start: the right code, terminal and session as before");

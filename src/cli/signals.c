@@ -126,10 +126,16 @@ bool signals_cancelled(void)
 
 void signals_rearm(void)
 {
+    int interrupted = 130;
     if (leave)
         return;
-    exit_code = 0;
+    atomic_compare_exchange_strong(&exit_code, &interrupted, 0);
     cancel = 0;
+    if (leave) { /* asked for meanwhile, in the midst of this */
+        cancel = 1;
+        interrupted = 0;
+        atomic_compare_exchange_strong(&exit_code, &interrupted, 130);
+    }
 }
 
 void signals_new_input(void)
