@@ -47,6 +47,8 @@ static const struct {
     { "/read 'tests/vectors/README.md'", "goes with" },
     { "/read -", "nothing goes" },
     { "/read -", "nothing was read" },
+    { "/read README.md", "too much for the context of 2048" },
+    { "/read -", "nothing goes" },
     { "/read .clang-format", "goes with" },
     /* answers */
     { "What is 1 + 1?", "tok/s" },

@@ -31,7 +31,10 @@ static void describe(const struct chat *c, int64_t n, struct buf *out, double *s
     buf_printf(out, "%lld token%s", (long long)n, n == 1 ? "" : "s");
     if (*seconds >= 1)
         buf_printf(out, ", about %.0f s to read", *seconds);
-    buf_printf(out, ", context %lld %% with it", (long long)(100 * (used + n) / n_ctx));
+    if (used + n < n_ctx)
+        buf_printf(out, ", context %lld %% with it", (long long)(100 * (used + n) / n_ctx));
+    else
+        buf_printf(out, ", too much for the context of %lld", (long long)n_ctx);
 }
 
 void chat_file_name(const char *argument, char *path, size_t size)
