@@ -17,6 +17,7 @@ struct trial {
     const char *before;   /* a command line to run first, in the same folder */
     const char *keys;     /* typed on a terminal; NULL: there is none */
     bool gpu;             /* with the emulated card */
+    bool unmeasured;      /* without a profile of this machine */
 };
 
 /* Files of {W}. */
@@ -173,7 +174,7 @@ static const struct trial trials[] = {
       .effects = { { "deterministic", "log", "batch 1," } } },
     { "plan", "{M} --emit --deterministic", 0, .effects = { { "deterministic", "out", "-b 1 " } } },
     { "plan", "{M} --cpu-isa avx2", 0,
-      .effects = { { "cpu-isa", "cache/tandem/machine", "^isa = avx2" } } },
+      .effects = { { "cpu-isa", "cache/tandem/machine", "^isa = avx2" } }, .unmeasured = true },
     { "plan inspect", "{M} --json --numerics gguf", 0,
       .effects = { { "numerics", "out", "\"numerics\": \"gguf\"" },
                    { "json", "out", "^ *\"architecture\": " } } },
@@ -379,7 +380,8 @@ static const struct trial trials[] = {
 
     /* quiet, verbose */
     { "inspect", "{M} -p hi -q", 0, .effects = { { "quiet", "err", "!." } } },
-    { "plan", "{M} -t 1 -q", 0, .effects = { { "quiet", "out", "!measuring" } }, .keys = "" },
+    { "plan", "{M} -t 1 -q", 0, .effects = { { "quiet", "out", "!measuring" } },
+      .keys = "", .unmeasured = true },
     { "doctor", "-q", 0, .effects = { { "quiet", "out", "!^  memory reading" } } },
     { "plan", "{M} -v", 0, .effects = { { "verbose", "out", "Time of a token" } } },
     { "run chat eval bench", "{B} -v", 0, .effects = { { "verbose", "err", "activations" } } },

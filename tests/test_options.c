@@ -47,17 +47,19 @@ static void put(const char *folder_path, const char *name, const char *text)
         fclose(f);
 }
 
-/* A profile of this machine in round figures: commands that predict have nothing to measure. */
-static void put_profile(const char *path)
+/* A profile of this machine in round figures, for so many threads (0: all) and this instruction set
+ * (NULL: the best): commands that predict have nothing to measure. */
+static void put_profile(const char *path, int n_threads, const char *isa)
 {
-    struct machine m = { .n_threads = cpu_usable_cores(), .n_nodes = 1, .detail = MACHINE_FULL,
+    struct machine m = { .n_threads = n_threads ? n_threads : cpu_usable_cores(), .n_nodes = 1,
+                         .detail = MACHINE_FULL,
                          .dram_gb_s = 20, .best_threads = 1, .enough_threads = 1, .stream_gb_s = 18,
                          .stream_large_gb_s = 18, .region_gb = 1, .int8_gops = 9000,
                          .gpu = "emulated GPU", .vram_gb_s = 0.5, .h2d_gb_s = 9, .d2h_gb_s = 9,
                          .gpu_tops = 0.001, .hand_off_us = 20 };
     struct error err = { 0 };
     machine_cpu_name(m.cpu, sizeof m.cpu);
-    snprintf(m.isa, sizeof m.isa, "%s", cpu_isa_name(cpu_isa()));
+    snprintf(m.isa, sizeof m.isa, "%s", isa ? isa : cpu_isa_name(cpu_isa()));
     for (int i = 0; i < N_TENSOR_TYPES; i++) {
         m.dot_gb_s[i] = quant_traits((uint32_t)i)->name ? 15 : 0;
         m.tile_gops[i] = m.dot_gb_s[i] * 20;
@@ -69,9 +71,6 @@ static void write_common(void)
 {
     for (size_t i = 0; i < sizeof inputs / sizeof *inputs; i++)
         put(common, inputs[i].name, inputs[i].text);
-    char path[128];
-    snprintf(path, sizeof path, "%s/machine", common);
-    put_profile(path);
 }
 
 /* A dense model of one layer, whose rows divide into blocks of 256. */
@@ -217,20 +216,32 @@ static int without(const struct option *row, const char *words[MAX_WORDS], const
 
 /* ---- running ---- */
 
-/* The folder of one command line: empty but for the profile. */
+/* The folder of one command line, empty. */
 static void new_folder(void)
 {
     static int number;
-    char path[128], from[128];
     snprintf(own, sizeof own, "%s/%d", common, ++number);
     mkdir(own, 0700);
+}
+
+/* The profile that these words ask for. */
+static void give_profile(const char *const words[MAX_WORDS])
+{
+    char path[128];
+    int n_threads = 0;
+    const char *isa = NULL;
+    for (int i = 0; words[i] && words[i + 1]; i++) {
+        if (strcmp(words[i], "-t") == 0)
+            n_threads = atoi(words[i + 1]);
+        if (strcmp(words[i], "--cpu-isa") == 0)
+            isa = words[i + 1];
+    }
     snprintf(path, sizeof path, "%s/cache", own);
     mkdir(path, 0700);
     snprintf(path, sizeof path, "%s/cache/tandem", own);
     mkdir(path, 0700);
     snprintf(path, sizeof path, "%s/cache/tandem/machine", own);
-    snprintf(from, sizeof from, "%s/machine", common);
-    CHECK(symlink(from, path) == 0);
+    put_profile(path, n_threads, isa);
 }
 
 static void set_home(bool gpu)
@@ -419,6 +430,8 @@ static int run_once(const struct trial *t, const char *command, const struct opt
     cut(line, command, words);
     if (leave_out)
         without(leave_out, words, &value);
+    if (!t->unmeasured)
+        give_profile(words);
     return t->keys ? run_typing(words, t->keys) : run_words(words, t->input, t->gpu);
 }
 
@@ -697,6 +710,7 @@ static void check_codes(void)
         new_folder();
         expand(codes[i].line, codes[i].command, line, sizeof line);
         cut(line, codes[i].command, words);
+        give_profile(words);
         int code = run_words(words, NULL, false);
         if (!CHECK_MSG(code == codes[i].code, "code %d", code))
             tell_run(codes[i].command, codes[i].line);
