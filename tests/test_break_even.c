@@ -254,6 +254,17 @@ static void test_hiccups(void)
     CHECK_MSG((double)n_tokens / spent > 1.5, "%.2f times plain", (double)n_tokens / spent);
 }
 
+/* Plain steps of a busy machine take once, twice, three times as long; there are pairs to read. */
+static void test_busy(void)
+{
+    check_case("a busy machine does not keep guessing from its first trial");
+    struct break_even b = { .most = DRAFT_MOST };
+    int n_plain = 0;
+    while (n_plain < 40 && break_even_length(&b, DRAFT_MOST, n_plain) == 0)
+        break_even_step(&b, 0, 1 + n_plain++ % 3);
+    CHECK_MSG(n_plain < 12, "%d plain steps before it", n_plain);
+}
+
 static void test_limits(void)
 {
     check_case("none without a block or room, reasons, catching up");
@@ -297,6 +308,7 @@ int main(void)
     test_comes_back();
     test_outrageous();
     test_hiccups();
+    test_busy();
     test_limits();
     return check_finish();
 }

@@ -33,7 +33,7 @@
 #define COST_FIRST 1.5     /* a step with one guess, in plain steps, before it was measured: a hope; */
 #define COST_MOST 1.1      /* each guess costs so many more at most: what the account must cover */
 #define HICCUP 2           /* times that most: what is beyond is the machine's, not the guesses' */
-#define COST_PAIR (1 / 64.0) /* reading a pair, in plain steps, before it was measured */
+#define COST_PAIR (1 / 128.0) /* reading a pair, in plain steps, before it was measured */
 #define CATCH_UP 0.5       /* plain steps that reading pairs before a trial may cost */
 
 /* ---- what is known ---- */
@@ -106,7 +106,8 @@ static bool affordable(const struct break_even *b, int k, int64_t n_behind)
 {
     double plain = b->step_s[0];
     double pair = b->pair_s > 0 ? b->pair_s : COST_PAIR * plain;
-    double risk = b->n_steps[k] > 1 ? max_of(0.0, b->step_s[k] - plain) : k * COST_MOST * plain;
+    double risk = b->n_steps[k] > 1 ? max_of(0.0, b->step_s[k] - plain)
+                                    : k * COST_MOST * min_of(plain, b->floor_s);
     risk += pair * (double)n_behind;
     return balance_s(b) - risk >= -LOSS * b->total_s - GRACE * b->least_s;
 }
