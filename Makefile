@@ -42,8 +42,9 @@ ifeq ($(LIBS),none)
 else
   SRC := $(filter-out $(NONE),$(ALL_SRC))
   LIB_CFLAGS := $(shell pkg-config --cflags libpcre2-8 readline jansson openblas 2>/dev/null)
-  LIB_LDLIBS := $(or $(shell pkg-config --libs libpcre2-8 readline jansson openblas 2>/dev/null),\
-                     -lpcre2-8 -lreadline -ljansson -lopenblas)
+  # OpenBLAS is opened at run time (cpu/blas.c); its header is all that is needed here.
+  LIB_LDLIBS := $(or $(shell pkg-config --libs libpcre2-8 readline jansson 2>/dev/null),\
+                     -lpcre2-8 -lreadline -ljansson)
   # The one that may be missing: without it Markdown is shown as it was written.
   ifeq ($(shell echo '\#include <md4c.h>' | $(CC) -E - >/dev/null 2>&1 && echo found),found)
     LIB_LDLIBS += -lmd4c

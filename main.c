@@ -3,6 +3,8 @@
  *   0 ok   1 failed while running   2 wrong usage   3 file missing, damaged or unsupported
  *   4 does not fit   5 no usable device   6 a check failed   7 a mistake of ours
  *   130, 143, ... stopped by a signal   141 the reader of stdout went away */
+#include <sys/resource.h>
+
 #include "src/base/log.h"
 #include "src/cli/command.h"
 #include "src/cli/manual.h"
@@ -14,6 +16,9 @@
 #include "src/cli/version.h"
 
 #define EXIT_BROKEN_PIPE 141
+
+#define STACK_BYTES (1u << 20) /* what is asked for, and what is enough for everything here */
+#define STACK_LEAST (256u << 10)
 
 static void on_log(void *ctx, enum log_level level, const char *line)
 {
@@ -142,6 +147,19 @@ static bool dispatch(int argc, char **argv, struct options *o, struct error *err
     return (!o->log || record_open(o->log, c->name, err)) && c->run(o, err);
 }
 
+/* The stack of this thread grows as far as the limit allows, which may be raised while it runs. */
+static bool have_stack(struct error *err)
+{
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_STACK, &limit) != 0 || limit.rlim_cur >= STACK_BYTES)
+        return true;
+    limit.rlim_cur = min_of(limit.rlim_max, (rlim_t)STACK_BYTES);
+    setrlimit(RLIMIT_STACK, &limit);
+    return limit.rlim_cur >= STACK_LEAST ||
+           fail(err, ERR_RUN, "the limit of %llu KiB is too small for a stack (ulimit -s 1024 raises it)",
+                (unsigned long long)limit.rlim_cur / 1024);
+}
+
 int main(int argc, char **argv)
 {
     struct options options = { 0 };
@@ -150,7 +168,7 @@ int main(int argc, char **argv)
         return ERR_RUN;
     signals_init();
     term_init(COLOUR_AUTO, NORMAL);
-    bool ok = dispatch(argc, argv, &options, &err);
+    bool ok = have_stack(&err) && dispatch(argc, argv, &options, &err);
     int code = ok ? 0 : err.code;
     if (out_broken())
         code = EXIT_BROKEN_PIPE;

@@ -1,5 +1,6 @@
-/* Products of small float matrices, row-major, in the calling thread. cpu/blas.c asks OpenBLAS;
- * cpu/blas_none.c does without. Tile sizes are the caller's and never depend on thread counts. */
+/* Products of small float matrices, row-major, in the calling thread. cpu/blas.c asks OpenBLAS, which
+ * it opens at run time; without it cpu/blas_plain.c computes. Tile sizes are the caller's and never
+ * depend on thread counts. */
 #ifndef TANDEM_CPU_BLAS_H
 #define TANDEM_CPU_BLAS_H
 

@@ -102,6 +102,7 @@ for f in /nonexistent/x.gguf "$work"/empty.gguf "$work"/folder "$work"/absurd.gg
     for c in "run -p x" chat inspect "bench -r 1" "inspect -q"; do
         # shellcheck disable=SC2086
         run 3 $c "$f"; silent "$out"; lines "$err" 1
+        grep -qF "$f: $f" "$err" && bad "the path twice: $(cat "$err")"
         grep -q "$(printf '\033')" "$err" && bad "an escape byte reached stderr"
     done
 done
@@ -448,6 +449,20 @@ silent "$err"
 "$tandem" run "$model" -p hi $short <&- >"$out" 2>"$err" || bad "closed stdin"
 "$tandem" run "$model" -p hi $short </dev/null >"$out" 2>&- || bad "closed stderr"
 "$tandem" run "$model" -p hi $short </dev/null >&- 2>"$err" || bad "closed stdout"
+
+begin "small limits"
+limited() { (ulimit "$1" "$2" && exec "$tandem" run "$model" -p hi $short </dev/null >"$out" 2>"$err"); }
+"$tandem" run "$model" -p hi $short </dev/null >"$work/unlimited"
+for kib in 64 300; do # raised where that is allowed; threads have stacks of their own
+    (ulimit -S -s $kib && exec "$tandem" run "$model" -p hi $short </dev/null >"$out" 2>"$err") ||
+        bad "a stack of $kib KiB: $(cat "$err")"
+    cmp -s "$out" "$work/unlimited" || bad "a stack of $kib KiB: $(cat "$out")"
+done
+limited -n 16 || bad "16 descriptors: $(cat "$err")"
+if ! nm -D "$tandem" 2>/dev/null | grep -q __asan; then
+    limited -v 60000; code=$?
+    [ $code = 4 ] || bad "60 MB of address space: code $code"; says "out of memory"
+fi
 
 begin "SIGTERM ends in order"
 "$tandem" run "$model" -p "Tell me a story." --logit-bias 1-inf -c 32768 </dev/null >"$out" 2>"$err" &

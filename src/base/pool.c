@@ -252,6 +252,7 @@ static bool start_thread(struct pool *p, int worker)
     pthread_attr_t attr;
     if (pthread_attr_init(&attr) != 0)
         return false;
+    thread_give_room(&attr);
     if (p->pinned) { /* from its first instruction, so that its stack is local as well */
         cpu_set_t mask;
         CPU_ZERO(&mask);

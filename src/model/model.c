@@ -361,9 +361,11 @@ static bool open_model(struct model *m, const char *path, bool unfinished, enum 
                        struct error *err)
 {
     *m = (struct model){ 0 };
-    bool ok = (unfinished ? gguf_open_unfinished(&m->gguf, path, err)
-                          : gguf_open(&m->gguf, path, err)) && find_arch(m, err) &&
-              keys_read(&m->keys, &m->gguf, m->arch->name, err) &&
+    if (!(unfinished ? gguf_open_unfinished(&m->gguf, path, err) : gguf_open(&m->gguf, path, err))) {
+        model_close(m);
+        return false; /* these errors name the file, of split models the part */
+    }
+    bool ok = find_arch(m, err) && keys_read(&m->keys, &m->gguf, m->arch->name, err) &&
               solve_skeleton(m, numerics, err) && m->arch->solve(m, err) && bind_tensors(m, err);
     if (!ok) {
         error_prefix(err, "%s", path);
