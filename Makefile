@@ -35,7 +35,7 @@ endif
 # A file X.c that needs a library has a twin X_none.c that does without and says so where it matters.
 # tools/ are commands of tandem, which also answers to tandem-COMMAND; those in OWN are programs.
 OWN     := tiny
-ALL_SRC := $(wildcard src/*.c src/*/*.c cpu/*.c) $(filter-out $(OWN:%=tools/%.c),$(wildcard tools/*.c))
+ALL_SRC := $(wildcard src/*.c src/*/*.c cpu/*.c) $(filter-out $(OWN:%=tools/%%.c),$(wildcard tools/*.c))
 NONE    := $(filter %_none.c,$(ALL_SRC))
 ifeq ($(LIBS),none)
   SRC := $(filter-out $(NONE:%_none.c=%.c),$(ALL_SRC))
@@ -107,8 +107,9 @@ $(B)/libtandem.a: $(OBJ)
 $(B)/tests/%: $(B)/tests/%.o $(B)/tests/check.o $(B)/libtandem.a
 	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 
+$(B)/tiny: $(B)/tools/tiny_keys.o
 $(TOOLS): $(B)/%: $(B)/tools/%.o $(B)/libtandem.a
-	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+	$(Q)$(CC) $(LDFLAGS) -o $@ $(filter %.o,$^) $(filter %.a,$^) $(LDLIBS)
 
 gpu: $(B)/tandem-gpu.so
 
