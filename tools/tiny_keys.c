@@ -1,7 +1,6 @@
 /* Metadata of a file that tiny writes: hyper-parameters and vocabulary. */
 #include "tools/tiny.h"
 
-#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
