@@ -36,6 +36,7 @@ struct handoff {
     struct handoff *next;  /* of those that a card may call yet */
 
     int n_queued; /* pieces; changed by the queueing thread alone */
+    int n_settled; /* those that it has waited for; its own */
     atomic_bool stop_polling; /* the flag will not come: relaxed, it says nothing about other memory */
     double limit_s;
 };
@@ -253,7 +254,7 @@ bool handoff_begin(struct handoff *h, handoff_work *work, void *ctx)
     }
     h->late = !ready;
     h->moved_s = now_s();
-    h->n_queued = 0;
+    h->n_queued = h->n_settled = 0;
     atomic_store_explicit(&h->stop_polling, false, memory_order_relaxed);
     pthread_mutex_unlock(&h->lock);
     return ready;
@@ -317,11 +318,17 @@ void handoff_keep_pace(struct handoff *h, const struct gpu_launchers *gpu, struc
     pthread_mutex_unlock(&h->lock);
 }
 
+bool handoff_is_settled(const struct handoff *h)
+{
+    return h->n_settled == h->n_queued;
+}
+
 bool handoff_finish(struct handoff *h, const struct gpu_launchers *gpu, struct gpu_stream *s,
                     struct error *err)
 {
     pthread_mutex_lock(&h->lock);
     await_count(h, &h->n_done, h->n_queued, gpu, s);
+    h->n_settled = h->n_queued;
     atomic_store_explicit(&h->stop_polling, true, memory_order_relaxed);
     while (h->polling)
         pthread_cond_wait(&h->changed, &h->lock);

@@ -56,6 +56,9 @@ void handoff_keep_pace(struct handoff *h, const struct gpu_launchers *gpu, struc
 bool handoff_finish(struct handoff *h, const struct gpu_launchers *gpu, struct gpu_stream *s,
                     struct error *err);
 
+/* Has handoff_finish waited for every piece of this step that was queued so far? */
+bool handoff_is_settled(const struct handoff *h);
+
 /* Seconds after which a kernel stops polling: later than this side, which can tell why. */
 double handoff_poll_s(const struct handoff *h);
 

@@ -79,5 +79,6 @@ struct hybrid_pair {
 struct gpu_partner hybrid_partner(struct hybrid_pair *p);
 /* Nobody computes on the CPU for what is queued so far: struct split_options. */
 bool hybrid_settle(void *pair, struct error *err);
+bool hybrid_is_settled(void *pair);
 
 #endif

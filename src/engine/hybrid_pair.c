@@ -138,7 +138,7 @@ static bool open_split(struct hybrid_pair *p, struct error *err)
     struct split_options o = {
         .cpu = p->cpu, .gpu = p->device, .n_layers = p->h->model->params.n_layers,
         .first_gpu_layer = hybrid_first_layer(p->h), .weights = &p->h->weights,
-        .settle = hybrid_settle, .ctx = p,
+        .settle = hybrid_settle, .is_settled = hybrid_is_settled, .ctx = p,
     };
     return !p->h->weights.partial || split_open(&p->split, &o, err);
 }

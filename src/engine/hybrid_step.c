@@ -206,6 +206,12 @@ bool hybrid_settle(void *ctx, struct error *err)
     return !p->handoff || handoff_finish(p->handoff, p->gpu, p->s, err);
 }
 
+bool hybrid_is_settled(void *ctx)
+{
+    struct hybrid_pair *p = ctx;
+    return !p->handoff || handoff_is_settled(p->handoff);
+}
+
 struct gpu_partner hybrid_partner(struct hybrid_pair *p)
 {
     return (struct gpu_partner){

@@ -192,6 +192,7 @@ struct device *split_device(struct split *d, enum side side)
         settle(d);
     d->turn = side;
     bool silent = side == GPU ? d->mode == REPLAYING : d->mode == RECORDING || d->stuck;
+    assert(silent || side == GPU || d->o.is_settled(d->o.ctx));
     return silent ? NULL : device_of(d, side);
 }
 

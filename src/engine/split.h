@@ -27,6 +27,7 @@ struct split_options {
     /* Wait until nobody computes on the CPU for operations that the GPU has queued so far. False, err may
      * say why: somebody does yet. */
     bool (*settle)(void *ctx, struct error *err);
+    bool (*is_settled)(void *ctx);      /* for assertions */
     void *ctx;
 };
 
