@@ -366,6 +366,7 @@ struct device_ops {
 
     void (*add)(struct device *d, struct rows dst, struct rows a, struct rows b);
     void (*add3)(struct device *d, struct rows dst, struct rows a, struct rows b, struct rows c);
+    /* copy also between steps: rows of the last one; what fails is then reported by the next. */
     void (*copy)(struct device *d, struct rows dst, struct rows src);
 
     /* Host logits of the step's last n_logits tokens: step.logits = w src. */

@@ -345,7 +345,7 @@ const struct option option_rows[] = {
       CHOICE(numerics, "official|gguf|llamacpp"),
       .help = "where the two differ, compute as the model's authors or as llama.cpp",
       .fallback = "official" },
-    { "draft", NULL, NULL, "auto|off|1|2|3", ANSWERS, GROUP_MODEL,
+    { "draft", NULL, NULL, "auto|off|1|2|3", ANSWERS | CMD_PLAN, GROUP_MODEL,
       CHOICE(draft, "auto|off|1|2|3"),
       .help = "guess tokens ahead where the model can: as many as pay, none, or always so many",
       .fallback = "auto" },

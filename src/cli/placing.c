@@ -8,6 +8,7 @@
 #include "cpu/features.h"
 #include "src/base/mem.h"
 #include "src/base/util.h"
+#include "src/cli/drafting.h"
 #include "src/cli/rates.h"
 #include "src/cli/term.h"
 
@@ -95,6 +96,7 @@ bool placing_open(struct placing *p, const struct options *o, struct error *err)
     struct placement_wishes *w = &p->wishes;
     w->cache_type = o->cache_type == 1 ? TYPE_F32 : TYPE_F16;
     w->force = o->force;
+    w->draft = draft_wish(o->draft) != DRAFT_OFF;
     w->cpu_moe = or_auto(o->cpu_moe);
     w->gpu_experts = or_auto(o->gpu_experts);
     w->gpu_experts_bytes = (uint64_t)o->gpu_experts_bytes;

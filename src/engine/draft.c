@@ -26,23 +26,27 @@ static size_t room_bytes(const struct model *m, int n_batch)
 {
     const struct params *p = &m->params;
     size_t state = (size_t)params_state_width(p), pair = (size_t)params_pair_width(p);
-    return (state * (size_t)(n_batch + 1) + pair * (size_t)n_batch + (size_t)p->n_vocab) *
-           sizeof(float);
+    return (state * (size_t)(n_batch + 1 + DRAFT_FRESH + KEPT) + pair * (size_t)n_batch +
+            (size_t)p->n_vocab) * sizeof(float);
 }
 
-uint64_t draft_bytes(const struct engine *e, int64_t n_ctx, int n_batch)
+uint64_t draft_bytes(const struct model *m, enum tensor_type cache_type, int64_t n_ctx, int n_batch)
 {
-    struct params one = one_layer(&e->model.params);
-    return kvcache_bytes(e->model.arch, &one, e->wishes.cache_type, n_ctx) +
-           room_bytes(&e->model, n_batch);
+    struct params one = one_layer(&m->params);
+    return kvcache_bytes(m->arch, &one, cache_type, n_ctx) + room_bytes(m, n_batch);
 }
 
-/* The block is read where it lies mapped: beside what the other weights keep of the page cache. */
+/* On the CPU the block is read where it lies mapped: beside what the other weights keep of the page
+ * cache. A GPU has it already. */
 static bool fits(const struct engine *e, int64_t n_ctx, int n_batch, struct error *err)
 {
     const struct model *m = &e->model;
-    uint64_t needed = m->mtp_bytes + draft_bytes(e, n_ctx, n_batch);
-    uint64_t others = m->copy ? 0 : m->weight_bytes, available = engine_available(e);
+    uint64_t needed = draft_bytes(m, e->wishes.cache_type, n_ctx, n_batch), others = 0;
+    uint64_t available = engine_available(e);
+    if (!e->hybrid) {
+        needed += m->mtp_bytes;
+        others = m->copy ? 0 : m->weight_bytes;
+    }
     if (available >= others && available - others >= needed)
         return true;
     return fail(err, ERR_FIT, "drafting needs %llu MiB beside %llu MiB of mapped weights, available "
@@ -56,11 +60,34 @@ static bool can_draft(const struct engine *e, int64_t n_ctx, int n_batch, struct
     if (!m->arch->draft || m->params.n_mtp < 1)
         return fail(err, ERR_USAGE, "this model has no block for multi-token prediction to draft "
                     "with");
-    if (e->hybrid)
-        return fail(err, ERR_USAGE, "drafting works on the CPU alone in this version");
+    if (e->hybrid && !hybrid_drafts(e->hybrid))
+        return fail(err, ERR_USAGE, "the GPU does not hold the block for multi-token prediction: it "
+                    "goes there when drafting is asked for before the model is loaded, beside all "
+                    "layers, where there is room");
     if (n_batch < 2)
         return fail(err, ERR_USAGE, "drafting needs steps of 2 tokens, the batch is %d", n_batch);
     return fits(e, n_ctx, n_batch, err);
+}
+
+static bool open_rows(struct rows *r, struct device *d, int64_t width, int n, struct error *err)
+{
+    *r = (struct rows){ d->ops->alloc(d, (size_t)width * (size_t)n * sizeof(float),
+                                      "states to draft from", err), width, width };
+    return r->data;
+}
+
+static bool open_room(struct draft *d, struct error *err)
+{
+    const struct params *p = &d->model->params;
+    int64_t width = params_state_width(p);
+    bool records = d->device->ops->record;
+    if (!open_rows(&d->states, d->device, width, d->n_batch + 1, err) ||
+        !open_rows(&d->pairs, d->device, params_pair_width(p), d->n_batch, err) ||
+        (records && !open_rows(&d->fresh, d->device, width, DRAFT_FRESH, err)))
+        return false;
+    d->logits = mem_alloc((size_t)p->n_vocab, sizeof *d->logits, "logits", err);
+    d->kept = mem_alloc(KEPT * (size_t)width, sizeof *d->kept, "states to draft from", err);
+    return d->logits && d->kept;
 }
 
 bool draft_open(struct draft *d, const struct session_options *o, struct engine *e,
@@ -79,23 +106,13 @@ bool draft_open(struct draft *d, const struct session_options *o, struct engine 
         return use == DRAFT_AUTO;
     }
     const struct model *m = &e->model;
-    int64_t width = params_state_width(&m->params), pair = params_pair_width(&m->params);
     struct params one = one_layer(&m->params);
     *d = (struct draft){
         .use = use, .model = m, .device = w->device, .work = &w->work, .n_batch = n_batch,
         .bytes = room_bytes(m, n_batch), .choose = o->choose, .choose_ctx = o->choose_ctx,
         .even.most = use == DRAFT_AUTO ? min_of(DRAFT_MOST, n_batch - 1) : 0,
     };
-    const struct device_ops *ops = d->device->ops;
-    size_t n_states = (size_t)width * (size_t)(n_batch + 1);
-    size_t n_halves = (size_t)pair * (size_t)n_batch;
-    d->states = (struct rows){
-        ops->alloc(d->device, n_states * sizeof(float), "states to draft from", err), width, width };
-    d->pairs = (struct rows){ d->states.data ? ops->alloc(d->device, n_halves * sizeof(float),
-                                                          "pairs to draft from", err)
-                                             : NULL, pair, pair };
-    d->logits = mem_alloc((size_t)m->params.n_vocab, sizeof *d->logits, "logits", err);
-    if (d->pairs.data && d->logits &&
+    if (open_room(d, err) &&
         kvcache_open(&d->cache, m->arch, &one, e->wishes.cache_type, n_ctx, d->device, err))
         return true;
     draft_close(d);
@@ -107,12 +124,26 @@ void draft_close(struct draft *d)
     if (d->use == DRAFT_OFF)
         return;
     kvcache_close(&d->cache, d->device);
-    if (d->states.data)
-        d->device->ops->release(d->device, d->states.data);
-    if (d->pairs.data)
-        d->device->ops->release(d->device, d->pairs.data);
+    float *const rows[] = { d->states.data, d->pairs.data, d->fresh.data };
+    for (size_t i = 0; i < ARRAY_LEN(rows); i++)
+        if (rows[i])
+            d->device->ops->release(d->device, rows[i]);
     mem_free(d->logits);
+    mem_free(d->kept);
     *d = (struct draft){ 0 };
+}
+
+void draft_follow(struct draft *d, struct engine *e, struct workspace *w, int64_t n_ctx)
+{
+    struct draft before = *d;
+    struct error why = { 0 };
+    struct session_options o = { .draft = d->use, .choose = d->choose, .choose_ctx = d->choose_ctx };
+    draft_close(d);
+    if (!draft_open(d, &o, e, w, n_ctx, before.n_batch, &why))
+        log_note("no drafting from here on: %s", why.text);
+    memcpy(d->guesses, before.guesses, sizeof d->guesses);
+    memcpy(d->accepted, before.accepted, sizeof d->accepted);
+    memcpy(d->n_steps, before.n_steps, sizeof d->n_steps);
 }
 
 /* ---- states and pairs ---- */
@@ -124,6 +155,24 @@ static struct rows state_rows(const struct draft *d, int64_t row)
     return r;
 }
 
+/* The last n states to the front, by way of main memory. Those that cannot be had cost guesses. */
+static void keep_last(struct draft *d, int64_t n)
+{
+    const struct device_ops *ops = d->device->ops;
+    size_t bytes = (size_t)(n * d->states.stride) * sizeof(float);
+    struct rows last = state_rows(d, d->n_states - n);
+    if (!ops->read(d->device, d->kept, last.data, bytes, NULL) ||
+        !ops->write(d->device, d->states.data, d->kept, bytes, NULL))
+        n = 0;
+    d->first += d->n_states - n;
+    d->n_states = n;
+}
+
+bool draft_repeats(const struct draft *d, int n)
+{
+    return d->use == DRAFT_OFF || (d->fresh.data && n <= DRAFT_FRESH);
+}
+
 struct rows draft_room(struct draft *d, int64_t n_past, int n)
 {
     if (d->use == DRAFT_OFF)
@@ -132,20 +181,18 @@ struct rows draft_room(struct draft *d, int64_t n_past, int n)
         d->first = n_past;
         d->n_states = 0;
     }
-    if (d->n_states + n > d->n_batch + 1) {
-        int64_t kept = min_of(min_of(d->n_states, KEPT), d->n_batch + 1 - n);
-        memmove(d->states.data, state_rows(d, d->n_states - kept).data,
-                (size_t)kept * (size_t)d->states.stride * sizeof(float));
-        d->first += d->n_states - kept;
-        d->n_states = kept;
-    }
-    return state_rows(d, d->n_states);
+    if (d->n_states + n > d->n_batch + 1)
+        keep_last(d, min_of(min_of(d->n_states, KEPT), d->n_batch + 1 - n));
+    return draft_repeats(d, n) ? d->fresh : state_rows(d, d->n_states);
 }
 
 void draft_took(struct draft *d, int n)
 {
-    if (d->use != DRAFT_OFF)
-        d->n_states += n;
+    if (d->use == DRAFT_OFF)
+        return;
+    if (draft_repeats(d, n))
+        d->device->ops->copy(d->device, state_rows(d, d->n_states), d->fresh);
+    d->n_states += n;
 }
 
 void draft_truncate(struct draft *d, int64_t n_past)

@@ -24,6 +24,9 @@ struct draft {
     struct kvcache cache;     /* one layer */
     struct rows states;       /* [n_batch + 1, state width] */
     struct rows pairs;        /* [n_batch, pair width] */
+    struct rows fresh;        /* [DRAFT_FRESH, state width]: where a device that records finds one place
+                               * for the states of all steps of decode; data NULL: it does not */
+    float *kept;              /* host [KEPT, state width] on their way */
     float *logits;            /* [n_vocab] */
     draft_chooser *choose;    /* the caller's; NULL: the highest logit */
     void *choose_ctx;
@@ -35,18 +38,26 @@ struct draft {
     int64_t guesses[DRAFT_MOST], accepted[DRAFT_MOST], n_steps[DRAFT_MOST + 1];
 };
 
+#define DRAFT_FRESH (1 + DRAFT_MOST)
+
 /* Bytes that drafting takes beside a session, its weights left out. */
-uint64_t draft_bytes(const struct engine *e, int64_t n_ctx, int n_batch);
+uint64_t draft_bytes(const struct model *m, enum tensor_type cache_type, int64_t n_ctx, int n_batch);
 
 /* Zeroed is closed. DRAFT_AUTO opens nothing where it cannot be; a number fails: ERR_USAGE where the
- * model has no such block or computes on a GPU, ERR_FIT. */
+ * model has no such block or the GPU does not hold it (placement_wishes.draft), ERR_FIT. */
 bool draft_open(struct draft *d, const struct session_options *o, struct engine *e,
                 struct workspace *w, int64_t n_ctx, int n_batch, struct error *err);
 void draft_close(struct draft *d);
+/* The session has moved to another device, the old one is still open: begin anew there, or where that
+ * cannot be, draft no more. What was counted stays. */
+void draft_follow(struct draft *d, struct engine *e, struct workspace *w, int64_t n_ctx);
 
-/* Where the states of a step of n tokens at n_past shall go, and that they are there. */
+/* Where the states of a step of n tokens at n_past shall go, and that they are there: called behind
+ * the step, before another one. */
 struct rows draft_room(struct draft *d, int64_t n_past, int n);
 void draft_took(struct draft *d, int n);
+/* Do steps of n tokens leave them at the same place every time? So they do where nobody drafts. */
+bool draft_repeats(const struct draft *d, int n);
 /* Only positions below n_past remain. */
 void draft_truncate(struct draft *d, int64_t n_past);
 

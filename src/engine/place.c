@@ -3,6 +3,7 @@
 #include "cpu/features.h"
 #include "src/gpu_load.h"
 #include "src/base/util.h"
+#include "src/engine/draft.h"
 #include "src/engine/internal.h"
 #include "src/model/checkpoint.h"
 #include "src/model/memory.h"
@@ -81,6 +82,7 @@ struct placement_wishes engine_wishes(const struct engine_options *o, const stru
     w.work_bytes = work_bytes;
     w.gpu_work_bytes = gpu_load(NULL) ? gpu_work_bytes : NULL;
     w.work_ctx = o;
+    w.draft_bytes = draft_bytes;
     w.n_batch = choose_batch(o, m, &w);
     unsigned isa = o->isa_given ? o->isa & cpu_isa() : cpu_isa();
     device_cpu_woven(&(struct device_cpu_options){ .isa = isa, .act_f32 = o->act_f32 }, w.weave);

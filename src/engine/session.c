@@ -198,6 +198,15 @@ void session_draft_report(const struct session *s, struct draft_report *r)
     }
 }
 
+/* Of the block that drafts, what is read where it is mapped. */
+static uint64_t block_bytes(const struct session *s)
+{
+    const struct engine *e = s->engine;
+    return !s->draft.use ? 0
+         : e->hybrid     ? e->placement.bytes[PART_DRAFT][HOME_MAPPED]
+                         : e->model.mtp_bytes;
+}
+
 void session_memory(const struct session *s, struct memory_report *r)
 {
     const struct model *m = &s->engine->model;
@@ -205,7 +214,7 @@ void session_memory(const struct session *s, struct memory_report *r)
     *r = (struct memory_report){
         .gpu_bytes = h ? hybrid_weight_bytes(h) : 0,
         .expert_bytes = h ? hybrid_expert_bytes(h) : 0,
-        .mapped_bytes = (m->copy ? 0 : m->weight_bytes) + (s->draft.use ? m->mtp_bytes : 0),
+        .mapped_bytes = (m->copy ? 0 : m->weight_bytes) + block_bytes(s),
         .copied_bytes = m->copy_bytes + m->arena.total_bytes,
         .cache_bytes = s->cache.bytes + s->draft.cache.bytes,
         .work_bytes = s->workspace->bytes + session_list_bytes(m, s->n_ctx) + s->draft.bytes,
@@ -284,7 +293,7 @@ static bool compute(struct session *s, const int32_t *tokens, int n, float *rows
     bool decodes = n_rows == n && n <= 1 + DRAFT_MOST;
     work->states = draft_room(&s->draft, s->n_cached, n);
     work->clock = decodes ? &s->times.decode : &s->times.prefill;
-    step.repeats = !work->states.data; /* these have another place every time */
+    step.repeats = draft_repeats(&s->draft, n);
     phase_start(work->clock);
     d->ops->begin(d, &step);
     bool ok = (d->ops->replay && d->ops->replay(d)) || m->arch->forward(m, d, &step, work, err);
@@ -321,6 +330,7 @@ static bool follow_engine(struct session *s, struct error *err)
     struct session before = *s;
     if (!engine_place_session(s->engine, s->n_ctx, &n_ctx, err) || !join_device(s, err))
         return false;
+    draft_follow(&s->draft, s->engine, s->workspace, s->n_ctx);
     leave_device(&before);
     return true;
 }
@@ -371,6 +381,16 @@ static bool check_tokens(const struct session *s, const int32_t *tokens, int64_t
 
 /* ---- prefill, decode, eval ---- */
 
+/* Pairs of what is there already. A device that fails here fails again in the next step, which goes on
+ * on another one. */
+static bool read_ahead(struct session *s, struct error *err)
+{
+    struct error why = { 0 };
+    return !s->draft.use || !draft_reads(&s->draft) ||
+           draft_read(&s->draft, s->tokens, s->n_past - 1, s->cancel, &why) ||
+           why.code == ERR_DEVICE || fail_again(err, &why);
+}
+
 bool session_prefill(struct session *s, const int32_t *tokens, int64_t n,
                      prefill_progress *progress, void *ctx, struct error *err)
 {
@@ -387,8 +407,7 @@ bool session_prefill(struct session *s, const int32_t *tokens, int64_t n,
         bool last = s->n_past + batch == n;
         if (is_cancelled(s, err) ||
             !run_step(s, tokens + s->n_past, batch, last ? s->logits : NULL, last, err) ||
-            (s->draft.use && draft_reads(&s->draft) &&
-             !draft_read(&s->draft, s->tokens, s->n_past - 1, s->cancel, err)))
+            !read_ahead(s, err))
             return false;
         if (progress && !progress(ctx, s->n_past, n) && s->n_past < n)
             return fail(err, ERR_INTERRUPTED, "interrupted");
@@ -414,17 +433,30 @@ bool session_pretend(struct session *s, const int32_t *tokens, int64_t n, int64_
     return true;
 }
 
+static bool decode_plain(struct session *s, int32_t token, struct error *err)
+{
+    double start = now_s();
+    if (!run_step(s, &token, 1, s->logits, 1, err))
+        return false;
+    draft_note_step(&s->draft, 0, now_s() - start);
+    return true;
+}
+
 /* Append a token with n guesses of its successors behind it, all in one step. */
 static bool decode_with_guesses(struct session *s, int32_t token, int n, struct error *err)
 {
     struct draft *d = &s->draft;
+    struct error why = { 0 };
     int32_t tokens[1 + DRAFT_MOST] = { token };
     s->tokens[s->n_past] = token;
-    bool ok = draft_catch_up(d, s->tokens, s->n_past, s->cancel, err);
+    bool ok = draft_catch_up(d, s->tokens, s->n_past, s->cancel, &why);
     double start = now_s();
-    ok = ok && draft_guess(d, s->tokens, s->n_past, &tokens[1], n, s->cancel, err) &&
-         run_step(s, tokens, 1 + n, s->logits, 1 + n, err);
-    if (!ok) {
+    ok = ok && draft_guess(d, s->tokens, s->n_past, &tokens[1], n, s->cancel, &why);
+    if (why.code == ERR_DEVICE) /* which the step will meet too, and deal with */
+        return decode_plain(s, token, err);
+    if (!ok)
+        fail_again(err, &why);
+    if (!ok || !run_step(s, tokens, 1 + n, s->logits, 1 + n, err)) {
         draft_truncate(d, s->n_past);
         return false;
     }
@@ -434,15 +466,6 @@ static bool decode_with_guesses(struct session *s, int32_t token, int n, struct 
     memcpy(s->guesses, &tokens[1], (size_t)n * sizeof *tokens);
     s->n_guesses = n;
     draft_note_step(d, n, now_s() - start);
-    return true;
-}
-
-static bool decode_plain(struct session *s, int32_t token, struct error *err)
-{
-    double start = now_s();
-    if (!run_step(s, &token, 1, s->logits, 1, err))
-        return false;
-    draft_note_step(&s->draft, 0, now_s() - start);
     return true;
 }
 
@@ -470,6 +493,8 @@ bool session_decode(struct session *s, int32_t token, struct error *err)
         return false;
     if (take_guess(s, token))
         return true;
+    if (!follow_engine(s, err))
+        return false;
     int n = draft_length(&s->draft, s->n_past, s->n_ctx - s->n_past - 1);
     return n > 0 ? decode_with_guesses(s, token, n, err) : decode_plain(s, token, err);
 }
@@ -512,10 +537,10 @@ bool session_eval(struct session *s, const int32_t *tokens, int64_t n, int n_bat
 
 bool session_cache_settle(struct session *s, struct session_cache *c, struct error *err)
 {
+    if (!follow_engine(s, err))
+        return false;
     bool whole = s->n_past > 0 && s->n_cached == s->n_past;
-    if (!follow_engine(s, err) ||
-        (whole && s->draft.use &&
-         !draft_read(&s->draft, s->tokens, s->n_past - 1, NULL, err)))
+    if (whole && s->draft.use && !draft_read(&s->draft, s->tokens, s->n_past - 1, NULL, err))
         return false;
     *c = (struct session_cache){
         .device = s->workspace->device, .cache = &s->cache,

@@ -1,0 +1,295 @@
+/* Drafting with the trunk on the GPU: the block for multi-token prediction computes there, its experts
+ * with the CPU, guesses are verified in recorded steps. Tokens are those of the CPU without guesses,
+ * with every way of handing over, for one cache of rows and one of rings, behind the loss of the card;
+ * and memory is what the placement said. */
+#include "src/base/util.h"
+#include "src/gpu_load.h"
+#include "tests/draft_model.h"
+#include "tests/fixture_model.h"
+#include "tests/gpu_test.h"
+
+#define N_VOCAB 320
+#define N_CTX 96
+#define N_PROMPT 21
+#define N_ANSWER 40
+#define TOLERANCE 1e-3 /* F32 on both sides; the logits' deviation is 3 */
+#define MIB ((uint64_t)1 << 20)
+
+static uint64_t (*card_bytes)(void), (*count_replays)(void);
+static void (*set_order)(uint64_t), (*fail_launch)(int64_t), (*lose)(bool);
+
+static int32_t prompt[N_PROMPT];
+static int32_t wanted_tokens[N_ANSWER];
+static float wanted[N_ANSWER][N_VOCAB], found[N_ANSWER][N_VOCAB];
+static struct draft_report on_cpu[DRAFT_MOST + 1]; /* of a session with so many guesses */
+
+static uint64_t asked_of(uint64_t (*f)(void))
+{
+    return f ? f() : 0;
+}
+
+static void next_order(void)
+{
+    static uint64_t order;
+    if (set_order)
+        set_order(order = (order + 1) % 3);
+}
+
+static struct placement_wishes wishes(bool draft)
+{
+    struct placement_wishes w = *cpu_experts();
+    w.gpu_experts = 0;
+    w.draft = draft;
+    return w;
+}
+
+static struct engine *open_engine(const char *path, struct engine_options o)
+{
+    struct engine *e = NULL;
+    struct error err = { 0 };
+    o.n_threads = 1;
+    o.act_f32 = true;
+    o.n_batch = 16;
+    o.n_ctx = N_CTX;
+    next_order();
+    CHECK_MSG(engine_open(&e, path, &o, &err), "%s", err.text);
+    return e;
+}
+
+static struct session *open_session(struct engine *e, enum draft_use use)
+{
+    struct session *s = NULL;
+    struct error err = { 0 };
+    struct session_options o = { .n_ctx = N_CTX, .draft = use };
+    CHECK_MSG(e && session_open(&s, e, &o, &err), "%s", err.text);
+    return s;
+}
+
+/* The prompt and what follows it greedily, but for every seventh token, which is another. Before token
+ * `at`, `accident` happens. */
+static bool answer(struct session *s, float logits[][N_VOCAB], int32_t *tokens, int at,
+                   void (*accident)(void))
+{
+    struct error err = { 0 };
+    bool ok = s && CHECK_MSG(session_prefill(s, prompt, N_PROMPT, NULL, NULL, &err), "%s", err.text);
+    for (int i = 0; ok && i < N_ANSWER; i++) {
+        memcpy(logits[i], session_logits(s), sizeof logits[i]);
+        tokens[i] = (int32_t)best(logits[i], N_VOCAB);
+        if (i % 7 == 6)
+            tokens[i] = (tokens[i] + 11) % N_VOCAB;
+        if (accident && i == at)
+            accident();
+        ok = CHECK_MSG(session_decode(s, tokens[i], &err), "token %d: %s", i, err.text);
+    }
+    return ok;
+}
+
+static void check_answer(struct session *s, int at, void (*accident)(void))
+{
+    int32_t tokens[N_ANSWER];
+    if (!answer(s, found, tokens, at, accident))
+        return;
+    double worst = largest_difference(&found[0][0], &wanted[0][0], N_ANSWER * N_VOCAB);
+    CHECK_MSG(worst <= TOLERANCE, "largest logit difference %.3g, allowed %.3g", worst, TOLERANCE);
+    CHECK(memcmp(tokens, wanted_tokens, sizeof tokens) == 0);
+}
+
+static void check_guesses(const struct session *s)
+{
+    struct draft_report r;
+    session_draft_report(s, &r);
+    CHECK_MSG(r.n_accepted >= 5 && r.n_accepted < r.n_guesses, "%lld of %lld guesses accepted",
+              (long long)r.n_accepted, (long long)r.n_guesses);
+}
+
+/* Which guesses there are follows from the states that steps leave: as many are right as on the CPU. */
+static void check_like_cpu(const struct session *s, int use)
+{
+    struct draft_report r;
+    session_draft_report(s, &r);
+    for (int i = 0; i < DRAFT_MOST; i++) {
+        CHECK_INT(r.guesses[i], on_cpu[use].guesses[i]);
+        CHECK_INT(r.accepted[i], on_cpu[use].accepted[i]);
+    }
+}
+
+/* ---- the same tokens ---- */
+
+static void check_memory(struct engine *e, uint64_t taken)
+{
+    const struct placement *p = engine_placement(e);
+    uint64_t planned = p->vram_used - p->bytes[PART_DRIVER][HOME_GPU];
+    uint64_t records = (uint64_t)engine_model(e)->params.n_layers * MIB;
+    CHECK_MSG(taken <= planned + MIB && taken + MIB + records >= planned,
+              "%llu bytes of the card, %llu planned", (unsigned long long)taken,
+              (unsigned long long)planned);
+}
+
+static void test_way(const char *path, enum handoff_way way, int n_slots)
+{
+    struct placement_wishes w = wishes(true);
+    w.gpu_experts = n_slots;
+    check_case("hand-off %d, %d slots: guesses, their steps recorded", way, n_slots);
+    struct engine *e = open_engine(path, (struct engine_options){ .gpu = GPU_MUST, .wishes = &w,
+                                                                  .handoff = way });
+    if (e && CHECK(engine_placement(e)->drafts)) {
+        struct session *s = open_session(e, DRAFT_THREE);
+        uint64_t replays = asked_of(count_replays), taken = asked_of(card_bytes);
+        if (s) {
+            check_answer(s, 0, NULL);
+            check_guesses(s);
+            check_like_cpu(s, DRAFT_THREE);
+        }
+        replays = asked_of(count_replays) - replays;
+        if (count_replays)
+            CHECK_MSG(way == HANDOFF_STOP ? replays == 0 : replays > N_ANSWER / 4, "%d replays",
+                      (int)replays);
+        if (card_bytes && s) {
+            CHECK_INT(card_bytes(), taken); /* nothing grows */
+            check_memory(e, taken);
+        }
+        struct session *plain = open_session(e, DRAFT_OFF); /* beside it */
+        if (plain)
+            check_answer(plain, 0, NULL);
+        session_close(plain);
+        session_close(s);
+    }
+    engine_close(e);
+    CHECK_INT(asked_of(card_bytes), 0);
+}
+
+/* ---- everything on the card, and what is refused ---- */
+
+static void test_whole(const char *path)
+{
+    check_case("experts on the card as well");
+    struct placement_wishes w = placement_wishes_default();
+    w.draft = true;
+    struct engine *e = open_engine(path, (struct engine_options){ .gpu = GPU_MUST, .wishes = &w });
+    struct session *s = open_session(e, DRAFT_ONE);
+    if (s) {
+        CHECK_INT(engine_placement(e)->bytes[PART_DRAFT][HOME_MAPPED], 0);
+        check_answer(s, 0, NULL);
+        check_guesses(s);
+        check_like_cpu(s, DRAFT_ONE);
+    }
+    session_close(s);
+    engine_close(e);
+}
+
+static void refuse(struct engine *e, const char *word)
+{
+    struct session *s = NULL;
+    struct error err = { 0 };
+    struct draft_report r;
+    CHECK(e && !session_open(&s, e, &(struct session_options){ .n_ctx = N_CTX, .draft = DRAFT_ONE },
+                             &err));
+    CHECK_MSG(err.code == ERR_USAGE && strstr(err.text, word), "says %s", err.text);
+    session_close(s);
+    s = open_session(e, DRAFT_AUTO); /* which does without */
+    if (s) {
+        session_draft_report(s, &r);
+        CHECK(!r.available);
+    }
+    session_close(s);
+    engine_close(e);
+}
+
+static void test_refusals(const char *path, int n_layers)
+{
+    struct placement_wishes w = wishes(false);
+    check_case("nobody had asked for it when the model was loaded");
+    refuse(open_engine(path, (struct engine_options){ .gpu = GPU_MUST, .wishes = &w }),
+           "does not hold the block");
+    check_case("some of the layers with the CPU");
+    w.draft = true;
+    refuse(open_engine(path, (struct engine_options){ .gpu = GPU_MUST, .wishes = &w,
+                                                      .gpu_layers = n_layers - 1 }),
+           "beside all layers");
+}
+
+/* ---- a lost card ---- */
+
+static int64_t launch;
+
+static void fail_soon(void)
+{
+    fail_launch(launch);
+}
+
+static void lose_now(void)
+{
+    lose(true);
+}
+
+static void test_loss(const char *path)
+{
+    static const int64_t launches[] = { 0, 9, 60, -1 };
+    for (size_t i = 0; lose && i < ARRAY_LEN(launches); i++) {
+        check_case("the card goes %s: the CPU goes on, guessing", i < 3 ? "at a launch" : "at once");
+        struct placement_wishes w = wishes(true);
+        launch = launches[i];
+        struct engine *e = open_engine(path, (struct engine_options){ .gpu = GPU_AUTO, .wishes = &w });
+        struct session *s = open_session(e, DRAFT_TWO);
+        if (s && CHECK(engine_gpu(e))) {
+            check_answer(s, 11, launch < 0 ? lose_now : fail_soon);
+            CHECK(!engine_gpu(e));
+            check_guesses(s);
+        }
+        session_close(s);
+        engine_close(e);
+        fail_launch(-1);
+        lose(false);
+    }
+}
+
+static void test_model(const char *like, int n_layers, bool all)
+{
+    char path[256];
+    check_case("%s: a model whose guesses are often right", like);
+    tiny_path(path, "gpu_draft");
+    if (!draft_model_write(path, like, n_layers))
+        return;
+    struct engine *e = open_engine(path, (struct engine_options){ .gpu = GPU_NEVER });
+    struct session *s = open_session(e, DRAFT_OFF);
+    bool ok = answer(s, wanted, wanted_tokens, 0, NULL);
+    session_close(s);
+    for (int use = DRAFT_ONE; ok && use <= DRAFT_MOST; use++) {
+        s = open_session(e, (enum draft_use)use);
+        check_answer(s, 0, NULL);
+        if (s)
+            session_draft_report(s, &on_cpu[use]);
+        session_close(s);
+    }
+    engine_close(e);
+    for (int way = HANDOFF_STOP; ok && way <= HANDOFF_FLAGS; way++)
+        if (all || way == HANDOFF_FLAGS)
+            test_way(path, (enum handoff_way)way, way == HANDOFF_CALLBACK ? 4 : 0);
+    if (ok && all) {
+        test_whole(path);
+        test_refusals(path, n_layers);
+    }
+    if (ok)
+        test_loss(path);
+    unlink(path);
+}
+
+int main(void)
+{
+    struct error err = { 0 };
+    if (!gpu_test_find())
+        return check_finish();
+    check_case("GPU library: %s", getenv("TANDEM_GPU"));
+    if (!CHECK_MSG(gpu_load(&err), "%s", err.text))
+        return check_finish();
+    gpu_test_hook("cuda_host_replays", &count_replays);
+    gpu_test_hook("cuda_host_order", &set_order);
+    gpu_test_hook("cuda_host_bytes", &card_bytes);
+    gpu_test_hook("cuda_host_fail_launch", &fail_launch);
+    gpu_test_hook("cuda_host_lose", &lose);
+    for (int i = 0; i < N_PROMPT; i++)
+        prompt[i] = (i * 29 + 5) % N_VOCAB;
+    test_model("--like tiny-v3", 3, true);
+    test_model("--like tiny-v4", 6, false);
+    return check_finish();
+}
