@@ -5,6 +5,7 @@
 #include "cpu/features.h"
 #include "src/base/util.h"
 #include "src/engine/internal.h"
+#include "src/format/gguf_write.h"
 #include "src/model/kvcache.h"
 #include "tests/draft_model.h"
 #include "tests/ref_v4.h"
@@ -26,10 +27,11 @@ struct bench {
     float *states, *pairs;
 };
 
-static bool bench_open(struct bench *b, const char *path, struct error *err)
+static bool bench_open(struct bench *b, const char *path, const char *block, struct error *err)
 {
     struct load_options lo = { .mode = LOAD_MMAP, .act_f32 = true, .n_parts = 1 };
-    if (!model_open(&b->m, path, NUMERICS_OFFICIAL, err) || !model_load(&b->m, &lo, err) ||
+    if (!model_open(&b->m, path, NUMERICS_OFFICIAL, err) ||
+        (block && !model_add_block(&b->m, block, err)) || !model_load(&b->m, &lo, err) ||
         !pool_open(&b->pool, 2, err))
         return false;
     struct params one = b->m.params;
@@ -103,7 +105,7 @@ static void test_block(const char *options)
     for (int i = 0; i < N_TOKENS; i++)
         tokens[i] = (i * 37 + i * i % 11) % N_VOCAB;
     if (tiny_write(path, options) &&
-        CHECK_MSG(bench_open(&b, path, &err) && bench_run(&b, tokens, found[0], &err), "%s",
+        CHECK_MSG(bench_open(&b, path, NULL, &err) && bench_run(&b, tokens, found[0], &err), "%s",
                   err.text) &&
         CHECK(b.m.params.n_mtp == 1) && CHECK(ref_open(&ref.r, path, false))) {
         double worst = 0, unlike = 0, logits[N_VOCAB], main_logits[N_VOCAB];
@@ -124,6 +126,119 @@ static void test_block(const char *options)
     }
     bench_close(&b);
     unlink(path);
+}
+
+/* ---- a block in a file of its own ---- */
+
+/* "blk.6.x" and the like as such a file calls it; false: it is not in there. */
+static bool name_alone(char *out, size_t size, const char *name, bool published)
+{
+    static const char block[] = "blk.6.";
+    static const struct { const char *within, *alone, *published; } others[] = {
+        { "nextn.hc_head_fn.weight", "output_hc_fn.weight", "mtp.0.hc_head_fn.weight" },
+        { "nextn.hc_head_base.weight", "output_hc_base.weight", "mtp.0.hc_head_base.weight" },
+        { "nextn.hc_head_scale.weight", "output_hc_scale.weight", "mtp.0.hc_head_scale.weight" },
+    };
+    bool end = strcmp(name, "token_embd.weight") == 0 || strcmp(name, "output.weight") == 0 ||
+               strcmp(name, "output_norm.weight") == 0;
+    snprintf(out, size, "%s", name);
+    if (strncmp(name, block, sizeof block - 1))
+        return end;
+    const char *rest = name + sizeof block - 1;
+    for (size_t i = 0; i < ARRAY_LEN(others); i++)
+        if (strcmp(rest, others[i].within) == 0) {
+            snprintf(out, size, "%s", published ? others[i].published : others[i].alone);
+            return true;
+        }
+    if (published)
+        snprintf(out, size, "mtp.0.%s", strncmp(rest, "nextn.", 6) ? rest : rest + 6);
+    return true;
+}
+
+/* What a converter makes of the block in `whole`. `arch`: what it says to be. */
+static bool write_block(const char *path, const char *whole, bool published, const char *arch,
+                        struct error *err)
+{
+    struct gguf g = { 0 };
+    struct gguf_writer w = { 0 };
+    char name[80];
+    bool ok = gguf_open(&g, whole, err) && gguf_writer_copy_all_kv(&w, &g, err) &&
+              gguf_writer_add_str(&w, "general.architecture", arch, err);
+    for (uint64_t i = 0; ok && i < g.n_tensors; i++)
+        if (name_alone(name, sizeof name, g.tensors[i].name, published))
+            ok = gguf_writer_add_tensor(&w, name, g.tensors[i].type, (int)g.tensors[i].n_dims,
+                                        g.tensors[i].ne, err);
+    ok = ok && gguf_writer_begin(&w, path, err);
+    for (uint64_t i = 0; ok && i < g.n_tensors; i++)
+        if (name_alone(name, sizeof name, g.tensors[i].name, published))
+            ok = gguf_writer_data(&w, g.tensors[i].data, (size_t)g.tensors[i].bytes, err);
+    ok = ok && gguf_writer_finish(&w, err);
+    gguf_writer_release(&w);
+    gguf_close(&g);
+    return CHECK_MSG(ok, "%s", err->text);
+}
+
+static void refuse_block(const char *model, const char *block, const char *word)
+{
+    struct model m = { 0 };
+    struct error err = { 0 };
+    if (CHECK_MSG(model_open(&m, model, NUMERICS_OFFICIAL, &err), "%s", err.text)) {
+        int n_mtp = m.params.n_mtp, n_tensors = m.n_tensors;
+        CHECK(!model_add_block(&m, block, &err));
+        CHECK_MSG(strstr(err.text, word), "says %s", err.text);
+        CHECK(m.params.n_mtp == n_mtp && m.n_tensors == n_tensors);
+    }
+    model_close(&m);
+}
+
+/* The same bits from a model with its block inside, and beside it under either sort of names. */
+static void test_alone(void)
+{
+    static float inside[N_TOKENS][N_VOCAB], found[N_TOKENS][N_VOCAB];
+    char whole[256], model[256], block[256], other[256];
+    struct error err = { 0 };
+    int32_t tokens[N_TOKENS];
+    for (int i = 0; i < N_TOKENS; i++)
+        tokens[i] = (i * 37 + i * i % 11) % N_VOCAB;
+    tiny_path(whole, "draft_v4_whole");
+    tiny_path(model, "draft_v4_model");
+    tiny_path(block, "draft_v4_block");
+    tiny_path(other, "draft_v4_other");
+    for (int published = 0; published <= 1; published++) {
+        struct bench a = { 0 }, b = { 0 };
+        check_case("the block in a file of its own, names of %s", published ? "the checkpoint"
+                                                                            : "converters");
+        if (!tiny_write(whole, published ? "--like tiny-v4 --generation b-mtp-halves"
+                                         : "--like tiny-v4 --generation b-mtp") ||
+            !tiny_write(model, "--like tiny-v4") ||
+            !write_block(block, whole, published, "deepseek4", &err))
+            break;
+        if (CHECK_MSG(bench_open(&a, whole, NULL, &err) && bench_run(&a, tokens, inside[0], &err) &&
+                      bench_open(&b, model, block, &err) && bench_run(&b, tokens, found[0], &err),
+                      "%s", err.text)) {
+            CHECK(memcmp(inside, found, sizeof found) == 0);
+            CHECK_INT(b.m.mtp_bytes, a.m.mtp_bytes + 64 * sizeof(float)); /* the norm before the head */
+        }
+        bench_close(&a);
+        bench_close(&b);
+    }
+    check_case("files that are no block of this model");
+    refuse_block(whole, block, "has a block");
+    refuse_block(model, model, "expected 1 of 7");
+    if (write_block(other, whole, false, "deepseek2", &err))
+        refuse_block(model, other, "the model's is deepseek4");
+    if (tiny_write(other, "--like tiny-v4 --layers 5") &&
+        write_block(block, whole, false, "deepseek4", &err))
+        refuse_block(other, block, "expected 1 of 6");
+    check_case("a block alone is no model");
+    struct model m = { 0 };
+    CHECK(!model_open(&m, block, NUMERICS_OFFICIAL, &err));
+    CHECK_MSG(strstr(err.text, "--draft-model"), "says %s", err.text);
+    model_close(&m);
+    unlink(whole);
+    unlink(model);
+    unlink(block);
+    unlink(other);
 }
 
 /* ---- answers ---- */
@@ -217,6 +332,7 @@ int main(void)
     char path[256];
     test_block("--like tiny-v4 --generation b-mtp");
     test_block("--like tiny-v4 --generation b-mtp-halves");
+    test_alone();
     tiny_path(path, "draft_v4");
     static const struct {
         const char *name, *options;

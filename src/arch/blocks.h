@@ -142,7 +142,7 @@
     { "blk.%d.nextn.hnorm.weight", W(nextn_hnorm), { DIM_HIDDEN }, ROLE_MTP, MTP_LAYER,           \
       .is_f32 = true },                                                                           \
     { "blk.%d.nextn.shared_head_norm.weight", W(nextn_head_norm), { DIM_HIDDEN }, ROLE_MTP,       \
-      MTP_LAYER, .need = OPTIONAL, .is_f32 = true },                                              \
+      MTP_LAYER, .need = OPTIONAL, .is_f32 = true, .alone = "output_norm.weight" },               \
     { "blk.%d.nextn.shared_head_head.weight", W(nextn_head), { DIM_HIDDEN, DIM_VOCAB },           \
       ROLE_MTP, MTP_LAYER, .need = OPTIONAL },                                                    \
     { "blk.%d.nextn.embed_tokens.weight", W(nextn_embed), { DIM_HIDDEN, DIM_VOCAB }, ROLE_MTP,    \

@@ -352,6 +352,9 @@ const struct option option_rows[] = {
     { "deterministic", NULL, NULL, NULL, COMPUTES, GROUP_MODEL, FLAG(deterministic),
       .help = "the same bits whatever was computed before and however much at once: prompts are read "
               "token by token, as slowly as answers are written; no guesses, no moving experts" },
+    { "draft-model", "-md", "--model-draft", "FILE", ANSWERS | CMD_PLAN, GROUP_MODEL,
+      TEXT(draft_model),
+      .help = "the block that --draft guesses with, where it has a file of its own (mtp-*.gguf)" },
     { "act", NULL, NULL, "fast|f32", COMPUTES, GROUP_MODEL, CUSTOM(read_act),
       .help = "f32: reference path, activations and cache unrounded", .fallback = "fast" },
 

@@ -95,6 +95,7 @@ struct options {
     bool isa_given;
     int numerics;      /* enum numerics */
     int draft;         /* a place in "auto|off|1|2|3": draft_wish */
+    const char *draft_model;
     bool act_f32;
     bool deterministic; /* has set batch, draft and gpu_experts */
 

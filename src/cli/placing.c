@@ -89,6 +89,7 @@ bool placing_open(struct placing *p, const struct options *o, struct error *err)
         .gpu_layers = (int)o->gpu_layers,
         .n_nodes = o->numa,
         .lock = o->mlock,
+        .draft_model = o->draft_model,
         .n_ctx = o->ctx_size == UNSET ? 0 : o->ctx_size == 0 ? CONTEXT_TRAINED : o->ctx_size,
         .max_ram_bytes = o->ram_bytes == UNSET ? 0 : (uint64_t)o->ram_bytes,
         .max_vram_bytes = o->vram_bytes == UNSET ? 0 : (uint64_t)o->vram_bytes,
@@ -362,8 +363,11 @@ void placing_advise(const struct options *o, const struct placing *p, const char
     struct placement q;
     struct error ignored = { 0 };
     struct buf text = { 0 };
-    if (!model_open(&m, path, (enum numerics)o->numerics, &ignored))
+    if (!model_open(&m, path, (enum numerics)o->numerics, &ignored) ||
+        (o->draft_model && !model_add_block(&m, o->draft_model, &ignored))) {
+        model_close(&m);
         return;
+    }
     rates_here(&mc, o, false, &ignored);
     struct placement_wishes w = engine_wishes(&p->engine, &m);
     if (placement_make(&q, &m, &mc, &w, &ignored) && !q.fits) {

@@ -81,7 +81,9 @@ static bool name_gpu(const struct plan *p, struct error *err)
 
 bool plan_open(struct plan *p, struct error *err)
 {
+    const char *block = p->o->draft_model;
     return model_open(&p->model, p->path, (enum numerics)p->o->numerics, err) &&
+           (!block || model_add_block(&p->model, block, err)) &&
            find_rates(p, err) && (place(p, err) || name_gpu(p, err));
 }
 

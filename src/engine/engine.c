@@ -2,7 +2,6 @@
 #include "src/engine/internal.h"
 
 #include <assert.h>
-#include <inttypes.h>
 #include <math.h>
 
 #include "cpu/device_cpu.h"
@@ -213,6 +212,7 @@ bool engine_open(struct engine **out, const char *path, const struct engine_opti
      * goes to a GPU goes there as it is; the rest is woven. */
     struct passes passes = { .o = &e->options };
     bool ok = (o->unfinished ? model_open_unfinished : model_open)(&e->model, path, o->numerics, err) &&
+              (!o->draft_model || model_add_block(&e->model, o->draft_model, err)) &&
               engine_can_run(&e->model, err) && find_gpu(e, err) && place(e, err) &&
               load_weights(e, &passes, err) && pool_open(&e->pool, o->n_threads, err) &&
               load_gpu(e, err) && weave_weights(e, &passes, err) && count_picks(e, err);
@@ -334,12 +334,7 @@ uint64_t engine_available(const struct engine *e)
 
 bool engine_check_files(const struct engine *e, struct error *err)
 {
-    int shard;
-    uint64_t offset;
-    if (!gguf_lost(&e->model.gguf, &shard, &offset))
-        return true;
-    return fail(err, ERR_RUN, "%s: model file changed or unreadable at offset %" PRIu64,
-                e->model.gguf.shards[shard].path, offset);
+    return model_check_files(&e->model, err);
 }
 
 /* ---- workspaces ---- */

@@ -43,6 +43,7 @@ struct engine_options {
     int n_nodes;            /* parts for NUMA nodes that routed experts are copied to; 0: as the
                              * machine has; more than it has: for tests */
     bool lazy;              /* of LOAD_MMAP: nothing is read before it is used */
+    const char *draft_model; /* file of a block for multi-token prediction; NULL: what the model has */
     bool unfinished;        /* the path is a name to be: gguf_open_unfinished */
     bool lock;              /* keep the weights from being paged out, where the system allows it */
     enum gpu_use gpu;

@@ -66,6 +66,8 @@ struct tensor_spec {
     bool is_i32;        /* a table of numbers: I32 in the file */
     bool may_fold;      /* files with the last two dimensions multiplied into one hold the same bytes */
     const char *alias;  /* a second name in older files; NULL: none */
+    const char *alone;  /* the name in a file that holds nothing but the block (model_add_block); NULL:
+                         * the same */
     const char *instead; /* not looked for when the file has this tensor (same layer); NULL: none */
 };
 

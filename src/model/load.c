@@ -217,16 +217,6 @@ static bool assemble_all(struct loader *l, struct error *err)
     return true;
 }
 
-static bool file_is_whole(const struct model *m, struct error *err)
-{
-    int shard;
-    uint64_t offset;
-    if (!gguf_lost(&m->gguf, &shard, &offset))
-        return true;
-    return fail(err, ERR_RUN, "%s: model file changed or unreadable at offset %" PRIu64,
-                m->gguf.shards[shard].path, offset);
-}
-
 /* The bytes of all extents where they lie now. */
 static uint64_t each_extent(const struct loader *l, int (*act)(const void *data, size_t bytes),
                             bool *ok)
@@ -277,5 +267,5 @@ bool model_load(struct model *m, const struct load_options *o, struct error *err
     mem_free(l.order);
     mem_free(l.extents);
     l.done = l.total;
-    return file_is_whole(m, err) && ok && tick(&l, true, err);
+    return model_check_files(m, err) && ok && tick(&l, true, err);
 }

@@ -98,6 +98,9 @@ static bool solve_skeleton(struct model *m, enum numerics numerics, struct error
     bool all_main = k->n_mtp > 0 && mtp_is_main(m, k->block_count - k->n_mtp);
     p->n_mtp = all_main ? 0 : (int)k->n_mtp;
     p->n_layers = (int)k->block_count - p->n_mtp;
+    if (p->n_mtp > 0 && !block_has(m, "blk.%d.attn_norm.weight", 0))
+        return fail(err, ERR_FILE, "it holds a block for multi-token prediction and no model: name it "
+                    "with --draft-model, beside the model that it belongs to");
     p->hidden_size = k->embedding_length;
     p->ffn_size = max_of(k->feed_forward_length, 0);
     p->context_length = k->context_length;
@@ -138,13 +141,50 @@ struct weight weight_rows(const struct weight *w, int64_t first, int64_t rows)
     return part;
 }
 
-static const struct tensor *find_tensor(const struct model *m, const char *pattern, int layer)
+static const struct tensor *find_tensor(const struct gguf *g, const char *pattern, int layer)
 {
     char name[NAME_SIZE];
     if (!pattern)
         return NULL;
     tensor_name(name, pattern, layer);
-    return gguf_tensor(&m->gguf, name);
+    return gguf_tensor(g, name);
+}
+
+/* The same in the words of the checkpoint: "blk.43.nextn.enorm.weight" is "mtp.0.enorm.weight". */
+static const struct tensor *find_published(const struct gguf *g, const char *pattern)
+{
+    static const char block[] = "blk.%d.", nextn[] = "nextn.";
+    char name[NAME_SIZE];
+    if (strncmp(pattern, block, sizeof block - 1))
+        return NULL;
+    const char *rest = pattern + sizeof block - 1;
+    rest += strncmp(rest, nextn, sizeof nextn - 1) ? 0 : sizeof nextn - 1;
+    if (strcmp(rest, "shared_head_norm.weight") == 0)
+        rest = "norm.weight";
+    snprintf(name, sizeof name, "mtp.0.%s", rest);
+    return gguf_tensor(g, name);
+}
+
+/* A row's tensor under any of its names. */
+static const struct tensor *find_row(const struct model *m, const struct gguf *g,
+                                     const struct tensor_spec *s, int layer)
+{
+    const struct tensor *t = find_tensor(g, s->name, layer);
+    if (!t)
+        t = find_tensor(g, s->alias, layer);
+    if (!t && g == &m->block)
+        t = find_published(g, s->name);
+    if (!t && g == &m->block)
+        t = find_tensor(g, s->alone, layer);
+    return t;
+}
+
+/* Is a row not looked for, because of another? */
+static bool is_replaced(const struct model *m, const struct gguf *g, const struct tensor_spec *s,
+                        int layer)
+{
+    return s->instead && (find_tensor(g, s->instead, layer) ||
+                          (g == &m->block && find_published(g, s->instead)));
 }
 
 static void shape_text(char *out, size_t size, const uint64_t *ne, int n_dims)
@@ -251,18 +291,16 @@ bool tensor_stands_in(const struct tensor_spec *s, const struct params *p, int l
 }
 
 /* All tensors of one layer, or the global ones for layer -1. */
-static bool bind_layer(struct model *m, int layer, struct error *err)
+static bool bind_layer(struct model *m, const struct gguf *g, int layer, struct error *err)
 {
     for (int i = 0; i < m->arch->n_tensors; i++) {
         const struct tensor_spec *s = &m->arch->tensors[i];
         uint64_t ne[4];
         int n_dims;
         if (!tensor_stands_in(s, &m->params, layer) || !wanted_shape(s, &m->params, ne, &n_dims) ||
-            find_tensor(m, s->instead, layer))
+            is_replaced(m, g, s, layer))
             continue;
-        const struct tensor *t = find_tensor(m, s->name, layer);
-        if (!t)
-            t = find_tensor(m, s->alias, layer);
+        const struct tensor *t = find_row(m, g, s, layer);
         if (!t && s->need == REQUIRED) {
             char name[NAME_SIZE];
             tensor_name(name, s->name, layer);
@@ -282,7 +320,7 @@ static void bind_mtp(struct model *m)
     for (int i = 0; i < wanted; i++) {
         struct error why = { 0 };
         int layer = m->params.n_layers + i, n_before = m->n_tensors;
-        if (bind_layer(m, layer, &why))
+        if (bind_layer(m, &m->gguf, layer, &why))
             continue;
         log_note("multi-token prediction is not available: %s", why.text);
         m->n_tensors = n_before;
@@ -301,17 +339,17 @@ static void set_layer_kinds(struct model *m)
 static bool bind_tensors(struct model *m, struct error *err)
 {
     struct params *p = &m->params;
-    size_t n_blocks = (size_t)(p->n_layers + p->n_mtp);
+    size_t n_blocks = (size_t)(p->n_layers + max_of(p->n_mtp, 1)); /* one may come later */
     m->layers = arena_alloc(&m->arena, n_blocks, sizeof *m->layers, err);
     m->tensors = arena_alloc(&m->arena, (n_blocks + 1) * (size_t)m->arch->n_tensors,
                              sizeof *m->tensors, err);
     if (!m->layers || !m->tensors)
         return false;
     set_layer_kinds(m);
-    if (!bind_layer(m, -1, err))
+    if (!bind_layer(m, &m->gguf, -1, err))
         return false;
     for (int i = 0; i < p->n_layers; i++) {
-        if (!bind_layer(m, i, err))
+        if (!bind_layer(m, &m->gguf, i, err))
             return false;
     }
     bind_mtp(m);
@@ -392,8 +430,81 @@ void model_close(struct model *m)
 {
     mem_unmap(m->copy, m->copy_bytes);
     arena_release(&m->arena);
+    gguf_close(&m->block);
     gguf_close(&m->gguf);
     *m = (struct model){ 0 };
+}
+
+/* ---- a block in a file of its own ---- */
+
+/* Its architecture is the model's, and so is the number that it gives the block. */
+static bool check_block_file(const struct model *m, struct error *err)
+{
+    const struct gguf *g = &m->block;
+    struct str arch = { 0 };
+    char key[NAME_SIZE];
+    uint64_t n_blocks = 0, n_mtp = 0;
+    snprintf(key, sizeof key, "%s.block_count", m->arch->name);
+    if (!gguf_get_str(g, "general.architecture", &arch, err) ||
+        !gguf_get_u64(g, key, &n_blocks, err))
+        return false;
+    snprintf(key, sizeof key, "%s.nextn_predict_layers", m->arch->name);
+    if (!gguf_get_u64(g, key, &n_mtp, err))
+        return false;
+    if (!str_is(arch, m->arch->name))
+        return fail(err, ERR_FILE, "general.architecture: \"%.*s\", the model's is %s",
+                    (int)min_of(arch.len, (size_t)64), arch.data, m->arch->name);
+    if (gguf_tensor(g, "mtp.0.enorm.weight"))
+        return true;
+    if (n_mtp != 1 || n_blocks != (uint64_t)m->params.n_layers + 1)
+        return fail(err, ERR_FILE, "%" PRIu64 " of %" PRIu64 " blocks are for multi-token prediction, "
+                    "expected 1 of %d", n_mtp, n_blocks, m->params.n_layers + 1);
+    return true;
+}
+
+static bool add_block(struct model *m, struct error *err)
+{
+    struct params *p = &m->params;
+    int layer = p->n_layers, n_before = m->n_tensors;
+    if (!check_block_file(m, err))
+        return false;
+    p->n_mtp = 1;
+    set_layer_kinds(m);
+    if (bind_layer(m, &m->block, layer, err)) {
+        for (int i = n_before; i < m->n_tensors; i++)
+            m->mtp_bytes += m->tensors[i].tensor->bytes;
+        return true;
+    }
+    p->n_mtp = 0;
+    m->n_tensors = n_before;
+    m->layers[layer] = (struct layer){ 0 };
+    return false;
+}
+
+bool model_add_block(struct model *m, const char *path, struct error *err)
+{
+    if (m->params.n_mtp > 0 || !m->arch->draft)
+        return fail(err, ERR_USAGE, m->arch->draft ? "%s: the model has a block for multi-token "
+                                                     "prediction in its own file"
+                                                   : "%s: %s does not draft",
+                    path, m->arch->name);
+    if (gguf_open(&m->block, path, err) && add_block(m, err))
+        return true;
+    error_prefix(err, "%s", path);
+    gguf_close(&m->block);
+    return false;
+}
+
+bool model_check_files(const struct model *m, struct error *err)
+{
+    const struct gguf *files[] = { &m->gguf, &m->block };
+    int shard;
+    uint64_t offset;
+    for (size_t i = 0; i < ARRAY_LEN(files); i++)
+        if (gguf_lost(files[i], &shard, &offset))
+            return fail(err, ERR_RUN, "%s: model file changed or unreadable at offset %" PRIu64,
+                        files[i]->shards[shard].path, offset);
+    return true;
 }
 
 /* 671026419200 -> "671.0 B" */

@@ -62,6 +62,7 @@ struct model_tensor {
 
 struct model {
     struct gguf gguf;
+    struct gguf block;    /* the file of a block for multi-token prediction; closed: there is none */
     const struct arch *arch;
     struct keys keys;     /* what the file says */
     struct params params; /* what that means */
@@ -90,6 +91,16 @@ bool model_open(struct model *m, const char *path, enum numerics numerics, struc
 /* The same of unfinished files (gguf_open_unfinished). */
 bool model_open_unfinished(struct model *m, const char *path, enum numerics numerics,
                            struct error *err);
+
+/* Take the block for multi-token prediction from a file of its own, before model_load: what converters
+ * write beside a model that came without one. The file counts the main layers too and holds block
+ * number n_layers, or it calls the block "mtp.0." and its tensors as the checkpoint does. Embedding and
+ * head stay the model's. ERR_USAGE: the model has a block. ERR_FILE: not a block of this model; the
+ * model is as before. */
+bool model_add_block(struct model *m, const char *path, struct error *err);
+
+/* Has one of the files been cut short or become unreadable? ERR_RUN naming it and the offset. */
+bool model_check_files(const struct model *m, struct error *err);
 
 /* Called at least every 100 ms while loading: bytes so far and in all. Return false to cancel
  * (ERR_INTERRUPTED). */
