@@ -243,7 +243,7 @@ static void test_alone(void)
 
 /* ---- answers ---- */
 
-enum { N_CTX = 320, MOST = 200 };
+enum { N_CTX = 320, MOST = 110 };
 
 static struct engine *engine;
 
@@ -296,7 +296,7 @@ static void test_answers(const char *model, enum draft_use use)
     int32_t ids[90];
     for (int i = 0; i < 90; i++)
         ids[i] = (i * 29 + 5) % N_VOCAB;
-    for (int i = 0; plain && drafting && i < 3; i++) {
+    for (int i = 0; plain && drafting && i < 2; i++) {
         int64_t n = 90 - 40 * i;
         check_case("%s: answer %d is the same with %d guesses, to the bit", model, i, use);
         prefill(plain, ids, n);
@@ -319,7 +319,7 @@ static void test_answers(const char *model, enum draft_use use)
     struct draft_report r = { 0 };
     if (drafting)
         session_draft_report(drafting, &r);
-    CHECK_MSG(r.n_accepted > 50 && r.n_guesses - r.n_accepted > 50, "%lld of %lld guesses accepted",
+    CHECK_MSG(r.n_accepted > 30 && r.n_guesses - r.n_accepted > 30, "%lld of %lld guesses accepted",
               (long long)r.n_accepted, (long long)r.n_guesses);
     session_close(plain);
     session_close(drafting);

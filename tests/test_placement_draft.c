@@ -106,7 +106,7 @@ static void test_homes(const struct model *m)
         check_none(m, &p);
         placement_free(&p);
     }
-    check_case("no room for it beside all layers: the layers stay, it does not");
+    check_case("no room for it beside all layers: they stay, with their context");
     if (!make(&without, m, 1200 * GIB, 80 * GIB, false, PLACE_ALL))
         return;
     uint64_t tight = without.vram_used - without.bytes[PART_EXPERT_CACHE][HOME_GPU] +
@@ -115,21 +115,18 @@ static void test_homes(const struct model *m)
     placement_free(&without);
     if (make(&p, m, 1200 * GIB, tight, true, PLACE_AUTO)) {
         CHECK(p.fits && p.head_on_gpu && p.gpu_layers == m->params.n_layers);
-        if (p.drafts) /* for a shorter context, which nobody had asked for */
-            CHECK(p.n_ctx < n_ctx);
-        else
-            check_none(m, &p);
+        CHECK_INT(p.n_ctx, n_ctx);
+        check_none(m, &p);
         placement_free(&p);
     }
-    struct rates here = { .n_cores = 16, .ram_bytes = 1200 * GIB, .vram_bytes = tight };
-    struct placement_wishes w = placement_wishes_default();
-    struct error err = { 0 };
-    w.draft = true;
-    w.draft_bytes = room_bytes;
-    w.n_ctx = n_ctx;
-    if (CHECK_MSG(placement_make(&p, m, &here, &w, &err), "%s", err.text)) {
-        CHECK(p.fits && p.head_on_gpu && p.gpu_layers == m->params.n_layers);
-        CHECK_INT(p.n_ctx, n_ctx);
+    check_case("no room for it beside a copy: the copy stays");
+    if (!make(&without, m, 1600 * GIB, 0, false, PLACE_AUTO))
+        return;
+    tight = without.ram_used + ((uint64_t)2048 << 20) + ((uint64_t)64 << 20);
+    CHECK(without.copied);
+    placement_free(&without);
+    if (make(&p, m, tight, 0, true, PLACE_AUTO)) {
+        CHECK(p.fits && p.copied);
         check_none(m, &p);
         placement_free(&p);
     }

@@ -473,23 +473,30 @@ static void choose(const struct chooser *c)
     c->p->fitting_ctx = fitting;
 }
 
-/* Drafting never costs a layer its place on the GPU, nor anybody a context that was asked for: where it
- * would, there is none. */
+static void choose_with(struct chooser *c, bool drafts)
+{
+    c->drafts = drafts;
+    c->p->expert_bytes = largest_expert(c->m, drafts);
+    choose(c);
+}
+
+/* The block that drafts takes what would be left: no layer loses its place, nobody a copy or a position
+ * of the context. */
 static void choose_drafting(struct chooser *c)
 {
     struct placement *p = c->p;
     const struct params *q = &c->m->params;
-    bool no_gpu = p->vram_budget == 0 || c->w->gpu_layers == 0;
-    c->drafts = c->w->draft && c->m->arch->draft && q->n_mtp > 0;
-    p->expert_bytes = largest_expert(c->m, c->drafts);
-    choose(c);
-    p->drafts = c->drafts && p->fits &&
-                (no_gpu || (p->gpu_layers == q->n_layers && p->head_on_gpu));
-    if (p->drafts == c->drafts)
+    choose_with(c, false);
+    if (!c->w->draft || !c->m->arch->draft || q->n_mtp == 0 || !p->fits)
         return;
-    c->drafts = false;
-    p->expert_bytes = largest_expert(c->m, false);
-    choose(c);
+    const struct placement without = *p;
+    choose_with(c, true);
+    p->drafts = p->fits && p->gpu_layers == without.gpu_layers &&
+                p->head_on_gpu == without.head_on_gpu && p->cpu_moe == without.cpu_moe &&
+                p->copied == without.copied && p->n_ctx == without.n_ctx &&
+                (p->gpu_layers == 0 || (p->gpu_layers == q->n_layers && p->head_on_gpu));
+    if (!p->drafts)
+        choose_with(c, false);
 }
 
 /* ---- routed experts in VRAM ---- */

@@ -67,7 +67,7 @@ struct placement_wishes {
     uint64_t gpu_experts_bytes; /* the same as a size; 0: not said */
     double gpu_experts_share;  /* the same as a share of all experts, 0 to 1; negative: not said */
     uint64_t vram_margin;      /* left to others */
-    bool draft;                /* sessions will draft, where that costs no layer its place on the GPU */
+    bool draft;                /* sessions will draft, if the block for that finds room in what is left */
     const struct placement_rule *rules;
     int n_rules;
 
