@@ -56,7 +56,8 @@ static inline float draft_model_echo(float old, uint64_t row, uint64_t col)
 static inline bool draft_model_write(const char *path, const char *options, int n_layers)
 {
     char all[256], name[64];
-    snprintf(all, sizeof all, "%s --generation b-mtp", options);
+    snprintf(all, sizeof all, "%s%s", options,
+             strstr(options, "--generation") ? "" : " --generation b-mtp");
     snprintf(name, sizeof name, "blk.%d.nextn.eh_proj.weight", n_layers);
     return tiny_write(path, all) && draft_model_patch(path, "token_embd.weight", draft_model_louder) &&
            draft_model_patch(path, name, draft_model_echo);

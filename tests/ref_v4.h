@@ -361,7 +361,8 @@ static inline void ref_v4_draft(struct ref_v4 *v, int32_t token, double *logits)
     double pair[2 * REF_MAX], e[REF_MAX], x[REF_MAX], y[REF_MAX], post[REF_STREAMS] = { 0 };
     double c[REF_STREAMS][REF_STREAMS];
     bool halves = ref_tensor(r, "blk.%d.nextn.e_proj.weight", layer);
-    ref_row(gguf_tensor(&r->g, "token_embd.weight"), (uint64_t)token, pair);
+    const struct tensor *table = ref_tensor(r, "blk.%d.nextn.embed_tokens.weight", layer);
+    ref_row(table ? table : gguf_tensor(&r->g, "token_embd.weight"), (uint64_t)token, pair);
     ref_rmsnorm(r, "blk.%d.nextn.enorm.weight", layer, pair, d, pair);
     for (int s = 0; s < REF_STREAMS; s++) {
         ref_rmsnorm(r, "blk.%d.nextn.hnorm.weight", layer, v->streams[s], d, pair + d);
@@ -380,7 +381,9 @@ static inline void ref_v4_draft(struct ref_v4 *v, int32_t token, double *logits)
               "blk.%d.nextn.hc_head_base.weight",
               own ? "blk.%d.nextn.shared_head_norm.weight" : "output_norm.weight", layer, d, post,
               c, y);
-    ref_linear(r, "output.weight", NULL, 0, y, logits);
+    bool head = ref_tensor(r, "blk.%d.nextn.shared_head_head.weight", layer);
+    ref_linear(r, head ? "blk.%d.nextn.shared_head_head.weight" : "output.weight", NULL, layer, y,
+               logits);
 }
 
 static inline void ref_v4_close(struct ref_v4 *v)

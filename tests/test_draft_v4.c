@@ -332,6 +332,7 @@ int main(void)
     char path[256];
     test_block("--like tiny-v4 --generation b-mtp");
     test_block("--like tiny-v4 --generation b-mtp-halves");
+    test_block("--like tiny-v4 --generation b-mtp-own");
     test_alone();
     tiny_path(path, "draft_v4");
     static const struct {

@@ -148,6 +148,7 @@ static const struct generation generations[] = {
     { .name = "b-mtp", .split = true, .groups = true, .betas = true, .mtp = true },
     { .name = "b-mtp-halves", .split = true, .groups = true, .betas = true, .mtp = true,
       .halves = true },
+    { .name = "b-mtp-own", .split = true, .groups = true, .betas = true, .mtp = true, .own = true },
     { .name = "arrays", .split = true, .groups = true, .betas = true, .arrays = true,
       .old_names = true },
     { .name = "fused", .split = true, .groups = true, .betas = true, .fused = true },

@@ -40,7 +40,7 @@ struct generation {
     const char *name;
     bool kv_b, split, folded;      /* unsplit matrix; k_b and v_b; those with two dimensions */
     bool groups, betas, mtp;       /* keys of groups, keys of the YaRN ramp, a draft block */
-    bool halves;                   /* V4: whose eh_proj is two matrices */
+    bool halves, own;              /* V4: whose eh_proj is two matrices; with embedding, norm, head */
     bool arrays, fused, old_names; /* per-layer arrays, fused projections, exp_probs_b alone */
 };
 

@@ -146,6 +146,8 @@ static bool wanted(const struct tiny_plan *plan, const struct tensor_spec *s, in
         return g->halves;
     if (strstr(name, ".nextn.hc_head"))
         return true;
+    if (strstr(name, ".nextn.shared_head") || strstr(name, ".nextn.embed_tokens"))
+        return g->own;
     if (strstr(name, "exp_probs_b"))
         return like->gating == 2 || (like->gating == 4 && layer >= like->hash_layers);
     return s->need == REQUIRED;
