@@ -198,7 +198,7 @@ static const struct trial trials[] = {
     { "run chat eval", "{A} --no-think --temp 0 -n 8 --draft 1", 0,
       .effects = { { "draft", "log", "drafting: [0-9]+ of [1-9]" } } },
     { "plan", "{M} --draft off", 0, .effects = { { "draft", "out", "!drafting" } } },
-    { "run chat eval plan", "{M} --draft-model {M}", 2,
+    { "run chat eval plan", "{B} --draft-model {M}", 2,
       .effects = { { "draft-model", "err", "a block .* in its own file" } } },
     { "run chat eval", "{B} -c 64 --act f32", 0, .effects = { { "act", "log", "cache 288" } } },
     { "bench", "{B} --act f32", 0, .effects = { { "act", "log", "cache 9.0 MiB" } } },

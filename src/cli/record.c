@@ -89,7 +89,8 @@ bool record_open(const char *path, const char *command, struct error *err)
 
 static const char *weights_home(const struct placement *p)
 {
-    return p->ram_mapped > 0 ? "used in the file" : p->copied ? "copied" : "on the GPU";
+    uint64_t block = p->bytes[PART_DRAFT][HOME_MAPPED]; /* never copied */
+    return p->ram_mapped > block ? "used in the file" : p->copied ? "copied" : "on the GPU";
 }
 
 static void record_placement(const struct loaded *m)

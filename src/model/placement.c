@@ -480,6 +480,18 @@ static void choose_with(struct chooser *c, bool drafts)
     choose(c);
 }
 
+/* Is all of the trunk on one side, whatever the user's rules have moved? */
+static bool trunk_is_whole(const struct chooser *c)
+{
+    bool some[N_HOMES] = { false };
+    for (int i = 0; i < c->m->n_tensors; i++) {
+        const struct model_tensor *t = &c->m->tensors[i];
+        if (t->role == ROLE_TRUNK || t->role == ROLE_HEAD)
+            some[c->p->homes[i]] = true;
+    }
+    return !some[HOME_GPU] || (!some[HOME_RAM] && !some[HOME_MAPPED]);
+}
+
 /* The block that drafts takes what would be left: no layer loses its place, nobody a copy or a position
  * of the context. */
 static void choose_drafting(struct chooser *c)
@@ -487,7 +499,7 @@ static void choose_drafting(struct chooser *c)
     struct placement *p = c->p;
     const struct params *q = &c->m->params;
     choose_with(c, false);
-    if (!c->w->draft || !c->m->arch->draft || q->n_mtp == 0 || !p->fits)
+    if (!c->w->draft || !c->m->arch->draft || q->n_mtp == 0 || !p->fits || !trunk_is_whole(c))
         return;
     const struct placement without = *p;
     choose_with(c, true);
