@@ -430,12 +430,12 @@ int main(void)
         n_vocab = engine_model(engine)->params.n_vocab;
         for (enum draft_use use = DRAFT_ONE; use <= DRAFT_MOST; use++) {
             test_bits(use);
-            test_same(GREEDY, is_long ? 1000 : 6, use);
+            test_same(GREEDY, is_long ? 1000 : 4, use);
             for (enum kind kind = WARM; kind < N_KINDS; kind++)
                 if (is_long || kind == (enum kind)use)
-                    test_same(kind, is_long ? 200 : 3, use);
+                    test_same(kind, is_long ? 200 : 2, use);
             test_timeline(use);
-            test_distribution((enum kind)use, use, is_long ? 2000 : 80);
+            test_distribution((enum kind)use, use, is_long ? 2000 : 40);
         }
         test_refusals();
         test_pause();
