@@ -22,6 +22,13 @@ fi
 json=1
 "$tandem" --version | grep -q 'JSON: left out' && json=0
 
+# ---- thinking alone
+
+run 0 run "$model" -p "What is 2+3?" --think on -n 3
+expect "an answer that thinking left nothing for is said to be empty" 1 "$(count 'the answer is empty' "$err")"
+run 0 run "$model" -p "What is 2+3?" --no-think -n 3
+expect "another is not" "" "$(cat "$err")"
+
 # ---- --dry-run
 
 question="What is 2+3?"

@@ -147,7 +147,8 @@ void help_overview(struct buf *out)
 
 void help_command(struct buf *out, const struct command *c, bool all)
 {
-    buf_printf(out, "%s: %s\n\nusage: %s\n%s\n", c->name, c->summary, c->usage, c->examples);
+    buf_printf(out, "%s: %s\n\nusage: %s\n%s%s", c->name, c->summary, c->usage, c->examples,
+               all ? "" : "\n"); /* each group begins with an empty line */
     options_help(out, c->bit, all);
     if (all)
         buf_puts(out, "\nEvery option also reads the environment (--ctx-size: TANDEM_CTX_SIZE) and\n"

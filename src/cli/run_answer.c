@@ -347,6 +347,9 @@ bool run_answer(struct loaded *m, const struct options *o, const struct run_prom
         ok = finish_text(&out, &reply, ok ? err : NULL) && ok;
     if (ok && !target->in_lines && (o->stats || (term_stderr() && !stdout_is_pipe())))
         print_stats(m, o, &g);
+    else if (ok && !json && g.finish == FINISH_LENGTH && g.ended_in_thinking)
+        note("the answer is empty: all %lld tokens (-n) went into thinking; --no-think, or a larger -n",
+             (long long)g.n_generated);
     ok = run_session_end(&kept->session, ok, m, o, kept->model_path, p->text, &g, err);
     if (ok && g.finish == FINISH_INTERRUPTED)
         ok = fail(err, ERR_INTERRUPTED, "interrupted");
