@@ -473,11 +473,8 @@ int main(void)
 {
     struct error err = { 0 };
     void (*order)(uint64_t) = NULL;
-    if (!gpu_test_find())
-        return check_finish();
-    check_case("GPU library: %s", getenv("TANDEM_GPU"));
-    library = gpu_load(&err);
-    if (!CHECK_MSG(library && library->count(&err) > 0, "%s", err.text) || !open_devices())
+    if (!(library = gpu_test_load()) || !CHECK_MSG(library->count(&err) > 0, "%s", err.text) ||
+        !open_devices())
         return check_finish();
     gpu_test_hook("cuda_host_order", &order);
     for (int o = 0; o < (order ? 3 : 1); o++) {

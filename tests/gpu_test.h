@@ -53,17 +53,27 @@ static inline bool gpu_test_find(void)
     return true;
 }
 
+/* The library, which stays the tests' own. NULL: the program ends (after a skip or a failure). */
+static inline const struct gpu_library *gpu_test_load(void)
+{
+    struct error err = { 0 };
+    if (!gpu_test_find())
+        return NULL;
+    check_case("GPU library: %s", getenv("TANDEM_GPU"));
+    const struct gpu_library *library = gpu_load(&err);
+    CHECK_MSG(library, "%s", err.text);
+    return library;
+}
+
 /* The library and its first card with a stream for each profile. False: the program ends (after a
  * skip or a failure). */
 static inline bool gpu_test_open(struct gpu_test *t, const struct gpu_limits *limits)
 {
     struct error err = { 0 };
     memset(t, 0, sizeof *t);
-    if (!gpu_test_find())
+    if (!(t->library = gpu_test_load()))
         return false;
-    check_case("GPU library: %s", getenv("TANDEM_GPU"));
-    t->library = gpu_load(&err);
-    bool ok = t->library && t->library->count(&err) > 0;
+    bool ok = t->library->count(&err) > 0;
     for (int act_f32 = 0; ok && act_f32 <= 1; act_f32++) {
         struct gpu_limits l = *limits;
         l.act_f32 = act_f32;

@@ -179,16 +179,12 @@ static bool wanted(const char *name, int argc, char **argv)
 
 int main(int argc, char **argv)
 {
-    if (!gpu_test_find())
-        return check_finish();
     if (!check_fixtures()) {
         check_case("architectures on the GPU");
         check_skip("no fixtures: set TANDEM_FIXTURES to compare with the reference models");
         return check_finish();
     }
-    struct error err = { 0 };
-    check_case("GPU library: %s", getenv("TANDEM_GPU"));
-    if (!CHECK_MSG(gpu_load(&err), "%s", err.text))
+    if (!gpu_test_load())
         return check_finish();
     gpu_test_hook("cuda_host_order", &set_order);
     if (argc < 2) {

@@ -336,12 +336,7 @@ static void test_loss(void)
 
 int main(void)
 {
-    struct error err = { 0 };
-    if (!gpu_test_find())
-        return check_finish();
-    check_case("GPU library: %s", getenv("TANDEM_GPU"));
-    library = gpu_load(&err);
-    if (!CHECK_MSG(library, "%s", err.text) || !open_devices())
+    if (!(library = gpu_test_load()) || !open_devices())
         return check_finish();
     test_memory();
     test_step(1, 1);

@@ -316,11 +316,7 @@ static void test_model(const char *like, int n_layers, bool all)
 
 int main(void)
 {
-    struct error err = { 0 };
-    if (!gpu_test_find())
-        return check_finish();
-    check_case("GPU library: %s", getenv("TANDEM_GPU"));
-    if (!CHECK_MSG(gpu_load(&err), "%s", err.text))
+    if (!gpu_test_load())
         return check_finish();
     gpu_test_hook("cuda_host_replays", &count_replays);
     gpu_test_hook("cuda_host_order", &set_order);

@@ -362,11 +362,7 @@ int main(void)
 {
     struct error err = { 0 };
     struct work w = { .n_calls = 0 };
-    if (!gpu_test_find())
-        return check_finish();
-    check_case("GPU library: %s", getenv("TANDEM_GPU"));
-    library = gpu_load(&err);
-    if (!CHECK_MSG(library, "%s", err.text) || !(stream = open_stream()))
+    if (!(library = gpu_test_load()) || !(stream = open_stream()))
         return check_finish();
     gpu = &library->launch;
     w.in = gpu->host_alloc(stream, sizeof *w.in, "test", &err);

@@ -342,11 +342,7 @@ static void test_quant(const char *type)
 
 int main(void)
 {
-    struct error err = { 0 };
-    if (!gpu_test_find())
-        return check_finish();
-    check_case("GPU library: %s", getenv("TANDEM_GPU"));
-    if (!CHECK_MSG(gpu_load(&err), "%s", err.text))
+    if (!gpu_test_load())
         return check_finish();
     gpu_test_hook("cuda_host_fail_launch", &fail_launch);
     gpu_test_hook("cuda_host_fail_alloc", &fail_alloc);

@@ -539,16 +539,12 @@ static void test_model(const char *name)
 
 int main(int argc, char **argv)
 {
-    struct error err = { 0 };
-    if (!gpu_test_find())
-        return check_finish();
     if (!check_fixtures()) {
         check_case("placements");
         check_skip("no fixtures: set TANDEM_FIXTURES to compare with the reference models");
         return check_finish();
     }
-    check_case("GPU library: %s", getenv("TANDEM_GPU"));
-    if (!CHECK_MSG(gpu_load(&err), "%s", err.text))
+    if (!gpu_test_load())
         return check_finish();
     gpu_test_hook("cuda_host_bytes", &card_bytes);
     for (size_t i = 0; i < sizeof fixture_models / sizeof fixture_models[0]; i++) {

@@ -307,11 +307,7 @@ static void test_places(const char *name)
 
 int main(void)
 {
-    struct error err = { 0 };
-    if (!gpu_test_find())
-        return check_finish();
-    check_case("GPU library: %s", getenv("TANDEM_GPU"));
-    if (!CHECK_MSG(gpu_load(&err), "%s", err.text))
+    if (!gpu_test_load())
         return check_finish();
     if (!check_fixtures()) {
         check_skip("no fixtures: set TANDEM_FIXTURES for models to run");

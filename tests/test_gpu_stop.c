@@ -82,11 +82,7 @@ static void test_stop(const char *name, enum handoff_way way)
 
 int main(void)
 {
-    struct error err = { 0 };
-    if (!gpu_test_find())
-        return check_finish();
-    check_case("GPU library: %s", getenv("TANDEM_GPU"));
-    if (!CHECK_MSG(gpu_load(&err), "%s", err.text))
+    if (!gpu_test_load())
         return check_finish();
     gpu_test_hook("cuda_host_launches", &launches);
     if (!launches || !check_fixtures()) {

@@ -13,16 +13,6 @@
 
 /* ---- products ---- */
 
-/* Tile registers (the compiler wants literals). Names: row and column of a 2 x 2 square. */
-#define C00 0
-#define C01 1
-#define C10 2
-#define C11 3
-#define A0 4
-#define A1 5
-#define B0 6
-#define B1 7
-
 #define SIDE 16  /* rows and columns of a tile of floats */
 #define DEPTH 32 /* values along k in one instruction */
 

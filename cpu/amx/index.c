@@ -8,15 +8,6 @@
 #include "cpu/amx/tiles.h"
 #include "cpu/avx512/index.h"
 
-#define C00 0
-#define C01 1
-#define C10 2
-#define C11 3
-#define A0 4
-#define A1 5
-#define B0 6
-#define B1 7
-
 #define TILE 16
 #define KEYS (2 * TILE)
 #define DEPTH 64 /* bytes along a tile's line */

@@ -6,6 +6,16 @@
 #include <immintrin.h>
 #include <stdint.h>
 
+/* The registers as a square of 2 x 2 tiles uses them, row and column (the compiler wants literals). */
+#define C00 0
+#define C01 1
+#define C10 2
+#define C11 3
+#define A0 4
+#define A1 5
+#define B0 6
+#define B1 7
+
 /* Sixteen lines of 64 bytes each; of operands only `columns` bytes in use (a multiple of 4, at most
  * 64), which are so many bytes of each line to the left and a fourth as many lines to the right. */
 static inline void configure_tiles(int columns)
