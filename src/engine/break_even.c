@@ -8,7 +8,7 @@
 #define LOSS 0.01          /* of the time, that trying may cost in the long run, */
 #define GRACE 1.25         /* and plain steps at once: else a short answer could never try */
 #define SURPLUS 8          /* plain steps of old gains that new losses may use up */
-#define WORTH 1.03         /* speed against plain decoding that is worth guessing */
+#define WORTH 1.05         /* speed against plain decoding that is worth guessing */
 
 #define PLAIN_FIRST 4      /* plain steps measured before the first guess; one more warms up */
 #define PLAIN_EVERY 20     /* steps with guesses to one plain step, which says what they save */
