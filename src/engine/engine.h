@@ -145,6 +145,13 @@ double draft_tokens_per_step(const struct draft_report *r);
 bool session_open(struct session **out, struct engine *e, const struct session_options *o,
                   struct error *err);
 void session_close(struct session *s);
+
+/* By the plan: would there be room for a session of n_ctx positions if s were closed, and with a GPU
+ * the engine opened anew for it? ERR_FIT with the numbers (err may be NULL). */
+bool session_could_hold(const struct session *s, int64_t n_ctx, struct error *err);
+/* The sessions of an engine on the CPU are of n_ctx positions from now on: engine_placement tells
+ * of that. ERR_FIT without memory for the table. With a GPU the table stays. */
+bool engine_replan(struct engine *e, int64_t n_ctx, struct error *err);
 int64_t session_n_ctx(const struct session *s);
 int64_t session_n_past(const struct session *s);         /* tokens in the cache */
 const int32_t *session_tokens(const struct session *s);  /* [n_past] */

@@ -152,10 +152,18 @@ static bool place_on_gpu(const struct engine *e, int64_t asked, int64_t *n_ctx, 
     }
 }
 
+/* Weights in our own memory. */
+static uint64_t own_weight_bytes(const struct engine *e)
+{
+    uint64_t bytes = 0;
+    for (int part = PART_TRUNK; part <= PART_ROUTED; part++)
+        bytes += e->placement.bytes[part][HOME_RAM];
+    return bytes;
+}
+
 bool engine_place_session(const struct engine *e, int64_t asked, int64_t *n_ctx,
                           struct error *err)
 {
-    const struct placement *loaded = &e->placement;
     if (asked < 0 || asked > (int64_t)1 << 24)
         return fail(err, ERR_USAGE, "a context of %lld tokens, expected 1 to %d", (long long)asked,
                     1 << 24);
@@ -164,10 +172,7 @@ bool engine_place_session(const struct engine *e, int64_t asked, int64_t *n_ctx,
     struct engine_options o = e->options;
     struct rates here = { 0 };
     struct placement p;
-    uint64_t held = 0; /* weights that are in our memory already, and in the new table too */
-    for (int part = PART_TRUNK; part <= PART_ROUTED; part++)
-        held += loaded->bytes[part][HOME_RAM];
-    here.ram_bytes = engine_ram(e, held);
+    here.ram_bytes = engine_ram(e, own_weight_bytes(e)); /* which are in the new table, too */
     o.n_ctx = asked;
     struct placement_wishes all = engine_wishes(&o, &e->model), w = wishes_of_cpu(&all);
     w.work_bytes = session_work_bytes;
@@ -178,4 +183,58 @@ bool engine_place_session(const struct engine *e, int64_t asked, int64_t *n_ctx,
     *n_ctx = p.n_ctx;
     placement_free(&p);
     return ok;
+}
+
+/* ---- another context for what is loaded ---- */
+
+/* The table of an engine that is opened anew for n_ctx positions, `held` bytes of main memory being
+ * ours already. */
+static bool plan_anew(const struct engine *e, int64_t n_ctx, uint64_t held, struct placement *p,
+                      struct error *err)
+{
+    struct engine_options o = e->options;
+    struct rates here = { .ram_bytes = engine_ram(e, held) };
+    o.n_ctx = n_ctx;
+    struct placement_wishes all = engine_wishes(&o, &e->model), cpu = wishes_of_cpu(&all);
+    if (e->hybrid) {
+        uint64_t most = e->options.max_vram_bytes;
+        hybrid_free_bytes(e->hybrid, &here.vram_bytes, NULL);
+        here.vram_bytes += e->placement.vram_used;
+        here.vram_bytes = most ? min_of(here.vram_bytes, most) : here.vram_bytes;
+    }
+    return placement_make(p, &e->model, &here, e->hybrid ? &all : &cpu, err);
+}
+
+bool session_could_hold(const struct session *s, int64_t n_ctx, struct error *err)
+{
+    const struct engine *e = session_engine(s);
+    struct memory_report r;
+    struct placement p;
+    session_memory(s, &r);
+    uint64_t held = e->hybrid ? e->placement.ram_used
+                              : own_weight_bytes(e) + r.cache_bytes + r.work_bytes;
+    if (n_ctx <= session_n_ctx(s))
+        return true;
+    if (!plan_anew(e, n_ctx, held, &p, err))
+        return false;
+    bool ok = placement_check(&p, err) &&
+              (!e->hybrid || p.vram_used > 0 ||
+               fail(err, ERR_FIT, "a cache of %lld tokens would leave no room for the model on the "
+                    "GPU", (long long)n_ctx));
+    placement_free(&p);
+    return ok;
+}
+
+bool engine_replan(struct engine *e, int64_t n_ctx, struct error *err)
+{
+    struct placement p, *old = &e->placement;
+    if (e->hybrid)
+        return true;
+    if (!plan_anew(e, n_ctx, own_weight_bytes(e), &p, err))
+        return false;
+    old->n_ctx = p.n_ctx;
+    old->ram_used = p.ram_used;
+    memcpy(old->bytes, p.bytes, sizeof old->bytes);
+    placement_free(&p);
+    return true;
 }

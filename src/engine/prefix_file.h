@@ -62,6 +62,9 @@ bool prefix_file_damaged(const struct prefix_file *f);
 bool prefix_file_restore(struct prefix_file *f, struct session *s, const int32_t *tokens, int64_t n,
                          int64_t *n_read, load_progress *progress, void *ctx, struct error *err);
 
+/* Is all that the session has computed there, so that it could be restored? */
+bool prefix_file_holds(const struct prefix_file *f, struct session *s);
+
 /* Append what the file lacks of the session's timeline; nothing when it was opened while another
  * program wrote. A file that would grow beyond max_bytes (0: no limit) first begins anew, under a
  * temporary name, with nothing in it but what leads to this timeline. ERR_RUN: the disk is full,

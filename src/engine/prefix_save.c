@@ -161,6 +161,16 @@ static bool begin_anew(struct prefix_file *f, int leaf, struct error *err)
 
 /* ---- save ---- */
 
+bool prefix_file_holds(const struct prefix_file *f, struct session *s)
+{
+    struct session_cache c;
+    int64_t n = 0;
+    if (!session_cache_settle(s, &c, NULL))
+        return false;
+    prefix_longest(f, &c, c.tokens, c.n_cached, true, &n, NULL);
+    return n == c.n_cached;
+}
+
 bool prefix_file_save(struct prefix_file *f, struct session *s, uint64_t max_bytes,
                       struct error *err)
 {
