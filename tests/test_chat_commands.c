@@ -53,6 +53,11 @@ static const struct {
     /* answers */
     { "What is 1 + 1?", "tok/s" },
     { "/ctx", "1 exchange" },
+    { "/ctx much", "wants a number" },
+    { "/ctx 3", "an answer needs room too" },
+    { "/ctx 2048", "the context holds 2048 tokens" },
+    { "/ctx 4096", "the context holds 4096 tokens now, 2048 before" },
+    { "/ctx 2048", "the context holds 2048 tokens now, 4096 before" },
     { "/why", "a token (" },
     { "/why", "routed experts" },
     { "/plan", "attention, shared experts" },
@@ -226,6 +231,7 @@ static void test_context(void)
     CHECK(expect_prompt(&s));
     type(&s, "What is 1 + 1?\r");
     CHECK(expect(&s, "% full: "));
+    CHECK(expect(&s, "/ctx 128 makes it larger"));
     CHECK(expect_prompt(&s));
     leave();
     CHECK(spawn(&s, ARGUMENTS("chat", MODEL, "--no-think", "--temp", "0", "-c", "64",
@@ -234,7 +240,7 @@ static void test_context(void)
     type(&s, "What is 1 + 1?\r");
     CHECK(expect(&s, "context of 64 tokens is full"));
     CHECK(expect(&s, "/undo"));
-    CHECK(expect(&s, "-c 128"));
+    CHECK(expect(&s, "/ctx 128"));
     CHECK(expect_prompt(&s));
     leave();
 }

@@ -123,7 +123,7 @@ static void test_wide_line(void)
     CHECK(expect(&s, "with a\r\n  slash."));
     CHECK(expect_prompt(&s));
     text = shown(40, window_rows);
-    CHECK_MSG(strstr(text, "  /ctx\n    how full the context is\n"), "%s", text);
+    CHECK_MSG(strstr(text, "  /ctx [N]\n    how full the context is"), "%s", text);
     free(text);
     window_columns = 100;
     leave();

@@ -96,8 +96,9 @@ int64_t chat_n_tokens(const struct chat *c)
     return n;
 }
 
-/* May the conversation go on after this failure? Said here, then forgotten. */
-static bool survives(struct error *err)
+/* May the conversation go on after this failure? Said here, then forgotten. n: tokens that were to
+ * be read; 0: not known. */
+static bool survives(const struct chat *c, int64_t n, struct error *err)
 {
     bool ok = err->code == ERR_USAGE || err->code == ERR_FIT || err->code == ERR_CHECK ||
               err->code == ERR_INTERRUPTED;
@@ -107,6 +108,10 @@ static bool survives(struct error *err)
         note("stopped before the answer began; the message was not kept");
     else
         note_error("%s", err->text);
+    bool full = err->code == ERR_USAGE && n >= session_n_ctx(c->m.session);
+    int64_t larger = full ? chat_larger_context(c, n) : 0;
+    if (larger)
+        note("/ctx %lld makes the context larger, and nothing is read again", (long long)larger);
     if (err->code == ERR_USAGE)
         note("/trim drops the oldest exchange, /undo the last, /clear all");
     error_clear(err);
@@ -132,7 +137,7 @@ bool chat_ask(struct chat *c, struct str question, struct error *err)
     };
     struct exchange *e = chat_add(c, question, err);
     if (!e)
-        return survives(err);
+        return survives(c, 0, err);
     keep_asked(c);
     chat_show_begin(&show, c, &g);
     double joules = energy_read(&c->energy);
@@ -140,6 +145,7 @@ bool chat_ask(struct chat *c, struct str question, struct error *err)
               generate(&c->m, &ids, &go, &g, err);
     c->joules = energy_read(&c->energy) - joules;
     ok = chat_show_end(&show, ok, err) && ok;
+    int64_t n = (int64_t)ids.n;
     tokens_release(&ids);
     if (ok) {
         e->answer = g.stored;
@@ -152,7 +158,7 @@ bool chat_ask(struct chat *c, struct str question, struct error *err)
     }
     generation_release(&g);
     chat_drop_last(c);
-    return survives(err);
+    return survives(c, n, err);
 }
 
 /* ---- the loop -------------------------------------------------------------------------------- */

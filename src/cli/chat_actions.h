@@ -28,6 +28,14 @@ bool chat_do_plan(struct chat *c, const char *argument, struct error *err);
 /* heat.c: /heat [FILE]. */
 bool chat_do_heat(struct chat *c, const char *argument, struct error *err);
 
+/* chat_context.c: /ctx [N]. */
+bool chat_do_ctx(struct chat *c, const char *argument, struct error *err);
+/* A larger context that fits by the plan and holds more than `needed` tokens (0: any): twice as
+ * large as now, or doubled until it holds them, at most what the model was trained for; 0: there is
+ * none. And as words for Tab. */
+int64_t chat_larger_context(const struct chat *c, int64_t needed);
+const char *const *chat_context_sizes(const struct chat *c);
+
 /* chat_copy.c: /copy. */
 bool chat_do_copy(struct chat *c, const char *argument, struct error *err);
 

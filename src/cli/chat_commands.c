@@ -80,15 +80,6 @@ static bool do_trim(struct chat *c, const char *argument, struct error *err)
     return true;
 }
 
-static bool do_ctx(struct chat *c, const char *argument, struct error *err)
-{
-    (void)argument, (void)err;
-    int64_t used = chat_n_tokens(c), n_ctx = session_n_ctx(c->m.session);
-    note("context: %lld of %lld tokens (%d %%), %d exchange%s", (long long)used, (long long)n_ctx,
-         (int)(100 * used / n_ctx), c->n_exchanges, c->n_exchanges == 1 ? "" : "s");
-    return true;
-}
-
 static bool do_stats(struct chat *c, const char *argument, struct error *err)
 {
     (void)argument, (void)err;
@@ -143,7 +134,7 @@ static bool do_quit(struct chat *c, const char *argument, struct error *err)
 
 /* What Tab offers behind a command's name. */
 enum argument { NO_ARGUMENT, FREE_TEXT, FILE_NAME, SESSION_NAME, BRANCH_NAME, THINK_MODE,
-                SETTING };
+                SETTING, CONTEXT_SIZE };
 
 static const struct {
     const char *name, *argument, *help; /* help NULL: another name for a row above */
@@ -172,7 +163,8 @@ static const struct {
     { "/sessions", "", "list the sessions", chat_do_sessions, NO_ARGUMENT },
     { "/export", "FILE", "write the conversation as Markdown, FILE.json as JSON", chat_do_export,
       FILE_NAME },
-    { "/ctx", "", "how full the context is", do_ctx, NO_ARGUMENT },
+    { "/ctx", "[N]", "how full the context is; N: another size, without reading again", chat_do_ctx,
+      CONTEXT_SIZE },
     { "/stats", "", "model, memory, sampling, speed of the last answer", do_stats, NO_ARGUMENT },
     { "/why", "", "where the time of the last answer went", chat_do_why, NO_ARGUMENT },
     { "/plan", "", "what lies where, and how fast that should be", chat_do_plan, NO_ARGUMENT },
@@ -243,6 +235,8 @@ void chat_offers(void *ctx, const char *line, int from, struct line_offer *offer
         offer->words = chat_set_names();
     if (table[row].kind == SESSION_NAME)
         offer->words = chat_session_names(c);
+    if (table[row].kind == CONTEXT_SIZE)
+        offer->words = chat_context_sizes(c);
     if (table[row].kind == BRANCH_NAME)
         offer->words = chat_branch_names(c);
 }

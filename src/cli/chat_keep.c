@@ -91,7 +91,7 @@ static void save_cache(struct chat *c)
     struct keep *k = c->keep;
     struct error why = { 0 };
     struct memory_report r;
-    if (!k->file)
+    if (!k->file || !c->m.session)
         return;
     session_memory(c->m.session, &r);
     double used = (double)session_n_past(c->m.session) / (double)session_n_ctx(c->m.session);

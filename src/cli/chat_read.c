@@ -31,10 +31,13 @@ static void describe(const struct chat *c, int64_t n, struct buf *out, double *s
     buf_printf(out, "%lld token%s", (long long)n, n == 1 ? "" : "s");
     if (*seconds >= 1)
         buf_printf(out, ", about %.0f s to read", *seconds);
+    int64_t larger = used + n < n_ctx ? 0 : chat_larger_context(c, used + n);
     if (used + n < n_ctx)
         buf_printf(out, ", context %lld %% with it", (long long)(100 * (used + n) / n_ctx));
     else
         buf_printf(out, ", too much for the context of %lld", (long long)n_ctx);
+    if (larger)
+        buf_printf(out, " (/ctx %lld makes it larger)", (long long)larger);
 }
 
 void chat_file_name(const char *argument, char *path, size_t size)

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <unistd.h>
 
+#include "src/cli/chat_actions.h"
 #include "src/cli/keys.h"
 #include "src/cli/rates.h"
 #include "src/cli/signals.h"
@@ -339,18 +340,17 @@ static int oldest_to_drop(const struct chat *c)
     return n;
 }
 
-/* What a larger context costs. */
+/* What a larger context costs, where one fits. */
 static void add_larger(struct buf *out, const struct chat *c, int64_t n_ctx)
 {
     struct memory_report r = { 0 };
     char size[32];
-    int64_t trained = c->m.model->params.context_length;
-    int64_t wanted = trained > n_ctx ? min_of(2 * n_ctx, trained) : 2 * n_ctx;
+    int64_t larger = chat_larger_context(c, 0);
     session_memory(c->m.session, &r);
-    double more = (double)r.cache_bytes * (double)(wanted - n_ctx) / (double)n_ctx;
-    buf_printf(out, "  tandem chat … -c %-8lld a larger context: %s more memory%s\n",
-               (long long)wanted, human_bytes(more, size, sizeof size),
-               n_ctx >= trained ? ", and more than the model was trained for" : "");
+    double more = (double)r.cache_bytes * (double)(larger - n_ctx) / (double)n_ctx;
+    if (larger)
+        buf_printf(out, "  /ctx %-20lld a larger context, nothing is read again: %s more memory\n",
+                   (long long)larger, human_bytes(more, size, sizeof size));
 }
 
 /* The ways on, by what they cost. */
@@ -374,11 +374,17 @@ static void print_ways_on(const struct chat *c, int64_t n_ctx)
 static void warn_of_context(struct chat *c, const struct generation *g, int percent)
 {
     int64_t n_ctx = session_n_ctx(c->m.session);
-    if (g->finish == FINISH_CONTEXT)
+    if (g->finish == FINISH_CONTEXT) {
         print_ways_on(c, n_ctx);
-    else if (percent >= WARN_AT_PERCENT && !c->warned)
-        note("the context is %d %% full: %lld tokens are left. /branch NAME and /trim make room, "
-             "/clear begins anew", percent, (long long)(n_ctx - session_n_past(c->m.session)));
+    } else if (percent >= WARN_AT_PERCENT && !c->warned) {
+        char grow[64] = "";
+        int64_t larger = chat_larger_context(c, 0);
+        if (larger)
+            snprintf(grow, sizeof grow, "/ctx %lld makes it larger, ", (long long)larger);
+        note("the context is %d %% full: %lld tokens are left. %s/branch NAME and /trim make room, "
+             "/clear begins anew", percent, (long long)(n_ctx - session_n_past(c->m.session)),
+             grow);
+    }
     c->warned = percent >= WARN_AT_PERCENT;
 }
 

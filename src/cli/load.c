@@ -264,6 +264,36 @@ bool loaded_open(struct loaded *m, const struct options *o, const char *path, en
     return ok;
 }
 
+/* What was read from the engine's file goes with it; sampler and settings stay. */
+static bool reopen_engine(struct loaded *m, const struct options *o, const char *path,
+                          int64_t n_ctx, struct error *err)
+{
+    constraint_close(m->constraint);
+    m->constraint = NULL;
+    grammar_close(m->grammar);
+    m->grammar = NULL;
+    tokenizer_close(m->tokenizer);
+    m->tokenizer = NULL;
+    engine_close(m->engine);
+    m->engine = NULL;
+    return grammar_wanted(o->grammar, o->json_schema, &m->grammar, err) &&
+           open_engine(m, o, path, n_ctx, err) &&
+           tokenizer_open(&m->tokenizer, &m->model->gguf, err) &&
+           (m->tokenizer || fail(err, ERR_FILE, "%s: the file has no vocabulary now", path)) &&
+           open_constraint(m, err);
+}
+
+bool loaded_resize(struct loaded *m, const struct options *o, const char *path, int64_t n_ctx,
+                   struct error *err)
+{
+    session_close(m->session);
+    m->session = NULL;
+    bool anew = !m->engine || !m->tokenizer || engine_gpu(m->engine);
+    if (anew && !reopen_engine(m, o, path, n_ctx, err))
+        return false;
+    return open_session(m, o, n_ctx, err) && (anew || engine_replan(m->engine, n_ctx, err));
+}
+
 bool loaded_open_header(struct loaded *m, const struct options *o, const struct model *model,
                         const char *path, struct error *err)
 {

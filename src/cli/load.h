@@ -38,6 +38,13 @@ bool loaded_open(struct loaded *m, const struct options *o, const char *path, en
                  int64_t n_ctx, struct error *err);
 void loaded_close(struct loaded *m);
 
+/* Another context for an open model with a session and text: the session is opened anew and empty,
+ * and the engine with it where a GPU's memory is to be shared out anew. Errors of loaded_open; then
+ * there may be no session and no engine, and only this with another n_ctx or loaded_close may
+ * follow. */
+bool loaded_resize(struct loaded *m, const struct options *o, const char *path, int64_t n_ctx,
+                   struct error *err);
+
 /* All of it but engine and session, from the header of a model that stays the caller's: prompts can be
  * counted. */
 bool loaded_open_header(struct loaded *m, const struct options *o, const struct model *model,
