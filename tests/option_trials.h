@@ -48,6 +48,7 @@ static const struct {
       "{M} --tasks {W}/tasks --log {D}/log" },
     { "bench", "{M} -p 4 -n 0 -r 1 --limits kept --log {D}/log", "" },
     { "plan", "{M}", "" },
+    { "replay", "{D}/record --log {D}/log", "" },
 };
 
 static const char checkpoint_config[] =
@@ -56,7 +57,10 @@ static const char checkpoint_config[] =
     "\"num_attention_heads\":2,\"num_key_value_heads\":2,\"rms_norm_eps\":1e-5,"
     "\"tie_word_embeddings\":true}";
 
-#define EVERYTHING "chat run plan inspect eval bench quantize convert sessions doctor config"
+/* What a replay replays. */
+#define RECORD "run {M} -p hi -n 2 --cpu-isa avx2 --record {D}/record"
+
+#define EVERYTHING "chat run plan inspect eval bench quantize convert replay sessions doctor config"
 
 static const struct trial trials[] = {
     /* prompt */
@@ -119,6 +123,20 @@ static const struct trial trials[] = {
       .effects = { { "prefix-cache", "kept", "" } } },
     { "run", "{M} -p hi -n 1 --save-session one", 0,
       .effects = { { "save-session", "state/tandem/sessions/one/talk", "" } } },
+    { "run", "{B} --record {D}/record", 0,
+      .effects = { { "record", "record", "^.\"record\": 1, " } } },
+    { "replay", "{B} -t 1 --cpu-isa avx2 --load copy", 0,
+      .effects = { { "threads", "log", "threads 1," }, { "cpu-isa", "log", "cpu-isa avx2," },
+        { "load", "log", "weights copied" }, { "log", "log", "ended with code 0" } },
+      .before = RECORD },
+    { "replay", "{D}/record --json", 0, .effects = { { "json", "out", "\"same\": true" } },
+      .before = RECORD },
+    { "replay", "{D}/record -m {W}/other.gguf", 3, .effects = { { "model", "err", "another model" } },
+      .before = RECORD },
+    { "replay", "{D}/record -ngl all", 5, .effects = { { "gpu-layers", "code", "" } }, .before = RECORD },
+    { "replay", "{B} -v", 0, .effects = { { "verbose", "err", "activations" } }, .before = RECORD },
+    { "replay", "{D}/record --cpu-isa neon -q", 6, .effects = { { "quiet", "err", "!lacks part" } },
+      .before = RECORD },
     { "chat", "{M} -p hi -n 1 --session one", 0,
       .effects = { { "session", "state/tandem/sessions/one/talk", "" } } },
     { "chat", "{M} -p hi -n 1 --continue --log {D}/log", 0,
@@ -422,6 +440,7 @@ static const struct {
     { "convert", "allow-requantize", "tests/test_convert_v4.c", "--allow-requantize" },
     { "convert", "strict-mixture", "tests/test_quantize.c", "--strict-mixture" },
     { "bench", "force", "tests/test_placement.c", "force = true" },
+    { "replay", "force", "tests/test_cli_replay.sh", "--force" },
 };
 
 /* Command lines that end with each code. */

@@ -131,6 +131,7 @@ fields eval v3.gguf --ppl wiki.txt --json
 fields eval v3.gguf --kl v3.kl --json
 head -n 3 "$root/models/demo/tasks.jsonl" >tasks.jsonl
 fields eval v3.gguf --tasks tasks.jsonl --json
+fields replay sky.json --json
 fields doctor --json
 fields config --json
 fields sessions --json

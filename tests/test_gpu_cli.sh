@@ -86,6 +86,16 @@ awk -F, 'NR > 13 && $0 !~ /^"[^"]*","[^"]*",-?[0-9.e+-]+,-?[0-9.e+-]*,-?[0-9.e+-
 [ $json = 0 ] || { run 0 bench --probe-gpu -o json; prints '"kernels":'; prints '"vram_gb_s":'; }
 run 5 bench --probe-gpu --device 7; says "no GPU 7"
 
+if [ $json = 1 ]; then
+    begin "a recorded answer comes out again from the same layers of the card, and not elsewhere in silence"
+    for place in "-ngl all -cmoe" "-ngl 2" "-ngl all -ncmoe 2" "-ngl all -ot ffn_.*_exps=cpu"; do
+        # shellcheck disable=SC2086
+        run 0 run "$model" -p hi -n 3 --temp 0 --no-think -c 64 $place --record "$work/record"
+        run 0 replay "$work/record" -t 1; prints "same: 3 tokens, same bits"; prints "GPU"
+    done
+    run 6 replay "$work/record" -ngl 0; says "other bits from token 1 on"; says "GPU; here "
+fi
+
 # These machines exist only in the emulation.
 refuse() { # CODE WORDS...: a GPU that must be used; then one that may be
     code=$1; shift

@@ -18,6 +18,7 @@
 #include "src/cli/record.h"
 #include "src/cli/signals.h"
 #include "src/cli/term.h"
+#include "src/cli/trace.h"
 #include "src/engine/card.h"
 #include "src/model/arch.h"
 #include "src/model/forecast.h"
@@ -221,16 +222,6 @@ static void fill_tokens(int32_t *ids, int64_t n, int64_t n_vocab)
     }
 }
 
-/* FNV-1a. */
-static uint64_t hash_of(const void *data, size_t n)
-{
-    const unsigned char *bytes = data;
-    uint64_t hash = 14695981039346656037u;
-    for (size_t i = 0; i < n; i++)
-        hash = (hash ^ bytes[i]) * 1099511628211u;
-    return hash;
-}
-
 /* A running test: what it works with, and how far it is. */
 struct run {
     struct bench *b;
@@ -341,8 +332,8 @@ static bool run_row(struct run *run, struct bench_row *r, int64_t repetitions, s
     for (int64_t i = 0; ok && i < repetitions; i++) {
         ok = fill_context(run, before, err) && repeat(run, r, err);
         if (ok)
-            r->logits_hash = hash_of(session_logits(run->session),
-                                     (size_t)run->b->model->params.n_vocab * sizeof(float));
+            r->logits_hash = logits_hash(session_logits(run->session),
+                                         run->b->model->params.n_vocab);
     }
     progress_end(&run->progress);
     return ok;

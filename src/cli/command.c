@@ -76,6 +76,16 @@ static const struct command commands[] = {
       "little memory, and nothing in it is changed. OUT gets its name when it is "
       "complete; what was interrupted goes on with --resume.",
       cmd_convert },
+    { "replay", CMD_REPLAY, "prove that an answer comes out again, bit for bit",
+      "tandem replay FILE [options]",
+      "  tandem run v3.gguf -p \"Why is the sky blue?\" -n 50 --record sky.json\n"
+      "  tandem replay sky.json -t 2\n",
+      "Computes the prompt and the answer that run --record wrote down again, token by token, and "
+      "compares: code 0 when every token and the bits of all logits are the same, 6 when not, with the "
+      "place of the first difference; 3 when FILE is damaged or its model is gone or another one. The "
+      "number of threads and the way of loading are free; another instruction set, card or build may "
+      "round differently.",
+      cmd_replay },
     { "sessions", CMD_SESSIONS, "conversations that chats have kept",
       "tandem sessions [list | show NAME | export NAME | rm NAME...] [options]",
       "  tandem sessions list\n"

@@ -35,6 +35,7 @@ bool cmd_inspect(struct options *o, struct error *err);
 bool cmd_eval(struct options *o, struct error *err);
 bool cmd_bench(struct options *o, struct error *err);
 bool cmd_config(struct options *o, struct error *err);
+bool cmd_replay(struct options *o, struct error *err);
 bool cmd_doctor(struct options *o, struct error *err);
 bool cmd_quantize(struct options *o, struct error *err); /* in tools/ */
 bool cmd_convert(struct options *o, struct error *err); /* in tools/ */

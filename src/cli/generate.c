@@ -229,6 +229,7 @@ static bool decode(struct loaded *m, struct stream *s, struct error *err)
             break;
         }
         s->constrained = false;
+        uint64_t bits = o->trace ? logits_hash(session_logits(m->session), m->model->params.n_vocab) : 0;
         if (o->logprobs &&
             !logprobs_observe(o->logprobs, session_logits(m->session), usable, err))
             return false;
@@ -244,6 +245,8 @@ static bool decode(struct loaded *m, struct stream *s, struct error *err)
         }
         if (g->n_generated == 0)
             first_s = now_s();
+        if (o->trace && !trace_add(o->trace, id, bits, err))
+            return false;
         if (tokenizer_is_end(m->tokenizer, id))
             break;
         if (o->logprobs && !logprobs_take(o->logprobs, id, err))

@@ -6,6 +6,7 @@
 
 #include "src/cli/load.h"
 #include "src/cli/logprobs.h"
+#include "src/cli/trace.h"
 
 enum piece_kind { PIECE_THINKING, PIECE_ANSWER };
 
@@ -31,6 +32,7 @@ struct generate_options {
     void (*after)(void *keep_ctx);
     void *keep_ctx;
     struct logprobs *logprobs; /* NULL: nobody asks */
+    struct trace *trace;       /* likewise; one that differs from what it wants ends with ERR_CHECK */
     piece_sink *sink;      /* may be NULL */
     enum interrupt_choice (*ask)(void *sink_ctx); /* Ctrl-C during thinking; NULL: it stops */
     void *sink_ctx;

@@ -673,6 +673,14 @@ static bool read_schema(const char *schema, struct buf *gbnf, struct error *err)
     return ok;
 }
 
+bool grammar_text(const char *grammar_file, const char *schema, struct buf *text, struct error *err)
+{
+    if (grammar_file && schema)
+        return fail(err, ERR_USAGE, "both --grammar and --json-schema are given");
+    return schema ? read_schema(schema, text, err)
+                  : !grammar_file || (buf_read_file(text, grammar_file, err) && buf_ok(text, err));
+}
+
 bool grammar_wanted(const char *grammar_file, const char *schema, struct grammar **out,
                     struct error *err)
 {
@@ -680,10 +688,7 @@ bool grammar_wanted(const char *grammar_file, const char *schema, struct grammar
     *out = NULL;
     if (!grammar_file && !schema)
         return true;
-    if (grammar_file && schema)
-        return fail(err, ERR_USAGE, "both --grammar and --json-schema are given");
-    bool ok = schema ? read_schema(schema, &text, err)
-                     : buf_read_file(&text, grammar_file, err) && buf_ok(&text, err);
+    bool ok = grammar_text(grammar_file, schema, &text, err);
     if (ok && !grammar_parse(out, buf_str(&text), err))
         ok = error_prefix(err, "%s", grammar_file ? grammar_file : "the grammar of the schema");
     buf_release(&text);

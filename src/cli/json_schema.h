@@ -28,5 +28,7 @@ bool json_schema_grammar(const struct json *schema, struct buf *gbnf, struct err
 struct grammar;
 bool grammar_wanted(const char *grammar_file, const char *schema, struct grammar **out,
                     struct error *err);
+/* The text of that, appended; nothing when there is none. */
+bool grammar_text(const char *grammar_file, const char *schema, struct buf *text, struct error *err);
 
 #endif

@@ -216,6 +216,12 @@ static bool open_constraint(struct loaded *m, struct error *err)
     return !g || constraint_open(&m->constraint, g, m->tokenizer, usable, err);
 }
 
+bool loaded_constrain(struct loaded *m, struct grammar *g, struct error *err)
+{
+    m->grammar = g;
+    return open_constraint(m, err);
+}
+
 void loaded_think(struct loaded *m, enum think_mode asked)
 {
     const struct gguf *g = &m->model->gguf;

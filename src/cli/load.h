@@ -64,6 +64,9 @@ bool loaded_reseed(struct loaded *m, struct error *err);
 /* Think as asked from now on; THINK_DEFAULT: as file and format have it. */
 void loaded_think(struct loaded *m, enum think_mode asked);
 
+/* From now on answers follow this grammar, which is taken over. */
+bool loaded_constrain(struct loaded *m, struct grammar *g, struct error *err);
+
 /* Options of sampling have changed: a new sampler by them. On failure the old one stays. */
 bool loaded_resample(struct loaded *m, const struct options *o, struct error *err);
 

@@ -16,7 +16,7 @@
 #define RENDERS (CMD_CHAT | CMD_RUN | CMD_INSPECT | CMD_EVAL)
 #define READS (COMPUTES | CMD_INSPECT)
 #define WRITES (CMD_QUANTIZE | CMD_CONVERT)
-#define ALL (READS | WRITES | CMD_SESSIONS | CMD_CONFIG | CMD_DOCTOR)
+#define ALL (READS | WRITES | CMD_SESSIONS | CMD_CONFIG | CMD_DOCTOR | CMD_REPLAY)
 
 static bool read_think(struct options *o, const char *value, struct error *err)
 {
@@ -264,6 +264,9 @@ const struct option option_rows[] = {
       .help = "keep there what was computed for prompts; what begins alike is not read twice" },
     { "save-session", NULL, NULL, "NAME", CMD_RUN, GROUP_TASK, TEXT(save_session),
       .help = "begin a session with this answer, for tandem chat --session NAME" },
+    { "record", NULL, NULL, "FILE", CMD_RUN, GROUP_TASK, TEXT(record),
+      .help = "write down what was computed, so that tandem replay can prove it: prompt, options, seed, "
+              "tokens, a hash of their logits; implies --deterministic" },
     { "session", NULL, NULL, "NAME", CMD_CHAT, GROUP_TASK, TEXT(session), .common = true,
       .help = "go on with this session, or begin it" },
     { "continue", NULL, NULL, NULL, CMD_CHAT, GROUP_TASK, FLAG(go_on), .common = true,
@@ -301,10 +304,13 @@ const struct option option_rows[] = {
     { "model", "-m", NULL, "FILE", READS, GROUP_MODEL, TEXT(model), .common = true,
       .help = "a GGUF file, a part of a split one, its folder",
       .fallback = "the demo model" },
+    { "model", "-m", NULL, "FILE", CMD_REPLAY, GROUP_MODEL, TEXT(model), .common = true,
+      .help = "where the model is now", .fallback = "where it was" },
     { "ctx-size", "-c", "--context", "N", COMPUTES, GROUP_MODEL, INT(ctx_size, 0, 1 << 30),
       .common = true, .help = "context in tokens; 0: as trained",
       .fallback = "what fits, at most 32768" },
-    { "threads", "-t", "--threads-batch -tb", "N", ANSWERS | WRITES | CMD_PLAN, GROUP_MODEL,
+    { "threads", "-t", "--threads-batch -tb", "N", ANSWERS | WRITES | CMD_PLAN | CMD_REPLAY,
+      GROUP_MODEL,
       INT(threads, 0, 4096),
       .common = true, .help = "worker threads", .fallback = "the cores this process may use" },
     { "threads", "-t", "--threads-batch -tb", "N,…", CMD_BENCH, GROUP_MODEL, SIZES(thread_list, 4096),
@@ -321,6 +327,9 @@ const struct option option_rows[] = {
       CUSTOM(read_ngl),
       .help = "layers whose attention and shared experts a GPU computes, the last N; 0: the CPU alone",
       .fallback = "auto: as many as fit" },
+    { "gpu-layers", "-ngl", "--n-gpu-layers --gpu", "auto|all|0|N", CMD_REPLAY, GROUP_MODEL,
+      CUSTOM(read_ngl), .help = "layers that a GPU computes; other ones may give other bits",
+      .fallback = "as recorded" },
     { "device", NULL, "--main-gpu -mg", "N", COMPUTES, GROUP_MODEL, INT(gpu_index, 0, 63),
       .help = "which GPU", .fallback = "0" },
     { "handoff", NULL, NULL, "auto|stop|callback|flags", RUNS, GROUP_MODEL,
@@ -328,7 +337,7 @@ const struct option option_rows[] = {
       .help = "how a GPU hands experts to the CPU: the program stops for each layer, or the GPU's "
               "queue calls it, or both poll words in memory",
       .fallback = "auto: the fastest, by a short probe" },
-    { "load", NULL, NULL, "auto|mmap|copy|direct", COMPUTES, GROUP_MODEL,
+    { "load", NULL, NULL, "auto|mmap|copy|direct", COMPUTES | CMD_REPLAY, GROUP_MODEL,
       CHOICE(load, "auto|mmap|copy|direct"),
       .help = "use the weights where the file is mapped, or copy them into memory; direct: past "
               "the page cache", .fallback = "auto: copy what fits" },
@@ -341,6 +350,9 @@ const struct option option_rows[] = {
     { "cpu-isa", NULL, NULL, "NAME", COMPUTES, GROUP_MODEL, CUSTOM(read_isa),
       .help = "strongest instruction set to use: ref, avx2, avx512, amx, neon",
       .fallback = "the best this CPU has" },
+    { "cpu-isa", NULL, NULL, "NAME", CMD_REPLAY, GROUP_MODEL, CUSTOM(read_isa),
+      .help = "strongest instruction set to use; another one may give other bits",
+      .fallback = "as recorded" },
     { "numerics", NULL, "--compat", "NAME", COMPUTES | CMD_INSPECT, GROUP_MODEL,
       CHOICE(numerics, "official|gguf|llamacpp"),
       .help = "where the two differ, compute as the model's authors or as llama.cpp",
@@ -506,7 +518,7 @@ const struct option option_rows[] = {
       .help = "read the file back from the disk and compare; only then it gets its name" },
     { "force", NULL, NULL, NULL, WRITES, GROUP_TASK, FLAG(force), .common = true,
       .help = "replace the output when it exists; the old one stays until the new one is complete" },
-    { "force", NULL, NULL, NULL, COMPUTES, GROUP_PLACEMENT, FLAG(force),
+    { "force", NULL, NULL, NULL, COMPUTES | CMD_REPLAY, GROUP_PLACEMENT, FLAG(force),
       .help = "accept that weights which do not fit into memory come from the disk, each time" },
     { "split-max-size", NULL, NULL, "SIZE", WRITES, GROUP_TASK, SIZE(split_max_bytes, 1),
       .common = true, .help = "parts of at most this size, such as 48G; called OUT-00001-of-N",
@@ -548,14 +560,14 @@ const struct option option_rows[] = {
       .help = "with export: a new file, FILE.json for JSON", .fallback = "stdout" },
     { "json", NULL, NULL, NULL,
       CMD_RUN | CMD_INSPECT | CMD_EVAL | CMD_BENCH | CMD_PLAN | CMD_SESSIONS | CMD_CONFIG |
-          CMD_DOCTOR,
+          CMD_DOCTOR | CMD_REPLAY,
       GROUP_OUTPUT, FLAG(json), .common = true,
       .help = "one JSON value on stdout instead of text" },
     { "stats", NULL, NULL, NULL, TALK, GROUP_OUTPUT, FLAG(stats),
       .help = "the line with speed and seed on stderr, also off a terminal" },
     { "heat", NULL, NULL, "FILE", TALK | CMD_BENCH, GROUP_OUTPUT, TEXT(heat),
       .help = "how often each expert was picked: a table, or FILE.svg" },
-    { "log", NULL, "--log-file", "FILE", RUNS, GROUP_OUTPUT, TEXT(log),
+    { "log", NULL, "--log-file", "FILE", RUNS | CMD_REPLAY, GROUP_OUTPUT, TEXT(log),
       .help = "add what happens to this file, a line each: figures and warnings, no conversation" },
     { "color", NULL, "--colour", "auto|always|never", ALL, GROUP_OUTPUT,
       CHOICE(colour, "auto|always|never"), .help = "colour", .fallback = "auto" },

@@ -560,6 +560,8 @@ bool options_parse(struct options *o, unsigned command, int argc, char **argv, s
         }
     }
     o->model_given = o->model != configured;
+    if (o->record || command == CMD_REPLAY)
+        o->deterministic = true;
     if (o->deterministic)
         compute_one_way(o);
     return true;

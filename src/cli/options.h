@@ -28,6 +28,7 @@ enum command_bit {
     CMD_SESSIONS = 1 << 8,
     CMD_CONFIG = 1 << 9,
     CMD_DOCTOR = 1 << 10,
+    CMD_REPLAY = 1 << 11,
 };
 
 #define UNSET INT64_MIN
@@ -142,6 +143,7 @@ struct options {
     int n_bias;
     bool no_history;
     const char *session, *save_session, *prefix_cache;
+    const char *record; /* --record: src/cli/recording.h; sets deterministic */
     bool go_on, no_save; /* --continue */
     int markdown; /* enum markdown_use */
     bool live;

@@ -6,7 +6,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-bool output_open(struct output_file *f, const char *path, struct error *err)
+static bool open_with(struct output_file *f, const char *path, mode_t mode, struct error *err)
 {
     struct stat st;
     f->path = path;
@@ -18,9 +18,19 @@ bool output_open(struct output_file *f, const char *path, struct error *err)
         int n = snprintf(f->temporary, sizeof f->temporary, "%s.%ld.part", path, (long)getpid());
         if (n < 0 || (size_t)n >= sizeof f->temporary)
             return fail(err, ERR_USAGE, "%.60s…: the path is too long", path);
-        f->fd = open(f->temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+        f->fd = open(f->temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, mode);
     }
     return f->fd >= 0 || fail(err, ERR_RUN, "%s: cannot write: %s", path, strerror(errno));
+}
+
+bool output_open(struct output_file *f, const char *path, struct error *err)
+{
+    return open_with(f, path, 0666, err);
+}
+
+bool output_open_private(struct output_file *f, const char *path, struct error *err)
+{
+    return open_with(f, path, 0600, err);
 }
 
 bool output_try(const char *path, struct error *err)

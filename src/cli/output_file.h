@@ -14,6 +14,8 @@ struct output_file {
 
 /* ERR_RUN when it cannot be written, ERR_USAGE when the path is too long. */
 bool output_open(struct output_file *f, const char *path, struct error *err);
+/* The same, for nobody else to read (mode 0600). */
+bool output_open_private(struct output_file *f, const char *path, struct error *err);
 /* The same before long work, by making a file there and taking it away again. A pipe is left alone: its
  * reader would see an end. */
 bool output_try(const char *path, struct error *err);

@@ -81,7 +81,9 @@ static bool check_options(const struct options *o, struct error *err)
     if (o->batch_file && (o->prompt || o->files.n || o->messages || o->raw || o->jsonl))
         return fail(err, ERR_USAGE, "--batch has its prompts in its file: no prompt, -f, --messages, "
                     "--raw or --jsonl beside it");
-    bool wants_json = o->json || o->jsonl || o->batch_file || o->tools || o->messages;
+    if (o->batch_file && o->record)
+        return fail(err, ERR_USAGE, "--record keeps one answer: it does not go with --batch");
+    bool wants_json = o->json || o->jsonl || o->batch_file || o->tools || o->messages || o->record;
     return (!wants_json || js_available(err)) && heat_check(o, err);
 }
 
@@ -92,9 +94,11 @@ static bool answer(const struct options *o, const char *path, struct str prompt,
     static struct run_kept kept; /* large: it holds paths */
     struct output_file file = { .fd = -1 };
     kept.model_path = path;
+    kept.record.fd = -1;
     bool ok = (o->batch_file ? run_batch_check(o, err)
                              : (!o->output || output_open(&file, o->output, err)) &&
                                    run_session_begin(&kept.session, o, err)) &&
+              (!o->record || output_open_private(&kept.record, o->record, err)) &&
               loaded_open(&m, o, path, WANT_TEXT, UNSET, err) &&
               (!o->prefix_cache || prefix_cache_open(&kept.cache, o->prefix_cache, &m, err));
     if (ok && o->batch_file) {
@@ -105,6 +109,7 @@ static bool answer(const struct options *o, const char *path, struct str prompt,
         ok = run_answer(&m, o, &p, &target, &kept, err);
     }
     ok = output_close(&file, ok, ok ? err : NULL) && ok;
+    ok = output_close(&kept.record, ok, ok ? err : NULL) && ok;
     ok = heat_keep(m.engine, o, ok, err);
     prefix_cache_close(&kept.cache);
     run_session_end(&kept.session, false, &m, o, path, prompt, NULL, NULL);

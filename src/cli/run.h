@@ -31,6 +31,7 @@ struct run_kept {
     struct prefix_cache cache;
     struct store session;
     const char *model_path;
+    struct output_file record; /* of --record */
     struct run_count *count; /* NULL: prompts are answered */
 };
 

@@ -8,6 +8,7 @@
 #include "src/cli/drafting.h"
 #include "src/cli/generate.h"
 #include "src/cli/logprobs.h"
+#include "src/cli/recording.h"
 #include "src/cli/signals.h"
 #include "src/cli/term.h"
 #include "src/cli/why.h"
@@ -316,6 +317,7 @@ bool run_answer(struct loaded *m, const struct options *o, const struct run_prom
     struct tokens ids = { 0 };
     struct generation g = { 0 };
     struct chat_reply reply = { 0 };
+    struct trace trace = { 0 };
     struct output out = { .stream = !json, .thinking = (enum show_thinking)o->show_thinking,
                           .events = o->jsonl, .m = m, .target = target };
     out.logprobs = (struct logprobs){ .n_top = (int)o->logprobs, .sink = on_token, .ctx = &out };
@@ -326,6 +328,7 @@ bool run_answer(struct loaded *m, const struct options *o, const struct run_prom
         .stop = o->stop.items,
         .n_stop = o->stop.n,
         .logprobs = o->logprobs > 0 ? &out.logprobs : NULL,
+        .trace = o->record ? &trace : NULL,
         .sink = on_piece,
         .sink_ctx = &out,
         .before = prefix_cache_before,
@@ -353,6 +356,9 @@ bool run_answer(struct loaded *m, const struct options *o, const struct run_prom
     ok = run_session_end(&kept->session, ok, m, o, kept->model_path, p->text, &g, err);
     if (ok && g.finish == FINISH_INTERRUPTED)
         ok = fail(err, ERR_INTERRUPTED, "interrupted");
+    if (ok && o->record)
+        ok = recording_write(&kept->record, m, o, kept->model_path, &ids, &go, &g, err);
+    trace_release(&trace);
     chat_reply_release(&reply);
     buf_release(&out.answer);
     logprobs_release(&out.logprobs);

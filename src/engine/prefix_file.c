@@ -33,17 +33,22 @@ static uint32_t sample(uint32_t crc, const struct gguf_shard *s)
     return crc;
 }
 
-uint64_t engine_fingerprint(const struct engine *e)
+uint64_t file_fingerprint(const struct gguf *g)
 {
-    const struct gguf *g = &e->model.gguf;
     uint32_t heads = 0, samples = 0;
-    uint32_t how[2] = { (uint32_t)e->model.params.numerics, (uint32_t)e->wishes.cache_type };
     for (int i = 0; i < g->n_shards; i++) {
         heads = crc32c(heads, g->shards[i].map, (size_t)g->shards[i].data_start);
         heads = crc32c(heads, &g->shards[i].size, sizeof g->shards[i].size);
         samples = sample(samples, &g->shards[i]);
     }
-    return (uint64_t)crc32c(samples, how, sizeof how) << 32 | heads;
+    return (uint64_t)samples << 32 | heads;
+}
+
+uint64_t engine_fingerprint(const struct engine *e)
+{
+    uint64_t file = file_fingerprint(&e->model.gguf);
+    uint32_t how[2] = { (uint32_t)e->model.params.numerics, (uint32_t)e->wishes.cache_type };
+    return (uint64_t)crc32c((uint32_t)(file >> 32), how, sizeof how) << 32 | (uint32_t)file;
 }
 
 uint32_t prefix_sum(const struct cache_part *parts, int n)

@@ -38,8 +38,11 @@
 
 struct prefix_file;
 
-/* The model (headers and samples of its weights), the numerics and the type of the cache: sessions
- * of equal fingerprints can take over each other's caches. Reads a few hundred KB. */
+/* The model alone: headers and samples of its weights. Reads a few hundred KB. */
+uint64_t file_fingerprint(const struct gguf *g);
+
+/* The model, the numerics and the type of the cache: sessions
+ * of equal fingerprints can take over each other's caches. */
 uint64_t engine_fingerprint(const struct engine *e);
 
 /* Open, or create, the file for sessions like s. What is not whole at its end is cut off. ERR_FILE,
