@@ -105,9 +105,14 @@ static bool compute(struct loaded *m, const struct recording *r, const struct op
 {
     struct generation g = { 0 };
     struct generate_options go = {
-        .n_predict = o->n_predict, .in_thinking = r->in_thinking,
-        .think_budget = o->think_budget == UNSET ? -1 : o->think_budget, .plain = o->raw, .shown_mark = r->calls ? CHAT_CALL_MARK : NULL, .stop = o->stop.items,
-        .n_stop = o->stop.n, .trace = &out->now,
+        .n_predict = o->n_predict,
+        .think_budget = o->think_budget == UNSET ? -1 : o->think_budget,
+        .in_thinking = r->in_thinking,
+        .plain = o->raw,
+        .shown_mark = r->calls ? CHAT_CALL_MARK : NULL,
+        .stop = o->stop.items,
+        .n_stop = o->stop.n,
+        .trace = &out->now,
     };
     out->now.wanted = &r->answer;
     bool ok = generate(m, &r->prompt, &go, &g, err);
