@@ -1,27 +1,11 @@
-/* src/device.h on one card: memory, the state of the step, and each operation as its launcher.
- *
- * Everything an operation needs beside its arguments lies in device memory before the step begins:
- *
- *     step | tokens [max_tokens]                    written by begin, in one copy
- *     ids, weights [max_tokens, top_k]              the router's choice
- *     selected [max_tokens, index_top_k], n_selected [max_tokens]  the indexer's
- *     frequency [pairs] | cosine, sine [max_tokens, pairs]     of each rope
- *     logits [logits_rows, n_vocab]                 a piece of the head's output on its way out
+/* src/device.h on one card: memory, each operation as its launcher, opening and closing.
  *
  * What goes to or comes from memory of others passes through a pinned piece of the size of `logits`:
- * a copy of memory that is not pinned may wait for the card, without an end should that hang.
- *
- * Steps of few tokens are recorded (src/device.h) when one of their kind comes for the second time:
- * of the same shape, cache and kv_bound. A few kinds are kept; the one that was not used for longest
- * goes. The state of the step is all that differs between two replays of a record.
- *
- * Operations queue and return; the first failure is latched in the stream and reported by end. */
-#include "gpu/fuse.cuh"
+ * a copy of memory that is not pinned may wait for the card, without an end should that hang. */
+#include "gpu/device.cuh"
 
 #define ALIGNMENT ((size_t)256)
-#define N_ROPES 4 /* with angles at hand: V4 has two, and their inverses */
 #define LOGITS_BYTES ((size_t)16 << 20)
-#define MIN_KV_BOUND 256
 #define RECORD_NODES 40                /* launches per layer, at most about so many ... */
 #define RECORD_NODE_BYTES ((size_t)2048) /* ... each with its arguments, in device memory */
 #define MIN_PIECE ((size_t)64 << 10) /* of what passes through pinned memory */
@@ -29,70 +13,6 @@
 /* From so many queries on, expanding the latents costs less than working on them: 512 * 256 / 768 by
  * count of operations for V3's shape, and the expanded form runs on tensor cores throughout. */
 #define MLA_DECOMPRESS_TOKENS 128
-
-struct angles {
-    const struct rope *rope; /* NULL: free */
-    uint64_t step;           /* for which one cosine and sine are there */
-    double *frequency;
-    float *cosine, *sine;
-};
-
-/* What makes two steps alike, but for the numbers in struct gpu_step. */
-struct kind {
-    int n_tokens, n_logits;
-    int64_t kv_bound;
-    uint64_t cache;
-    enum mla_form mla_form;
-};
-
-struct recorded {
-    struct kind kind; /* n_tokens 0: free */
-    struct gpu_record *record; /* NULL: seen once */
-    int logits_queued;
-    uint64_t used;    /* number of the last step of this kind */
-};
-
-struct gpu_device {
-    struct device base; /* first */
-    struct gpu_device_options options;
-    struct gpu_stream *s;
-    struct step step; /* as begin was told; tokens and logits are host memory */
-    uint64_t n_steps;
-    int64_t kv_bound;
-    struct gpu_step *host_step; /* pinned, the tokens behind it */
-    void *block;
-    struct gpu_step *state;
-    int32_t *ids;
-    float *weights;
-    int32_t *selected, *n_selected;
-    int index_top_k; /* of the indexer that selected them */
-    struct angles angles[N_ROPES];
-    double *host_frequency; /* pinned [N_ROPES, pairs] */
-    float *logits;
-    int logits_rows, logits_queued; /* rows of a piece; of the last piece, to be fetched by end */
-    float *host_piece;  /* pinned, as large as logits or larger */
-    struct error early; /* of a wait before end */
-    struct recorded records[GPU_RECORDS];
-    struct recorded *now; /* the running step's, or NULL */
-    bool refused;         /* a record could not be made: no more are tried */
-    const struct experts *experts; /* between experts_begin and experts_end */
-    struct rows experts_src;
-};
-
-static struct gpu_device *gpu(struct device *d)
-{
-    return (struct gpu_device *)d;
-}
-
-static int32_t *tokens_behind(struct gpu_step *step)
-{
-    return (int32_t *)(step + 1);
-}
-
-static size_t step_bytes(int n_tokens)
-{
-    return sizeof(struct gpu_step) + (size_t)n_tokens * sizeof(int32_t);
-}
 
 /* ---- memory ---- */
 
@@ -153,168 +73,6 @@ static bool device_read(struct device *d, void *dst, const void *src, size_t byt
     return true;
 }
 
-/* ---- the step ---- */
-
-/* The number of positions attention is launched for: few different ones, so that recorded launches
- * serve many steps. */
-static int64_t bound_of(const struct gpu_device *d, int64_t n)
-{
-    int64_t bound = MIN_KV_BOUND;
-    while (bound < n)
-        bound *= 2;
-    return bound < d->options.limits.n_ctx ? bound : d->options.limits.n_ctx;
-}
-
-static struct kind kind_of(const struct gpu_device *d)
-{
-    return { d->step.n_tokens, d->step.n_logits, d->kv_bound, d->step.cache ? d->step.cache->id : 0,
-             d->step.mla_form };
-}
-
-static bool alike(const struct kind &a, const struct kind &b)
-{
-    return a.n_tokens == b.n_tokens && a.n_logits == b.n_logits && a.kv_bound == b.kv_bound &&
-           a.cache == b.cache && a.mla_form == b.mla_form;
-}
-
-/* The place of the running step's kind; NULL: it has none. */
-static struct recorded *known_kind(struct gpu_device *d)
-{
-    for (struct recorded &r : d->records) {
-        if (d->step.repeats && alike(r.kind, kind_of(d))) {
-            r.used = d->n_steps;
-            return &r;
-        }
-    }
-    return NULL;
-}
-
-static void device_begin(struct device *dev, const struct step *s)
-{
-    struct gpu_device *d = gpu(dev);
-    assert(s->n_tokens > 0 && s->n_tokens <= d->options.limits.max_tokens);
-    assert(s->n_past + s->n_tokens <= d->options.limits.n_ctx);
-    d->step = *s;
-    d->n_steps++;
-    d->logits_queued = 0;
-    d->early.code = ERR_NONE;
-    fuse_reset(d->s);
-    d->s->cancel = s->cancel;
-    d->s->cancelled_s = 0;
-    d->kv_bound = bound_of(d, s->n_past + s->n_tokens);
-    d->host_step->n_past = s->n_past; /* the copy of the step before is done: end waited for it */
-    d->host_step->n_tokens = s->n_tokens;
-    d->host_step->epoch = (uint32_t)d->n_steps;
-    memcpy(tokens_behind(d->host_step), s->tokens, (size_t)s->n_tokens * sizeof *s->tokens);
-    gpu_write(d->s, d->state, d->host_step, step_bytes(s->n_tokens));
-    d->now = known_kind(d);
-    int record = d->now && d->now->record ? (int)(d->now - d->records) : -1;
-    struct gpu_run run = { s, d->host_step->epoch, record };
-    if (d->options.partner.start)
-        d->options.partner.start(d->options.partner.ctx, &run);
-}
-
-/* ---- records ---- */
-
-static bool device_replay(struct device *dev)
-{
-    struct gpu_device *d = gpu(dev);
-    if (!d->now || !d->now->record)
-        return false;
-    if (d->options.partner.replay)
-        d->options.partner.replay(d->options.partner.ctx);
-    gpu_replay(d->s, d->now->record);
-    d->logits_queued = d->now->logits_queued;
-    return true;
-}
-
-/* Behind the second step of a kind. Behind the first it is noted, in the place that is free or was not
- * used for longest. */
-static bool device_record(struct device *dev)
-{
-    struct gpu_device *d = gpu(dev);
-    const struct gpu_partner *p = &d->options.partner;
-    bool fits = d->step.repeats && d->step.n_tokens <= GPU_GEMV_TOKENS &&
-                d->step.n_logits <= d->logits_rows && d->options.n_layers > 0 && !d->refused;
-    if (!fits || (d->now && d->now->record))
-        return false;
-    if (!d->now) {
-        struct recorded *oldest = d->records;
-        for (struct recorded &r : d->records)
-            oldest = r.used < oldest->used ? &r : oldest;
-        gpu_forget(d->s, oldest->record);
-        *oldest = { kind_of(d), NULL, 0, d->n_steps };
-        return false;
-    }
-    if (p->begin && !(p->record && p->record(p->ctx, (int)(d->now - d->records), d->state)))
-        return false;
-    for (struct angles &a : d->angles)
-        a.step = 0; /* their launch belongs to the record */
-    d->logits_queued = 0;
-    fuse_reset(d->s);
-    gpu_record(d->s);
-    return true;
-}
-
-static bool device_recorded(struct device *dev, bool ok, struct error *err)
-{
-    struct gpu_device *d = gpu(dev);
-    const struct gpu_partner *p = &d->options.partner;
-    fuse_settle(d->s); /* what waits belongs to the record too */
-    d->now->record = gpu_recorded(d->s, err);
-    d->now->logits_queued = d->logits_queued;
-    if (p->begin)
-        p->recorded(p->ctx);
-    for (struct angles &a : d->angles)
-        a.step = 0;
-    if (!ok) { /* stopped half-way */
-        gpu_forget(d->s, d->now->record);
-        d->now->record = NULL;
-        return true;
-    }
-    d->refused = !d->now->record;
-    return !d->refused;
-}
-
-/* Where nobody else holds the queueing thread back, it stays a layer ahead of the card and no more,
- * so that a step that was cancelled ends soon. Called once per layer. */
-static void keep_pace(struct gpu_device *d)
-{
-    if (d->options.limits.n_routed > 0 || d->step.n_tokens <= GPU_GEMV_TOKENS)
-        return;
-    gpu_wait(d->s, NULL);
-    gpu_mark(d->s);
-}
-
-/* Wait for all that is queued, the partner's part first: that may take as long as it likes. */
-static bool finish(struct gpu_device *d, struct error *err)
-{
-    const struct gpu_partner *p = &d->options.partner;
-    bool ok = !p->finish || p->finish(p->ctx, err);
-    return gpu_finish(d->s, err) && ok;
-}
-
-static bool device_end(struct device *dev, struct error *err)
-{
-    struct gpu_device *d = gpu(dev);
-    fuse_settle(d->s);
-    q8_forget_all(d->s);
-    bool ok = finish(d, err) && d->early.code == ERR_NONE;
-    if (d->early.code != ERR_NONE)
-        fail(err, d->early.code, "%s", d->early.text);
-    size_t n = (size_t)d->logits_queued, n_vocab = (size_t)d->options.n_vocab;
-    if (ok && n > 0)
-        memcpy(d->step.logits + ((size_t)d->step.n_logits - n) * n_vocab, d->host_piece,
-               n * n_vocab * sizeof(float));
-    d->s->cancel = NULL;
-    return ok;
-}
-
-static int n_tokens(struct device *d)
-{
-    return gpu(d)->step.n_tokens;
-}
-
 /* ---- operations ----
  * Some wait for the next one (gpu/fuse.cuh); all others queue what waits first. */
 
@@ -365,7 +123,7 @@ static struct angles *place_of(struct gpu_device *d, const struct rope *r)
     while (i < N_ROPES && d->angles[i].rope && d->angles[i].rope != r)
         i++;
     if (i == N_ROPES) {
-        finish(d, &d->early);
+        device_finish(d, &d->early);
         d->angles[i = 0].rope = NULL;
     }
     struct angles *a = &d->angles[i];
@@ -427,7 +185,7 @@ static void device_attention_gqa(struct device *dev, struct rows dst, struct row
 {
     struct gpu_device *d = gpu(dev);
     writing(dev, dst);
-    keep_pace(d);
+    device_keep_pace(d);
     gpu_attention_gqa(d->s, dst, q, c->k[layer], c->v[layer], c->type, n_heads, n_kv_heads,
                       head_dim, scale, d->state, d->kv_bound, n_tokens(dev));
 }
@@ -438,7 +196,7 @@ static void device_attention_mla(struct device *dev, struct rows dst, struct row
     struct gpu_device *d = gpu(dev);
     enum mla_form form = d->step.mla_form;
     writing(dev, dst);
-    keep_pace(d);
+    device_keep_pace(d);
     if (m->n_selected > 0 && d->kv_bound > m->n_selected) {
         assert(d->index_top_k == m->n_selected);
         gpu_mla_selected(d->s, dst, q, c->k[layer], c->type, m, d->selected, d->n_selected,
@@ -581,7 +339,7 @@ static void device_logits(struct device *dev, const struct weight *w, struct row
     size_t row_bytes = (size_t)w->rows * sizeof(float);
     for (int done = 0; done < d->step.n_logits; done += d->logits_rows) {
         if (done > 0) { /* the piece before this one; what fails here, end reports */
-            if (!finish(d, &d->early))
+            if (!device_finish(d, &d->early))
                 return;
             memcpy(d->step.logits + (size_t)(done - d->logits_rows) * (size_t)w->rows, d->host_piece,
                    (size_t)d->logits_rows * row_bytes);
