@@ -45,13 +45,12 @@ void bf16_meet_rows(const struct attention *a, const struct bench *b, struct lan
                  l->out, a->value_width);
 }
 
-/* Up to LANES queries of a set from row0 on (token by token) meet positions [first, last). */
-void attention_bf16_piece(const struct attention *a, int worker, int set, int row0, int64_t first,
-                          int64_t last)
+void attention_bf16_piece(const struct attention *a, int worker, int set, int row0, int rows,
+                          int64_t first, int64_t last)
 {
     struct room r = bf16_room(a, worker);
     struct bench b = bf16_bench(&r, max_of(a->key_width + DEPTH, a->value_width));
-    int used = min_of(a->n_tokens * a->heads_per_set - row0, LANES);
+    int used = min_of(a->n_tokens * a->heads_per_set - row0, rows);
     struct lanes l = bf16_lanes(&r, used, a->key_width, a->value_width);
     uint16_t *keys = (uint16_t *)(void *)b.floats;
     for (int i = 0; i < used; i++) {
@@ -62,9 +61,9 @@ void attention_bf16_piece(const struct attention *a, int worker, int set, int ro
     bf16_turn_queries(a, &b, &l);
     memset(keys + KEY_BLOCK * a->key_width, 0, DEPTH * sizeof *keys);
     for (int64_t p = first; p < last && !step_cancelled(a->d); p += KEY_BLOCK) {
-        int rows = (int)align_up((size_t)min_of(last - p, (int64_t)KEY_BLOCK), DEPTH);
+        int n = (int)align_up((size_t)min_of(last - p, (int64_t)KEY_BLOCK), DEPTH);
         bf16_lay_block(a, &b, set, p, keys, b.words);
-        bf16_meet_pairs(a, &b, &l, keys, p, rows);
+        bf16_meet_pairs(a, &b, &l, keys, p, n);
     }
     for (int i = 0; i < used; i++) {
         int token = (row0 + i) / a->heads_per_set;

@@ -1,13 +1,16 @@
-/* Attention of few tokens: the cache in pieces, which workers attend to side by side. */
+/* Attention of few tokens: the cache in pieces, which workers attend to side by side.
+ *
+ * What a token gets is, to the bit, what it would get in a step of its own, which is what makes guesses
+ * exact: pieces are cut by what the token itself sees, float products see the rows of one token only, for
+ * their sums run in another order for every size, and in BF16 products no lane depends on another. */
 #include <math.h>
 #include <string.h>
 
-#include "cpu/attention_parts.h"
+#include "cpu/attention_bf16.h"
 #include "src/base/util.h"
 
 #define SPLIT_ROWS 8    /* queries per unit of work */
 #define GATHERED_ROWS 64
-#define MIN_SPLIT 256   /* positions per piece of the cache, at least */
 #define ABSORB_ROWS 128 /* rows of k_b per unit of work */
 
 /* What one piece of the cache contributed to one query: sum, maximum, value_width floats. */
@@ -27,10 +30,16 @@ void attention_put_piece(const struct attention *a, int split, int token, int he
 }
 
 /* Queries per unit of a step of few tokens. Rows that were gathered are all that there is to read,
- * so then products are the work, which large tiles do best. */
+ * so then products are the work, which large tiles do best. Lanes may look at the threads. */
 static int split_rows(const struct attention *a)
 {
-    return a->bf16 ? LANES : a->gathered ? GATHERED_ROWS : SPLIT_ROWS;
+    int64_t pieces = (int64_t)a->n_splits * a->n_sets;
+    int rows = LANES;
+    if (!a->bf16)
+        return a->gathered ? GATHERED_ROWS : SPLIT_ROWS;
+    while (rows > SIDE && pieces * attention_tiles(a, rows) < a->d->n_threads)
+        rows /= 2;
+    return rows;
 }
 
 /* Unit: one piece of the cache, one set, up to split_rows of its queries (token by token). */
@@ -42,7 +51,7 @@ static void split_unit(const struct attention *a, int worker, int64_t unit)
     int row0 = (int)(unit % tiles) * split_rows(a);
     int64_t first = split * a->split, last = min_of(first + a->split, a->n_positions);
     if (a->bf16) {
-        attention_bf16_piece(a, worker, set, row0, first, last);
+        attention_bf16_piece(a, worker, set, row0, split_rows(a), first, last);
         return;
     }
     struct tile t = attention_load_tile(a, s, set, row0, split_rows(a));
@@ -157,15 +166,44 @@ static void run_merge(void *ctx, int64_t begin, int64_t end, int worker)
         merge_unit(ctx, worker, unit);
 }
 
-/* Pieces of whole blocks, as many as the fill of the cache asks for. */
-static void cut_pieces(struct attention *a)
+/* Positions per piece for a token that sees n of them: whole blocks, and half of the most pieces or more
+ * unless it is one block. */
+static int64_t piece_length(int64_t n)
 {
-    int64_t most = MAX_SPLITS / a->n_tokens, split = (a->n_positions + most - 1) / most;
-    a->split = (max_of(split, MIN_SPLIT) + KEY_BLOCK - 1) / KEY_BLOCK * KEY_BLOCK;
-    a->n_splits = (int)((a->n_positions + a->split - 1) / a->split);
+    int64_t length = KEY_BLOCK;
+    while (n > length * (MAX_SPLITS / SPLIT_TOKENS))
+        length *= 2;
+    return length;
+}
+
+static void cut_pieces(struct attention *a, int64_t length)
+{
+    a->split = length;
+    a->n_splits = (int)((a->n_positions + length - 1) / length);
     a->absorbed = a->d->absorbed;
     a->partial = a->d->partial;
     a->partial_tokens = a->n_tokens;
+}
+
+/* The n tokens from `first` on, as a step of their own. */
+static struct attention some_tokens(const struct attention *a, int first, int n)
+{
+    struct attention some = *a;
+    some.dst.data += first * a->dst.stride;
+    some.q.data += first * a->q.stride;
+    some.n_tokens = n;
+    some.n_past += first;
+    some.n_positions = some.n_past + n;
+    return some;
+}
+
+/* Token t alone, in the room that it has among those of `a`. */
+static struct attention one_token(const struct attention *a, int t)
+{
+    struct attention one = some_tokens(a, t, 1);
+    one.absorbed += (int64_t)t * a->n_heads * a->key_width;
+    one.partial += (int64_t)t * a->n_heads * (a->value_width + 2);
+    return one;
 }
 
 static void absorb_all(struct attention *a)
@@ -174,12 +212,24 @@ static void absorb_all(struct attention *a)
              grain_of((int64_t)ABSORB_ROWS * a->mla->nope));
 }
 
-static void attend_all(struct attention *a)
+static void attend_together(struct attention *a)
 {
     pool_run(a->d->pool, run_splits, a,
              (int64_t)a->n_splits * a->n_sets * attention_tiles(a, split_rows(a)),
              grain_of(min_of(a->split, a->n_positions) * (a->key_width + a->value_width) *
                       min_of(split_rows(a), a->n_tokens * a->heads_per_set)));
+}
+
+static void attend_all(struct attention *a)
+{
+    if (a->bf16) {
+        attend_together(a);
+        return;
+    }
+    for (int t = 0; t < a->n_tokens && !step_cancelled(a->d); t++) {
+        struct attention one = one_token(a, t);
+        attend_together(&one);
+    }
 }
 
 static void merge_all(struct attention *a)
@@ -189,13 +239,24 @@ static void merge_all(struct attention *a)
     pool_run(a->d->pool, run_merge, a, a->n_heads, grain_of(merging * a->n_tokens));
 }
 
-void attention_run_few(struct attention *a)
+static void run_few(struct attention *a, int64_t length)
 {
-    cut_pieces(a);
+    cut_pieces(a, length);
     if (a->mla)
         absorb_all(a);
     attend_all(a);
     merge_all(a);
+}
+
+void attention_run_few(const struct attention *a)
+{
+    for (int first = 0, n; first < a->n_tokens; first += n) {
+        int64_t sees = a->n_past + first + 1, length = piece_length(sees);
+        for (n = 1; first + n < a->n_tokens && piece_length(sees + n) == length; n++) {
+        }
+        struct attention alike = some_tokens(a, first, n);
+        run_few(&alike, length);
+    }
 }
 
 /* ---- selected positions ---- */
@@ -228,7 +289,7 @@ static void attend_selected(const struct attention *a, int token0, int t)
     const struct selection *s = &a->d->selection;
     int count = s->count[token0 + t];
     const int32_t *ids = s->ids + (int64_t)(token0 + t) * s->top_k;
-    struct attention one = *a;
+    struct attention one = one_token(a, t);
     if (a->bf16) { /* reads rows where they lie */
         one.ids = ids;
     } else {
@@ -239,33 +300,40 @@ static void attend_selected(const struct attention *a, int token0, int t)
         one.f16 = false;
         one.gathered = true;
     }
-    one.n_tokens = 1;
     one.n_positions = count;
     one.n_past = count - 1;
-    one.absorbed += (int64_t)t * a->n_heads * a->key_width;
-    one.partial += (int64_t)t * a->n_heads * (a->value_width + 2);
-    attend_all(&one);
+    attend_together(&one);
+}
+
+/* Up to SPLIT_TOKENS tokens, the first of which is token0 of the step. */
+static void run_few_selected(struct attention *few, int token0)
+{
+    const int32_t *count = few->d->selection.count + token0;
+    few->n_positions = 0;
+    for (int t = 0; t < few->n_tokens; t++)
+        few->n_positions = max_of(few->n_positions, (int64_t)count[t]);
+    cut_pieces(few, piece_length(few->n_positions));
+    absorb_all(few);
+    for (int t = 0; t < few->n_tokens && !step_cancelled(few->d); t++)
+        attend_selected(few, token0, t);
+    merge_all(few);
 }
 
 void attention_run_selected(const struct attention *a)
 {
-    const int32_t *count = a->d->selection.count;
+    int64_t see_all = a->mla->n_selected - a->n_past; /* tokens that see no more than is selected */
     if (a->n_tokens > SPLIT_TOKENS && attention_bf16_selected_fits(a)) {
         attention_bf16_selected(a);
         return;
     }
-    for (int token0 = 0; token0 < a->n_tokens; token0 += SPLIT_TOKENS) {
-        struct attention few = *a;
-        few.n_tokens = min_of(a->n_tokens - token0, SPLIT_TOKENS);
-        few.dst.data += token0 * a->dst.stride;
-        few.q.data += token0 * a->q.stride;
-        few.n_positions = 0;
-        for (int t = 0; t < few.n_tokens; t++)
-            few.n_positions = max_of(few.n_positions, (int64_t)count[token0 + t]);
-        cut_pieces(&few);
-        absorb_all(&few);
-        for (int t = 0; t < few.n_tokens && !step_cancelled(a->d); t++)
-            attend_selected(&few, token0, t);
-        merge_all(&few);
+    int first = 0;
+    if (a->n_tokens <= SPLIT_TOKENS && see_all > 0) {
+        first = (int)min_of(see_all, (int64_t)a->n_tokens);
+        struct attention dense = some_tokens(a, 0, first);
+        attention_run_few(&dense);
+    }
+    for (; first < a->n_tokens; first += SPLIT_TOKENS) {
+        struct attention few = some_tokens(a, first, min_of(a->n_tokens - first, SPLIT_TOKENS));
+        run_few_selected(&few, first);
     }
 }

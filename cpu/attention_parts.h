@@ -67,8 +67,8 @@ struct tile attention_load_tile(const struct attention *a, const struct worker_s
 void attention_attend(const struct attention *a, int worker, struct tile *t, int set, int64_t first,
                       int64_t last);
 
-/* cpu/attention_few.c: steps of at most SPLIT_TOKENS tokens. */
-void attention_run_few(struct attention *a);
+/* cpu/attention_few.c: steps of at most SPLIT_TOKENS tokens, each to the bit as in a step of its own. */
+void attention_run_few(const struct attention *a);
 /* Latent attention of any number of tokens, each over the positions that the indexer selected for it:
  * in pieces, token by token, where there are few of them or no BF16 kernels. The rows are read where
  * they lie, or gathered as floats, and then are a cache of that length. */
@@ -97,9 +97,9 @@ void attention_put_piece(const struct attention *a, int split, int token, int he
 /* Are the widths of this model multiples of what the tiles need? */
 bool attention_bf16_fits(const struct attention *a);
 void attention_bf16_gqa(const struct attention *a);
-/* Few tokens: up to LANES queries of a set from row0 on meet positions [first, last), a piece. */
-void attention_bf16_piece(const struct attention *a, int worker, int set, int row0, int64_t first,
-                          int64_t last);
+/* Few tokens: up to `rows` <= LANES queries of a set from row0 on meet positions [first, last), a piece. */
+void attention_bf16_piece(const struct attention *a, int worker, int set, int row0, int rows,
+                          int64_t first, int64_t last);
 /* Latent attention from expanded keys and values. */
 void attention_bf16_expanded(const struct attention *a);
 

@@ -22,10 +22,10 @@
 #define KEY_BLOCK 256
 /* ... against this many queries. */
 #define QUERY_TILE 128
-/* Steps of up to SPLIT_TOKENS tokens cut the cache into at most MAX_SPLITS / n_tokens pieces that
+/* Steps of up to SPLIT_TOKENS tokens cut the cache into at most MAX_SPLITS / SPLIT_TOKENS pieces that
  * are attended to separately and merged in order. */
 #define SPLIT_TOKENS 4
-#define MAX_SPLITS 32
+#define MAX_SPLITS 64
 
 /* Choice of the last router_topk. */
 struct choice {

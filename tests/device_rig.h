@@ -18,7 +18,7 @@
 #include "tests/check.h"
 
 #define MAX_TOKENS 160
-#define N_CTX 1400
+#define N_CTX 4200
 
 static const int threads[] = { 1, 2, 4 };
 #define N_RIGS 3

@@ -180,6 +180,75 @@ static void test_mla(enum tensor_type type, enum tensor_type weights, enum mla_f
     discard(&v_b);
 }
 
+/* ---- tokens of a step ---- */
+
+/* A step of a few tokens, which grouped (m NULL) or latent attention answers. */
+struct few {
+    const struct mla *m;
+    struct kvcache *c;
+    float *q;
+    int64_t width, out; /* of a token's queries and of its answer */
+    int n_heads, n_kv, head;
+};
+
+static void answer(const struct few *f, struct device *d, int first, int n, int64_t n_past, float *to)
+{
+    struct rows dst = rows_of(to, f->out, f->out), q = rows_of(f->q + first * f->width, f->width, f->width);
+    begin(d, n, n_past + first);
+    if (f->m)
+        attention_mla(d, dst, q, f->c, 0, f->m);
+    else
+        attention_gqa(d, dst, q, f->c, 0, f->n_heads, f->n_kv, f->head, 0.5f);
+}
+
+/* What makes guesses exact: nothing of a token's answer depends on how many share its step. */
+static void check_alone(const struct few *f, int n, int64_t n_past)
+{
+    float *together = floats(n * f->out, 0, 0), *alone = floats(f->out, 0, 0);
+    for (int i = 0; i < N_RIGS; i++) {
+        int differ = 0;
+        answer(f, devices[i], 0, n, n_past, together);
+        for (int t = 0; t < n; t++) {
+            answer(f, devices[i], t, 1, n_past, alone);
+            differ += memcmp(alone, together + t * f->out, (size_t)f->out * sizeof *alone) != 0;
+        }
+        CHECK_INT(differ, 0);
+    }
+    free(together);
+    free(alone);
+}
+
+static void test_alone(enum tensor_type type, int n_heads, int n_kv, int head)
+{
+    static const int64_t pasts[] = { 0, 253, 510, 1300, 4094 }; /* 4096: pieces become longer */
+    int64_t width = n_heads * head, kw = n_kv * head, latent = RANK + ROPE;
+    struct material k_b = material(TYPE_Q8_0, NOPE, RANK, MLA_HEADS);
+    struct material v_b = material(TYPE_Q8_0, RANK, VALUE, MLA_HEADS);
+    struct mla m = { MLA_HEADS, NOPE, ROPE, VALUE, RANK, 0.1f, 0, k_b.w, v_b.w };
+    float *k = floats(N_CTX * max_of(kw, latent), -1, 1), *v = floats(N_CTX * kw, -1, 1);
+    float *q = floats(4 * max_of(width, (int64_t)MLA_HEADS * (NOPE + ROPE)), -1, 1);
+    struct kvcache grouped = new_cache(type, kw, kw), latents = new_cache(type, latent, 0);
+    fill_cache(&grouped, k, v, N_CTX);
+    fill_cache(&latents, k, NULL, N_CTX);
+    struct few gqa = { NULL, &grouped, q, width, width, n_heads, n_kv, head };
+    struct few mla = { &m, &latents, q, MLA_HEADS * (NOPE + ROPE), MLA_HEADS * VALUE, 0, 0, 0 };
+    for (size_t i = 0; i < ARRAY_LEN(pasts); i++) {
+        for (int n = 2; n <= 4; n++) {
+            check_case("%s cache, %d/%d heads of %d: %d tokens after %lld, together and alone, to the bit",
+                       quant_traits(type)->name, n_heads, n_kv, head, n, (long long)pasts[i]);
+            check_alone(&gqa, n, pasts[i]);
+            check_alone(&mla, n, pasts[i]);
+        }
+    }
+    free_cache(&grouped);
+    free_cache(&latents);
+    free(k);
+    free(v);
+    free(q);
+    discard(&k_b);
+    discard(&v_b);
+}
+
 static void test_mla_choice(void)
 {
     check_case("the form of latent attention follows the arithmetic");
@@ -215,6 +284,8 @@ static void test_attention(bool thorough)
 static void test_all(bool thorough)
 {
     test_attention(thorough);
+    test_alone(TYPE_F16, 12, 2, 16);
+    test_alone(TYPE_F32, 5, 5, 24);
     test_mla_choice();
 }
 

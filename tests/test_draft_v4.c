@@ -296,7 +296,7 @@ static void test_answers(const char *model, enum draft_use use)
     int32_t ids[90];
     for (int i = 0; i < 90; i++)
         ids[i] = (i * 29 + 5) % N_VOCAB;
-    for (int i = 0; plain && drafting && i < 2; i++) {
+    for (int i = 0; plain && drafting && i < 3; i++) {
         int64_t n = 90 - 40 * i;
         check_case("%s: answer %d is the same with %d guesses, to the bit", model, i, use);
         prefill(plain, ids, n);
