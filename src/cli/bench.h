@@ -1,5 +1,6 @@
-/* tandem bench, in parts: bench.c measures, bench_report.c writes tables, bench_compare.c grades
- * against an older file, bench_plot.c draws, probe.c measures the machine alone, probe_gpu.c the GPU.
+/* tandem bench, in parts: bench.c measures, bench_figures.c computes what that says, bench_report.c
+ * writes tables, bench_compare.c grades against an older file, bench_plot.c draws, probe.c measures the
+ * machine alone, probe_gpu.c the GPU.
  *
  * Words (definitions in one place, so that all outputs agree):
  *
@@ -31,7 +32,6 @@ struct token_cost {
                                 indexer selects rows */
     uint64_t products;       /* multiply-adds with weights while reading a prompt; head left out */
 };
-void token_cost(const struct model *m, enum tensor_type cache, struct token_cost *cost);
 
 /* One test and what came of it. */
 struct bench_row {
@@ -71,12 +71,18 @@ struct bench {
     bool named_threads, named_batch; /* more than one of them: part of the name in tables */
 };
 
-/* ---- figures of a row ---- */
+/* ---- bench.c ---- */
+
+/* Is this context filled with rows of a shorter one? */
+bool row_repeats(const struct bench *b, int64_t depth);
+
+/* ---- bench_figures.c ---- */
+
+void token_cost(const struct model *m, enum tensor_type cache, struct token_cost *cost);
+
 double row_median(const struct bench_row *r);
 double row_mean(const struct bench_row *r);
 double row_deviation(const struct bench_row *r); /* of a sample; 0 with one */
-/* Is this context filled with rows of a shorter one? */
-bool row_repeats(const struct bench *b, int64_t depth);
 double row_cache_bytes(const struct bench *b, const struct bench_row *r); /* K; 0 for ppN */
 double row_gb_s(const struct bench_row *r);      /* NAN for ppN */
 double row_of_limit(const struct bench_row *r);
