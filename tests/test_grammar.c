@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "src/cli/grammar_option.h"
 #include "src/cli/json_schema.h"
 #include "src/text/constraint.h"
 #include "src/text/sampler.h"

@@ -6,11 +6,11 @@
 #include <stdarg.h>
 #include <stdio.h>
 
+#include "src/cli/json_range.h"
 #include "src/text/grammar.h"
 
 #define DEPTH_MAX 60       /* schemas within schemas, 3 groups of the grammar each at most */
 #define DEFINITIONS_MAX 512
-#define INTEGER_MAX 9999999999999999 /* 16 digits: every reader keeps them */
 #define COUNT_MAX GRAMMAR_REPEAT
 
 enum {
@@ -222,57 +222,6 @@ static bool write_enum(struct writer *w, const struct json *values, unsigned all
 
 /* ---- numbers --------------------------------------------------------------------------------- */
 
-/* All numbers of n digits between low and high, which have n digits (leading zeros count): the
- * first digit of low with what is at least its rest, digits between with anything, the first of
- * high with what is at most its rest. */
-static void write_digits(struct buf *out, const char *low, const char *high, int n)
-{
-    while (n > 0 && *low == *high) {
-        buf_printf(out, "\"%c\" ", *low);
-        low++, high++, n--;
-    }
-    if (n == 0)
-        return;
-    bool from_zero = strspn(low + 1, "0") >= (size_t)n - 1;
-    bool to_nine = strspn(high + 1, "9") >= (size_t)n - 1;
-    char from = (char)(*low + !from_zero), to = (char)(*high - !to_nine);
-    const char *bar = "";
-    buf_puts(out, "(");
-    if (!from_zero) {
-        buf_printf(out, "\"%c\" ", *low);
-        write_digits(out, low + 1, "9999999999999999", n - 1);
-        bar = "| ";
-    }
-    if (from <= to) {
-        buf_printf(out, "%s[%c-%c] ", bar, from, to);
-        if (n > 1)
-            buf_printf(out, "[0-9]{%d} ", n - 1);
-        bar = "| ";
-    }
-    if (!to_nine) {
-        buf_printf(out, "%s\"%c\" ", bar, *high);
-        write_digits(out, "0000000000000000", high + 1, n - 1);
-    }
-    buf_puts(out, ") ");
-}
-
-/* low..high, 0 <= low <= high: one alternative for each number of digits. */
-static void write_naturals(struct buf *out, int64_t low, int64_t high)
-{
-    int64_t end = 9;
-    for (int n = 1; low <= high; n++, end = end * 10 + 9) {
-        if (low > end)
-            continue;
-        char a[24], b[24];
-        snprintf(a, sizeof a, "%lld", (long long)low);
-        snprintf(b, sizeof b, "%lld", (long long)min_of(end, high));
-        write_digits(out, a, b, n);
-        low = end + 1;
-        if (low <= high)
-            buf_puts(out, "| ");
-    }
-}
-
 static bool read_bound(struct writer *w, const struct json *s, const char *name, int64_t more,
                        bool lower, int64_t *bound)
 {
@@ -297,19 +246,10 @@ static bool write_integer(struct writer *w, const struct json *s, struct buf *ou
         return false;
     if (low > high)
         return wrong(w, "no integer lies between minimum and maximum");
-    if (low == -INTEGER_MAX && high == INTEGER_MAX) {
+    if (low == -INTEGER_MAX && high == INTEGER_MAX)
         buf_puts(out, "integer");
-        return true;
-    }
-    buf_puts(out, "(");
-    if (low < 0) {
-        buf_puts(out, "\"-\" (");
-        write_naturals(out, max_of(1, -high), -low);
-        buf_puts(out, high >= 0 ? ") | " : ")");
-    }
-    if (high >= 0)
-        write_naturals(out, max_of(0, low), high);
-    buf_puts(out, ")");
+    else
+        integers_between(out, low, high);
     return true;
 }
 
@@ -646,51 +586,5 @@ bool json_schema_grammar(const struct json *schema, struct buf *gbnf, struct err
     ok = ok && buf_ok(&rule, err) && buf_ok(&w.rules, err) && buf_ok(gbnf, err);
     buf_release(&rule);
     buf_release(&w.rules);
-    return ok;
-}
-
-/* A schema is written on the command line or kept in a file: objects begin with a brace. */
-static bool read_schema(const char *schema, struct buf *gbnf, struct error *err)
-{
-    struct buf text = { 0 };
-    const char *start = schema + strspn(schema, " \t\r\n");
-    bool given = *start == '{';
-    bool ok = js_available(err);
-    if (ok && given)
-        buf_puts(&text, schema);
-    else if (ok)
-        ok = buf_read_file(&text, schema, err);
-    ok = ok && buf_ok(&text, err);
-    if (ok) {
-        struct error why = { 0 };
-        struct json *j = js_parse(buf_str(&text), &why);
-        ok = j ? json_schema_grammar(j, gbnf, err) : fail(err, ERR_USAGE, "%s", why.text);
-        js_free(j);
-        if (!ok)
-            error_prefix(err, "%s", given ? "--json-schema" : schema);
-    }
-    buf_release(&text);
-    return ok;
-}
-
-bool grammar_text(const char *grammar_file, const char *schema, struct buf *text, struct error *err)
-{
-    if (grammar_file && schema)
-        return fail(err, ERR_USAGE, "both --grammar and --json-schema are given");
-    return schema ? read_schema(schema, text, err)
-                  : !grammar_file || (buf_read_file(text, grammar_file, err) && buf_ok(text, err));
-}
-
-bool grammar_wanted(const char *grammar_file, const char *schema, struct grammar **out,
-                    struct error *err)
-{
-    struct buf text = { 0 };
-    *out = NULL;
-    if (!grammar_file && !schema)
-        return true;
-    bool ok = grammar_text(grammar_file, schema, &text, err);
-    if (ok && !grammar_parse(out, buf_str(&text), err))
-        ok = error_prefix(err, "%s", grammar_file ? grammar_file : "the grammar of the schema");
-    buf_release(&text);
     return ok;
 }

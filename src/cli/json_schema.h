@@ -23,12 +23,4 @@
 /* Append the grammar of the schema to `gbnf`. ERR_USAGE, ERR_FIT. */
 bool json_schema_grammar(const struct json *schema, struct buf *gbnf, struct error *err);
 
-/* The grammar that --grammar FILE or --json-schema FILE|JSON asks for; none leaves *out NULL.
- * ERR_FILE when a file cannot be read, ERR_USAGE for a mistake in it or when both are given. */
-struct grammar;
-bool grammar_wanted(const char *grammar_file, const char *schema, struct grammar **out,
-                    struct error *err);
-/* The text of that, appended; nothing when there is none. */
-bool grammar_text(const char *grammar_file, const char *schema, struct buf *text, struct error *err);
-
 #endif

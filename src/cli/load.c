@@ -7,7 +7,7 @@
 
 #include "cpu/features.h"
 #include "src/cli/drafting.h"
-#include "src/cli/json_schema.h"
+#include "src/cli/grammar_option.h"
 #include "src/cli/placing.h"
 #include "src/cli/rates.h"
 #include "src/cli/record.h"

@@ -7,7 +7,7 @@
 
 #include "cpu/features.h"
 #include "gpu/gpu.h"
-#include "src/cli/json_schema.h"
+#include "src/cli/grammar_option.h"
 #include "src/cli/version.h"
 #include "src/engine/prefix_file.h"
 
