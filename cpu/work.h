@@ -115,6 +115,14 @@ struct device_cpu {
     struct worker_scratch *scratch; /* [n_threads] */
 };
 
+static inline struct device_cpu *cpu(struct device *d)
+{
+    return (struct device_cpu *)d;
+}
+
+/* Work on fewer floats than this is not worth waking anybody: the least grain of a job. */
+#define SMALL_FLOATS 16384
+
 /* x = min(max(x, low), high) */
 static inline void clamp_floats(float *x, int64_t n, float low, float high)
 {
