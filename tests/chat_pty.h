@@ -58,14 +58,13 @@ static inline char *shown(int columns, int rows)
 /* Wait until this stands on the screen, however it was drawn. */
 static inline bool expect_shown(const char *wanted)
 {
-    bool found = false;
-    for (double end = now_s() + patience(&s); !found && now_s() < end;) {
+    bool found = false, more = true;
+    for (double end = now_s() + patience(&s); !found && more;) {
         char *text = shown(window_columns, window_rows);
         found = strstr(text, wanted) != NULL;
-        if (!found && !pump(&s, 0.2) && (now_s() + 0.2 > end || has_ended(&s))) {
-            end = 0;
+        more = found || pump_until(&s, end);
+        if (!more)
             printf("\"%s\" is not on the screen:\n%s", wanted, text);
-        }
         free(text);
     }
     if (!found)

@@ -19,10 +19,12 @@
 #include "tests/check.h"
 
 #define MODEL "models/demo.gguf"
+/* Long waits cost nothing where all is well: a shared machine may stand still for many seconds, and
+ * one that is busy has been seen to write 4 tokens a second. */
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define PATIENCE_S 60 /* on a busy machine, which has been seen to write 4 tokens a second */
+#define PATIENCE_S 180
 #else
-#define PATIENCE_S 10
+#define PATIENCE_S 60
 #endif
 #define NO_PATIENCE_S 0.5
 
@@ -42,6 +44,12 @@ static char binary[512], home[64];
  * gives. */
 static int window_columns = 100, window_rows = 40;
 static const char *const *environment;
+
+/* What the shell that runs the tests may have set. As bare as a container: UTF-8 must work all the same. */
+static const char *const taken_away[] = {
+    "LC_ALL", "LC_CTYPE", "LANG", "XDG_STATE_HOME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME", "INPUTRC",
+    "NO_COLOR", "COLUMNS", "LINES", "PAGER", "VISUAL", "EDITOR", "TMUX", "XTERM_VERSION",
+};
 
 #define ARGUMENTS(...) (const char *const[]){ __VA_ARGS__, NULL }
 
@@ -71,12 +79,8 @@ static inline bool spawn(struct pty *s, const char *const *arguments)
         close(slave);
         setenv("TERM", "xterm", 1);
         setenv("HOME", home, 1);
-        unsetenv("LC_ALL"); /* as bare as a container: UTF-8 must work all the same */
-        unsetenv("LC_CTYPE");
-        unsetenv("LANG");
-        unsetenv("XDG_STATE_HOME");
-        unsetenv("XDG_CONFIG_HOME");
-        unsetenv("INPUTRC");
+        for (size_t i = 0; i < ARRAY_LEN(taken_away); i++)
+            unsetenv(taken_away[i]);
         for (int i = 0; environment && environment[i]; i++)
             putenv((char *)environment[i]);
         execv(binary, (char *const *)argv);
@@ -135,6 +139,19 @@ static inline void watch_grow(struct pty *s, size_t bytes)
         pump(s, 0.1);
 }
 
+/* Wait for more to read. False: nothing came, and nothing will or it is too late. What is there counts
+ * even then: whoever had to wait may have been this test, not the program. */
+static inline bool pump_until(struct pty *s, double end)
+{
+    for (;;) {
+        bool last = now_s() > end || has_ended(s); /* asked before, or the last words were missed */
+        if (pump(s, last ? 0 : 0.2))
+            return true;
+        if (last)
+            return false;
+    }
+}
+
 /* Wait until `wanted` appears behind what was expected before. */
 static inline bool expect(struct pty *s, const char *wanted)
 {
@@ -145,7 +162,7 @@ static inline bool expect(struct pty *s, const char *wanted)
             s->seen = (size_t)(found - s->text) + strlen(wanted);
             return true;
         }
-        if (now_s() > end || (!pump(s, 0.2) && has_ended(s)))
+        if (!pump_until(s, end))
             break;
     }
     give_up(s);
@@ -170,6 +187,35 @@ static inline void type(struct pty *s, const char *keys)
     }
     if (len > 0)
         give_up(s);
+}
+
+/* The program stops where it is, and all that it wrote is read. False: it has ended. */
+static inline bool halt(struct pty *s)
+{
+    siginfo_t info = { 0 };
+    kill(s->pid, SIGSTOP);
+    if (waitid(P_PID, (id_t)s->pid, &info, WEXITED | WSTOPPED | WNOWAIT) != 0)
+        return false;
+    while (pump(s, 0))
+        ;
+    return info.si_code == CLD_STOPPED;
+}
+
+/* Wait until the program has read all keys. Behind Ctrl-C there is no need to have: the system drops
+ * those that it still holds. */
+static inline bool expect_read(struct pty *s)
+{
+    struct pollfd keys = { .fd = open(ptsname(s->master), O_RDWR | O_NOCTTY), .events = POLLIN };
+    if (keys.fd < 0)
+        return false;
+    double end = now_s() + patience(s);
+    bool waiting;
+    while ((waiting = poll(&keys, 1, 0) != 0) && now_s() < end && !has_ended(s))
+        pump(s, 0.01);
+    close(keys.fd);
+    if (waiting)
+        give_up(s);
+    return !waiting;
 }
 
 /* The prompt stands there and waits: sent text arrives at readline, not at the terminal. */

@@ -247,12 +247,9 @@ static void test_context(void)
 
 static void test_first_sign(void)
 {
-    check_case("something is on the screen at once");
-    double start = now_s();
+    check_case("something is on the screen at once: before the model is there");
     CHECK(spawn(&s, ARGUMENTS("chat", MODEL)));
-    while (s.len == 0 && now_s() - start < PATIENCE_S && !has_ended(&s))
-        pump(&s, 0.05);
-    CHECK_MSG(s.len > 0 && now_s() - start < 5, "the first sign came after %.2f s", now_s() - start);
+    CHECK(expect(&s, "loading") && expect(&s, "/help"));
     CHECK(expect_prompt(&s));
     leave();
 

@@ -29,10 +29,7 @@ static bool halt_in_load(const char *path)
         if (!CHECK(spawn(&s, ARGUMENTS("chat", path, "--load", "copy", "-c", "512", "-ngl", "0"))) ||
             !CHECK(expect(&s, "loading")))
             return false;
-        kill(s.pid, SIGSTOP);
-        while (pump(&s, 0.05))
-            ;
-        if (!has_ended(&s) && !seen("/help"))
+        if (halt(&s) && !seen("/help"))
             return true;
         kill(s.pid, SIGKILL);
         kill(s.pid, SIGCONT);
@@ -49,17 +46,26 @@ static void test_load(void)
     tiny_path(path, "slow-load");
     if (!tiny_write(path, "--like v2-lite --layers 2 --vocab 320 --type q8_0 --sparse"))
         return;
-    if (!halt_in_load(path)) {
-        check_skip("this machine loads half a GiB at once");
-        unlink(path);
-        return;
+    bool loaded = true; /* by the time it was halted: once more */
+    for (int i = 0; loaded && i < 5; i++) {
+        if (!halt_in_load(path)) {
+            check_skip("this machine loads half a GiB at once");
+            unlink(path);
+            return;
+        }
+        type(&s, "\003");
+        kill(s.pid, SIGCONT);
+        for (double end = now_s() + patience(&s); !has_ended(&s) && !seen("> ") && now_s() < end;)
+            pump(&s, 0.05);
+        loaded = seen("> ");
+        if (loaded)
+            type(&s, "\004");
+        int code = finish(&s);
+        CHECK_MSG(loaded || code == 130, "code %d", code);
+        CHECK(terminal_restored(&s));
+        close(s.master);
     }
-    type(&s, "\003");
-    kill(s.pid, SIGCONT);
-    CHECK_INT(finish(&s), 130);
-    CHECK(!seen("/help") && !seen("> "));
-    CHECK(terminal_restored(&s));
-    close(s.master);
+    CHECK(!loaded && !seen("/help"));
 
     check_case("Ctrl-Z while the model is loaded, fg: it goes on loading");
     if (halt_in_load(path)) {

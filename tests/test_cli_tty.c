@@ -107,8 +107,6 @@ int main(void)
         return check_finish();
     }
     CHECK(mkdtemp(home) != NULL);
-    unsetenv("NO_COLOR");
-    unsetenv("PAGER");
     setenv("TANDEM_GPU", "none", 1);
     test_pager(&s);
     test_waiting(&s);

@@ -29,7 +29,7 @@
 #include "tests/pty.h"
 
 #define MAX_WORDS 64
-#define LIMIT_S 60 /* for one command line, sanitizers on a busy machine included */
+#define LIMIT_S 300 /* for one command line, sanitizers on a busy machine included */
 
 /* ---- files that command lines name ---- */
 
