@@ -45,6 +45,10 @@ const char *check_fixture(const char *relative);
 /* Whole file as malloc'ed bytes with a 0 behind; NULL when it cannot be read. */
 char *check_read_file(const char *path, size_t *size);
 
+/* Seconds that this process has computed, on all cores. Limits are put on these: those of the clock on
+ * the wall pass elsewhere, too, while a busy machine leaves no time for the test. */
+double check_cpu_s(void);
+
 /* xorshift generator with a printed seed: TANDEM_SEED or a fixed default. */
 uint64_t check_random(void);
 float check_random_float(float low, float high);

@@ -8,7 +8,7 @@ out=$work/out err=$work/err record=$work/record.json
 # run CODE ARGUMENTS...
 run() {
     wanted=$1; shift
-    timeout 60 "$tandem" "$@" </dev/null >"$out" 2>"$err"
+    timeout 300 "$tandem" "$@" </dev/null >"$out" 2>"$err"
     expect "code of tandem $*: $(head -n 2 "$err")" "$wanted" $?
 }
 count() { grep -c -e "$1" "$2"; }
@@ -118,7 +118,7 @@ for key in record version commit time cpu_isa gpu gpu_layers n_cpu_moe overrides
     finish_reason; do
     for new in "\"none\": " "\"$key\": {}, \"none\": "; do
         change "s/\"$key\": /$new/"
-        timeout 60 "$tandem" replay "$work/changed" </dev/null >"$out" 2>"$err"
+        timeout 300 "$tandem" replay "$work/changed" </dev/null >"$out" 2>"$err"
         expect "$new: code" 3 $?
         expect "$new: $(cat "$err")" 1 "$(count "damaged record.*\"$key\"" "$err")"
     done

@@ -104,10 +104,8 @@ run 1 run "$model" -p x --log "$work/pipe"
 # kill -9: everything said before is there
 "$tandem" run "$model" -p "Tell me a story." --logit-bias 1-inf -n 1000000 -c 65536 --log "$work/killed" \
     </dev/null >/dev/null 2>&1 &
-for i in 1 2 3 4 5 6 7 8 9 10; do
-    grep -q 'sampling: ' "$work/killed" 2>/dev/null && break
-    sleep 0.2
-done
+tries=0
+until grep -q 'sampling: ' "$work/killed" 2>/dev/null || [ $((tries += 1)) -gt 300 ]; do sleep 0.2; done
 kill -9 $!
 wait $! 2>/dev/null
 expect "what was said before a kill is there" 1 "$(count ' run: model: ' "$work/killed")"

@@ -100,7 +100,7 @@ while read -r line; do
     template=
     case $line in *--tools*) template=v4 ;; esac
     case $line in *--save-session*) run sessions rm parser ;; *'sessions rm'*) run chat --session 2026-11-23-1 -p hi ;; esac
-    TANDEM_TEMPLATE=$template TANDEM_ALLOW_REQUANTIZE=on timeout 60 sh -c "$line" </dev/null >"$work/out" 2>"$work/err"
+    TANDEM_TEMPLATE=$template TANDEM_ALLOW_REQUANTIZE=on timeout 300 sh -c "$line" </dev/null >"$work/out" 2>"$work/err"
     code=$?
     # shellcheck disable=SC2254
     case $code in $wanted) ok=1 ;; *) ok="code $code, $(head -n 3 "$work/err")" ;; esac

@@ -223,7 +223,7 @@ static void many_tensors(uint64_t n, bool twice)
 static void test_sizes(void)
 {
     check_case("limits of counts, without quadratic searches");
-    double start = now_s();
+    double start = check_cpu_s();
     many_keys(65536, false);
     accepted(65536, 0);
     many_keys(65536, true);
@@ -236,7 +236,7 @@ static void test_sizes(void)
     refused("G-20", "65537");
     many_tensors(131073, false);
     refused("G-20", "131073");
-    double seconds = now_s() - start;
+    double seconds = check_cpu_s() - start;
     CHECK_MSG(seconds < 10, "%.1f s", seconds);
 
     check_case("limit of array elements");

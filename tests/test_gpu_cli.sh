@@ -26,7 +26,7 @@ finish() {
 bad() { [ $ok = 1 ] && echo "$case: $1"; ok=0; }
 run() {
     wanted=$1; shift
-    timeout 120 "$tandem" "$@" </dev/null >"$out" 2>"$err"
+    timeout 300 "$tandem" "$@" </dev/null >"$out" 2>"$err"
     code=$?
     [ $code = "$wanted" ] || bad "tandem $*: code $code, wanted $wanted: $(head -n 3 "$err")"
 }
@@ -136,7 +136,7 @@ if [ $emulated = 1 ]; then
         run 0 run "$model" -p "What is 2+3?" -n 4 --temp 0 --no-think
         cmp -s "$out" "$work/cpu" || bad "allocation $n: another answer"
         lines "$err" 2
-        timeout 120 "$tandem" run "$model" -p x -n 1 --no-think -ngl all </dev/null >"$out" 2>"$err"
+        timeout 300 "$tandem" run "$model" -p x -n 1 --no-think -ngl all </dev/null >"$out" 2>"$err"
         code=$?
         [ $code = 4 ] || [ $code = 0 ] || bad "allocation $n: code $code: $(head -n 2 "$err")"
         [ $code = 0 ] || { says "GPU"; says "-ngl 0"; }
