@@ -1,5 +1,6 @@
 /* The hand-off by itself, on a stream of the emulation: order, many steps, work that comes too late,
  * and a card that is lost meanwhile. */
+#include <stdatomic.h>
 #include <time.h>
 
 #include "src/engine/handoff.h"
@@ -7,18 +8,19 @@
 
 #define N_JOBS 20
 #define N_REPLAYS 1000 /* ten times as many in long tests */
-#define PATIENCE_S 0.4
-#define LIMIT_S 0.2 /* for a piece; long enough for a busy machine */
+#define PATIENCE_S 0.4 /* with a card that has forgotten us */
+#define LIMIT_S 0.2    /* for a piece that is held; others keep it as soon as the machine lets them */
+#define TRIES 100
 
 static const struct gpu_library *library;
 static const struct gpu_launchers *gpu;
 static struct gpu_stream *stream;
 
-static struct gpu_stream *open_stream(void)
+static struct gpu_stream *open_stream(double patience_s)
 {
     struct error err = { 0 };
     struct gpu_limits l = { .act_f32 = true, .max_tokens = 1, .max_cols = 32, .n_ctx = 8,
-                            .head_width = 8, .patience_s = PATIENCE_S };
+                            .head_width = 8, .patience_s = patience_s };
     struct gpu_stream *s = NULL;
     CHECK_MSG(library->stream_open(&s, 0, &l, &err), "%s", err.text);
     return s;
@@ -28,18 +30,21 @@ static struct gpu_stream *open_stream(void)
 struct work {
     float *in, *out;      /* pinned, one float each */
     int n_calls, wrong;
-    double delay_s;      /* of piece 3 */
+    atomic_bool hold;    /* piece 3 lasts until this is taken away */
     bool random_delays;  /* now and then, of any piece */
     uint32_t epoch;      /* what its numbers carry beside the piece's */
 };
 
+static void sleep_ms(int ms)
+{
+    nanosleep(&(struct timespec){ 0, ms * 1000000l }, NULL);
+}
+
 static void compute(void *ctx, int job)
 {
     struct work *w = ctx;
-    if (job == 3 && w->delay_s > 0)
-        nanosleep(&(struct timespec){ (time_t)w->delay_s,
-                                      (long)((w->delay_s - (double)(time_t)w->delay_s) * 1e9) },
-                  NULL);
+    while (job == 3 && w->hold)
+        sleep_ms(1);
     if (w->random_delays && check_random() % 64 == 0)
         nanosleep(&(struct timespec){ 0, (long)(check_random() % 400) * 1000 }, NULL);
     w->wrong += job != w->n_calls++;
@@ -98,7 +103,7 @@ static void test_late(struct work *w, float *x)
     float result = 0;
     check_case("a piece that takes longer than the limit fails the step");
     CHECK_MSG(handoff_open(&h, LIMIT_S, &err), "%s", err.text);
-    w->delay_s = 3 * LIMIT_S;
+    w->hold = true;
     CHECK(!run_step(h, w, x, &result, &err));
     CHECK_INT(err.code, ERR_RUN);
     CHECK_MSG(strstr(err.text, "within 0.2 seconds"), "says %s", err.text);
@@ -107,11 +112,15 @@ static void test_late(struct work *w, float *x)
     CHECK(!run_step(h, w, x, &result, &err));
     CHECK_INT(err.code, ERR_RUN);
     check_case("afterwards all is well");
-    w->delay_s = 0;
-    nanosleep(&(struct timespec){ 0, 800000000 }, NULL);
-    error_clear(&err);
-    w->wrong = 0;
-    CHECK_MSG(run_step(h, w, x, &result, &err), "%s", err.text);
+    w->hold = false;
+    bool ok = false;
+    for (int i = 0; i < TRIES && !ok; i++) { /* that piece ends; a busy machine may be late once more */
+        sleep_ms(20);
+        error_clear(&err);
+        w->wrong = 0;
+        ok = run_step(h, w, x, &result, &err);
+    }
+    CHECK_MSG(ok, "%s", err.text);
     CHECK_INT(w->n_calls, N_JOBS);
     CHECK(result == wanted());
     handoff_close(h);
@@ -228,7 +237,7 @@ static void test_flags(struct work *w, float *x, float *result)
     check_case("flags: a piece that takes longer than the limit fails the step");
     handoff_close(h);
     handoff_open(&h, LIMIT_S, &err);
-    w->delay_s = 3 * LIMIT_S;
+    w->hold = true;
     start_step(&r, h, w, 7, x, result);
     CHECK(!handoff_finish(h, gpu, stream, &err));
     CHECK_INT(err.code, ERR_RUN);
@@ -240,18 +249,22 @@ static void test_flags(struct work *w, float *x, float *result)
     CHECK_INT(err.code, ERR_RUN);
     CHECK(gpu->finish(stream, NULL));
     check_case("flags: afterwards all is well");
-    w->delay_s = 0;
-    nanosleep(&(struct timespec){ 0, 800000000 }, NULL);
-    error_clear(&err);
-    w->wrong = 0;
-    start_step(&r, h, w, 9, x, result);
-    CHECK_MSG(handoff_finish(h, gpu, stream, &err) && gpu->finish(stream, &err), "%s", err.text);
+    w->hold = false;
+    bool ok = false;
+    for (uint32_t i = 0; i < TRIES && !ok; i++) {
+        sleep_ms(20);
+        error_clear(&err);
+        w->wrong = 0;
+        start_step(&r, h, w, 9 + i, x, result);
+        ok = handoff_finish(h, gpu, stream, &err);
+        CHECK(gpu->finish(stream, NULL));
+    }
+    CHECK_MSG(ok, "%s", err.text);
     CHECK_INT(w->n_calls, N_FLAG_JOBS);
     handoff_close(h);
     w->epoch = 0;
 
     check_case("flags: a CPU that does not answer holds the card for a while only");
-    r.host->epoch = 10;
     drop_step(&r);
     if (record_step(&r, w, x, -1, 0.05, &err)) {
         r.host->epoch = 10;
@@ -280,8 +293,8 @@ static void test_missing_publish(struct work *w, float *x, float *result)
     CHECK(!gpu->finish(stream, &err));
     CHECK_INT(err.code, ERR_DEVICE);
     CHECK_INT(w->n_calls, 2);
-    for (int i = 0; i < 500 && !gpu->is_idle(stream); i++) /* it was told to go on without us */
-        nanosleep(&(struct timespec){ 0, 10000000 }, NULL);
+    for (int i = 0; i < 6000 && !gpu->is_idle(stream); i++) /* it was told to go on without us */
+        sleep_ms(10);
     CHECK(gpu->is_idle(stream));
     handoff_close(h);
     drop_step(&r);
@@ -292,14 +305,15 @@ static void test_missing_publish(struct work *w, float *x, float *result)
 struct slow {
     struct handoff *handoff;
     struct gpu_stream *s;
-    double seconds;
+    atomic_bool hold;
 };
 
 static void sleep_on(void *ctx, int job)
 {
     const struct slow *p = ctx;
     (void)job;
-    nanosleep(&(struct timespec){ 0, (long)(p->seconds * 1e9) }, NULL);
+    while (p->hold)
+        sleep_ms(1);
 }
 
 static void slow_begin(void *ctx, const struct experts *e, struct rows src, const int32_t *ids,
@@ -328,7 +342,7 @@ static void test_device(float *x)
 {
     struct error err = { 0 };
     struct device *d;
-    struct slow p = { .seconds = 3 * LIMIT_S };
+    struct slow p = { .hold = true };
     struct gpu_device_options o = { .limits = { .act_f32 = true, .max_tokens = 1, .max_cols = 32,
                                                 .n_ctx = 8, .head_width = 8 },
                                     .n_vocab = 1,
@@ -343,17 +357,19 @@ static void test_device(float *x)
     if (!CHECK_MSG(ok, "%s", err.text))
         return;
     p.s = library->device_stream(d);
-    for (int i = 0; i < 2; i++) {
+    ok = false;
+    for (int i = 0; i < TRIES && !ok; i++) {
+        error_clear(&err);
         d->ops->begin(d, &step);
         experts_begin(d, &e, r);
         experts_end(d, r);
         ok = d->ops->end(d, &err);
-        CHECK_MSG(ok == (i == 1), "%s", err.text);
+        CHECK_MSG(!ok || i > 0, "the piece that is held was not waited for");
         CHECK_INT(err.code, ok ? ERR_NONE : ERR_RUN);
-        nanosleep(&(struct timespec){ 0, 700000000 }, NULL);
-        p.seconds = 0;
-        error_clear(&err);
+        p.hold = false;
+        sleep_ms(20);
     }
+    CHECK_MSG(ok, "%s", err.text);
     handoff_close(p.handoff);
     d->ops->close(d);
 }
@@ -362,7 +378,7 @@ int main(void)
 {
     struct error err = { 0 };
     struct work w = { .n_calls = 0 };
-    if (!(library = gpu_test_load()) || !(stream = open_stream()))
+    if (!(library = gpu_test_load()) || !(stream = open_stream(60)))
         return check_finish();
     gpu = &library->launch;
     w.in = gpu->host_alloc(stream, sizeof *w.in, "test", &err);
@@ -376,7 +392,7 @@ int main(void)
         test_device(x);
         test_lost(&w, x);
         library->stream_close(stream);
-        if ((stream = open_stream()))
+        if ((stream = open_stream(PATIENCE_S)))
             test_missing_publish(&w, x, result);
     }
     gpu->release(stream, x);
