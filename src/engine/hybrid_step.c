@@ -152,7 +152,9 @@ static void pair_begin(void *ctx, const struct experts *e, struct rows src, cons
         p->gpu->mark(p->s);
 }
 
-/* Queue what fills dst with the CPU's sum; without a hand-off, compute that. */
+/* Queue what fills dst with the CPU's sum; without a hand-off, compute that. Where experts are sent the
+ * CPU's part ends with work of the card in other queues, and a call of the driver must not wait for
+ * such (cudaLaunchHostFunc): queues may share what carries them. Then this thread waits. */
 static void await_cpu(struct hybrid_pair *p, struct rows dst, int n_tokens)
 {
     int job = p->queued->n - 1;
@@ -161,7 +163,9 @@ static void await_cpu(struct hybrid_pair *p, struct rows dst, int n_tokens)
                         handoff_poll_s(p->handoff), n_tokens);
         return;
     }
-    if (p->handoff)
+    if (p->handoff && p->sends)
+        handoff_finish(p->handoff, p->gpu, p->s, NULL); /* what fails, pair_finish reports */
+    else if (p->handoff)
         handoff_queue_wait(p->handoff, p->gpu, p->s);
     else if (p->gpu->wait(p->s, NULL)) /* else the end of the step reports it */
         compute(p, job);
