@@ -49,6 +49,7 @@ void device_begin(struct device *dev, const struct step *s)
     struct gpu_device *d = gpu(dev);
     assert(s->n_tokens > 0 && s->n_tokens <= d->options.limits.max_tokens);
     assert(s->n_past + s->n_tokens <= d->options.limits.n_ctx);
+    gpu_enter(d->s); /* whichever thread this is */
     d->step = *s;
     d->n_steps++;
     d->logits_queued = 0;

@@ -330,6 +330,7 @@ void expert_upload_start(struct expert_upload *u, const struct experts *e, int32
                          struct rows src, const int32_t *ids, const float *weights, int n_tokens)
 {
     int n = n_tokens * e->top_k;
+    u->gpu->enter(u->queue);
     choose(u, e, mine, n);
     if (u->n_up == 0) {
         if (!u->is_zero) {
