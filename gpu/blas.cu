@@ -14,9 +14,12 @@
  * the activation rows, and the stride of dst.
  * Fast profile: F16 operands, F32 sums, as in gpu/gemm.cu. F32 profile: F32 operands and "pedantic"
  * sums: no TF32, no reordering by precision.
+ * A product that is refused is done by our own tiles, as are all after it; the handle stays until the
+ * stream closes, since destroying it waits for the whole card, which may be waiting for us.
  * The workspace is given explicitly, so that a recorded launch finds it again, and with one stream a
  * handle the same input gives the same bits. */
 #include "gpu/blas.cuh"
+#include "gpu/gemm.cuh"
 
 #define BLAS_TOKENS 96
 #define SLAB_WEIGHTS ((int64_t)16 << 20)
@@ -34,6 +37,7 @@ enum { OP_N = 0, OP_T = 1, REAL_32 = 0, REAL_16 = 2, SUM_32 = 68, SUM_32_PEDANTI
 
 struct blas {
     void *handle;
+    bool refused; /* a product: no more are asked for */
     int (*create)(void **handle);
     int (*destroy)(void *handle);
     int (*set_stream)(void *handle, cudaStream_t queue);
@@ -43,9 +47,14 @@ struct blas {
                 const void *beta, void *c, int c_type, int ldc, int sum_type, int algorithm);
 };
 
+/* Where the loader looks, then where the toolkit puts it: not every installation tells the loader. */
 static void *library_of_blas()
 {
-    static const char *const names[] = { "libcublas.so.13", "libcublas.so.12" };
+    static const char *const names[] = {
+        "libcublas.so.13", "libcublas.so.12", "/usr/local/cuda/lib64/libcublas.so.13",
+        "/usr/local/cuda/lib64/libcublas.so.12", "/opt/cuda/lib64/libcublas.so.13",
+        "/opt/cuda/lib64/libcublas.so.12",
+    };
     for (const char *name : names) {
         void *library = optional_library(name);
         if (library)
@@ -68,7 +77,7 @@ static bool find_functions(struct blas *b)
 
 static bool is_wanted(const struct gpu_limits *l)
 {
-    return l->max_tokens >= BLAS_TOKENS && l->max_cols > 0;
+    return l->max_tokens >= BLAS_TOKENS && l->max_cols > 0 && l->max_rows > 0;
 }
 
 static bool is_there(const struct gpu_limits *l)
@@ -105,7 +114,7 @@ KERNEL void rows_to_f16(uint16_t *to, const float *src, int64_t stride, int64_t 
 {
     int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x, row = blockIdx.y;
     if (i < width)
-        to[row * width + i] = float_to_f16(fminf(fmaxf(src[row * stride + i], -65504), 65504));
+        to[row * width + i] = to_operand(src[row * stride + i]);
 }
 
 /* Every row begins with the bias, onto which the product is added. */
@@ -166,7 +175,7 @@ static bool multiply(struct gpu_stream *s, float *dst, int64_t stride, const voi
 bool blas_gemm(struct gpu_stream *s, struct rows dst, const struct weight *w, struct rows src,
                const float *bias, int n_tokens)
 {
-    if (!s->blas || n_tokens < BLAS_TOKENS || w->cols > s->limits.max_cols)
+    if (!s->blas || s->blas->refused || n_tokens < BLAS_TOKENS || w->cols > s->limits.max_cols)
         return false;
     char *slab = (char *)s->scratch;
     struct operand x = operand_of(s, slab + slab_bytes(&s->limits), src, w->cols, n_tokens);
@@ -181,7 +190,7 @@ bool blas_gemm(struct gpu_stream *s, struct rows dst, const struct weight *w, st
         gpu_dequantize(s, slab, s->limits.act_f32 ? TYPE_F32 : TYPE_F16,
                        (const char *)w->data + row * (int64_t)w->row_bytes, w->type, n * w->cols);
         if (!multiply(s, dst.data + row, dst.stride, slab, n, w->cols, x, n_tokens, bias ? 1 : 0)) {
-            blas_close(s); /* not again: our own products do all of this one */
+            s->blas->refused = true; /* our own products do all of this one */
             return false;
         }
     }

@@ -124,12 +124,6 @@ template <int TYPE> KERNEL void gemm_plain(struct gemm g)
 #define TILE_STRIDE (TILE_COLS + 8) /* 144 bytes: the eight rows of a matrix lie in different banks */
 #define TILE_THREADS 128
 
-/* Infinity is no number to go on with; NaN stays. */
-DEVICE uint16_t to_operand(float x)
-{
-    return float_to_f16(x > 65504 ? 65504 : x < -65504 ? -65504 : x);
-}
-
 /* Eight operands to shared memory, in one store. */
 DEVICE void store_eight(uint16_t *to, const float *x)
 {

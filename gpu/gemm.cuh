@@ -37,6 +37,12 @@ struct gemm {
 /* Queue it, on tensor cores in the fast profile. */
 void gemm_run(struct gpu_stream *s, enum tensor_type type, struct gemm g);
 
+/* An operand of tensor cores. Infinity is no number to go on with; NaN stays. */
+DEVICE uint16_t to_operand(float x)
+{
+    return float_to_f16(x > 65504 ? 65504 : x < -65504 ? -65504 : x);
+}
+
 /* silu(gate) * up, gate at most `limit` and up within it on both sides; 0: no limit. */
 DEVICE float swiglu_of(float gate, float up, float limit)
 {
