@@ -458,6 +458,9 @@ size_t gpu_device_bytes(const struct gpu_device_options *o)
 bool gpu_device_open(struct device **out, const struct gpu_device_options *o, struct error *err)
 {
     *out = NULL;
+    if (o->limits.max_tokens > GPU_MOST_TOKENS)
+        return fail(err, ERR_FIT, "GPU: steps of %d tokens, it takes %d at most: -b 32768",
+                    o->limits.max_tokens, GPU_MOST_TOKENS);
     struct gpu_device *d =
         (struct gpu_device *)gpu_host->mem_alloc(1, sizeof *d, "GPU device", err);
     if (!d)

@@ -5,8 +5,6 @@
  * that there are few of them. */
 #include "gpu/common.cuh"
 
-#define MAX_GRID_Y 65535
-
 struct sum3 {
     const float *a, *b, *c; /* c may be NULL */
     int64_t a_stride, b_stride, c_stride;
@@ -51,7 +49,7 @@ KERNEL void clamp_rows(float *x, int64_t stride, int64_t width, float low, float
 
 static dim3 grid_of(const struct gpu_stream *s, int64_t width, int n_tokens)
 {
-    assert(n_tokens <= MAX_GRID_Y);
+    assert(n_tokens <= GPU_MOST_TOKENS);
     return dim3((unsigned)divide_up(width, gpu_threads(s, width)), (unsigned)n_tokens);
 }
 

@@ -387,16 +387,26 @@ static void many(struct gpu_stream *s, struct rows dst, struct rows src, const s
 
 /* ---- */
 
+/* Tokens whose pairs a grid's second dimension takes, that many at a time. */
+static int most_tokens(const struct experts *e)
+{
+    return GPU_MOST_TOKENS / e->top_k;
+}
+
 void gpu_experts(struct gpu_stream *s, struct rows dst, struct rows src, const struct experts *e,
                  const int32_t *slots, const int32_t *ids, const float *weights, int n_tokens)
 {
-    struct pairs pairs = { slots, ids, n_tokens * e->top_k, e->top_k };
-    assert(pairs.n <= 65535 &&
-           2 * (size_t)pairs.n * (size_t)e->expert_size * sizeof(float) <= s->scratch_bytes);
-    if (n_tokens <= GPU_GEMV_TOKENS)
-        few(s, dst, src, e, pairs, weights);
-    else
-        many(s, dst, src, e, pairs, weights);
+    for (int t = 0, n; t < n_tokens; t += n) {
+        n = n_tokens - t < most_tokens(e) ? n_tokens - t : most_tokens(e);
+        struct pairs pairs = { slots, ids + (int64_t)t * e->top_k, n * e->top_k, e->top_k };
+        struct rows to = { dst.data + t * dst.stride, dst.width, dst.stride };
+        struct rows from = { src.data + t * src.stride, src.width, src.stride };
+        assert(2 * (size_t)pairs.n * (size_t)e->expert_size * sizeof(float) <= s->scratch_bytes);
+        if (n_tokens <= GPU_GEMV_TOKENS)
+            few(s, to, from, e, pairs, weights + (int64_t)t * e->top_k);
+        else
+            many(s, to, from, e, pairs, weights + (int64_t)t * e->top_k);
+    }
 }
 
 size_t gpu_experts_scratch(const struct gpu_limits *l)

@@ -36,6 +36,8 @@ extern "C" {
 /* An in-order queue of one card, with an error latch and scratch memory. Opaque to C. */
 struct gpu_stream;
 
+#define GPU_MOST_TOKENS 65535 /* per step: rows are the second dimension of grids */
+
 /* The largest of anything a step will ask for, to size the scratch memory. */
 struct gpu_limits {
     bool act_f32;             /* which numeric profile */

@@ -13,7 +13,7 @@ KERNEL void q8_encode_rows(struct q8_rows to, const float *src, int64_t stride, 
 
 void q8_encode(struct gpu_stream *s, struct q8_rows to, struct rows src, int64_t n_rows)
 {
-    assert(src.width % Q8_RUN == 0 && n_rows <= 65535);
+    assert(src.width % Q8_RUN == 0 && n_rows <= GPU_MOST_TOKENS);
     int threads = gpu_threads(s, 128);
     dim3 blocks((unsigned)divide_up(src.width / Q8_RUN, threads / 32), (unsigned)n_rows);
     LAUNCH(s, q8_encode_rows, blocks, threads, 0, to, src.data, src.stride, src.width / Q8_RUN);
