@@ -25,7 +25,8 @@ DEVICE float index_to_bytes(float *x, int dim, int8_t *bytes, float *scratch)
     largest = block_max(largest, scratch);
     float steps = largest > 0 && largest < INFINITY ? 127 / largest : 0;
     for (int i = threadIdx.x; i < dim; i += blockDim.x)
-        bytes[i] = steps > 0 ? (int8_t)(int)(x[i] * steps + copysignf(0.5f, x[i])) : (int8_t)0;
+        bytes[i] = steps > 0 /* rounded as the CPU does it */
+                       ? (int8_t)(int)product_plus(x[i], steps, copysignf(0.5f, x[i])) : (int8_t)0;
     return largest < INFINITY ? largest / 127 / sqrtf((float)block) : NAN;
 }
 
