@@ -84,6 +84,27 @@ static inline bool gpu_latch(struct gpu_stream *s, cudaError_t result, const cha
     return s->failed == cudaSuccess;
 }
 
+/* Every kernel that a LAUNCH names, listed when the library is opened: gpu_load_kernels loads them all
+ * before anything is queued. The driver may hold back who loads one later until the card is idle, for
+ * ever when the card waits for that very thread (gpu/handoff.cu). */
+struct gpu_kernel {
+    const void *function;
+    struct gpu_kernel *next;
+};
+extern struct gpu_kernel *gpu_kernels;
+
+template <auto KERNEL_FUNCTION> struct gpu_listed {
+    struct enter : gpu_kernel {
+        enter()
+        {
+            function = (const void *)KERNEL_FUNCTION;
+            next = gpu_kernels;
+            gpu_kernels = this;
+        }
+    };
+    static inline enter entry;
+};
+
 template <typename... P, typename... A>
 static void gpu_launch(struct gpu_stream *s, const char *name, void (*kernel)(P...), dim3 blocks,
                        int threads, size_t shared_bytes, A... arguments)

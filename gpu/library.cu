@@ -15,6 +15,7 @@
 #define NAP_NS 50000
 
 const struct gpu_host *gpu_host;
+struct gpu_kernel *gpu_kernels;
 
 /* ---- a card that hangs ----
  * Calls that wait for the card (synchronize, free, destroy, copies to memory that is not pinned) would
@@ -74,13 +75,40 @@ static int count_cards(struct error *err)
     return 0;
 }
 
-/* The first call that needs the card: it may belong to another program, or have no room left. */
+/* Have the driver load every kernel now: see struct gpu_kernel. Asking for its attributes does it. */
+static cudaError_t load_kernels(int index)
+{
+    static uint64_t loaded; /* bit per card */
+    uint64_t bit = (uint64_t)1 << (index & 63);
+    struct cudaFuncAttributes a;
+    cudaError_t result = cudaSuccess;
+    for (struct gpu_kernel *k = gpu_kernels; k && !(loaded & bit) && result == cudaSuccess; k = k->next)
+        result = cudaFuncGetAttributes(&a, k->function);
+    if (result == cudaSuccess)
+        loaded |= bit;
+    return result;
+}
+
+/* Code that this card cannot run: kernels_fit says so to who wants to use it. */
+static bool is_other_code(cudaError_t result)
+{
+    return result == cudaErrorNoKernelImageForDevice || result == cudaErrorInvalidDeviceFunction ||
+           result == cudaErrorUnsupportedPtxVersion;
+}
+
+/* The first calls that need the card: it may belong to another program, or have no room left. */
 static bool enter_card(int index, const char *name, struct error *err)
 {
     size_t free_bytes, total_bytes;
     cudaError_t result = cudaSetDevice(index);
     if (result == cudaSuccess)
         result = cudaMemGetInfo(&free_bytes, &total_bytes);
+    if (result == cudaSuccess) /* before anybody asks how much is free */
+        result = load_kernels(index);
+    if (is_other_code(result)) {
+        cudaGetLastError();
+        return true;
+    }
     if (result == cudaErrorDevicesUnavailable)
         fail(err, ERR_DEVICE, "GPU %d (%s) is busy: another program uses it alone (nvidia-smi shows "
              "which)", index, name);
@@ -148,9 +176,15 @@ static bool kernels_fit(struct gpu_stream *s, const struct cudaDeviceProp *p, in
                         struct error *err)
 {
     struct cudaFuncAttributes a;
-    cudaError_t result = cudaFuncGetAttributes(&a, answer);
-    if (result == cudaErrorNoKernelImageForDevice || result == cudaErrorInvalidDeviceFunction) {
+    cudaError_t result = cudaFuncGetAttributes(&a, (const void *)answer);
+    if (result == cudaSuccess)
+        result = load_kernels(s->device);
+    if (is_other_code(result)) {
         cudaGetLastError();
+        if (result == cudaErrorUnsupportedPtxVersion)
+            return fail(err, ERR_DEVICE, "GPU %d (%s): the driver is too old to translate this build's "
+                        "code for compute capability %d.%d; a newer driver, or make GPU_ARCH=%d%d",
+                        s->device, p->name, p->major, p->minor, p->major, p->minor);
         return fail(err, ERR_DEVICE, "GPU %d (%s) has compute capability %d.%d, which this build does "
                     "not serve", s->device, p->name, p->major, p->minor);
     }
@@ -526,8 +560,8 @@ tandem_gpu(uint32_t abi, const struct gpu_host *host)
     if (abi != GPU_ABI)
         return NULL;
     gpu_host = host;
-    /* All kernels are loaded with the first call. The first launch of one that is not may wait for
-     * the whole card: for ever, when that waits for what launches it (gpu/handoff.cu). */
-    setenv("CUDA_MODULE_LOADING", "EAGER", 0);
+    /* A queue of the card for each stream: with the usual eight, a stream may come to stand behind
+     * another one that waits for the CPU. */
+    setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32", 0);
     return &library;
 }

@@ -225,9 +225,10 @@ static inline void *library_function(void *library, const char *name)
 /* ---- launching ----
  * LAUNCH(stream, kernel, blocks, threads, shared_bytes, arguments...): a kernel template is named
  * with its arguments in parentheses, LAUNCH(s, (gemv<TYPE_Q4_K, 4>), ...). After a failure nothing is
- * launched any more. */
+ * launched any more. Naming a kernel here also has it loaded with the library (gpu/common.cuh). */
 #define LAUNCH(s, kernel, blocks, threads, shared_bytes, ...)                                     \
-    gpu_launch(s, #kernel, kernel, blocks, threads, shared_bytes, __VA_ARGS__)
+    ((void)&gpu_listed<(kernel)>::entry,                                                          \
+     gpu_launch(s, #kernel, kernel, blocks, threads, shared_bytes, __VA_ARGS__))
 
 #define GPU_LAUNCH_RAW(s, name, kernel, blocks, threads, shared_bytes, ...)                       \
     kernel<<<blocks, threads, shared_bytes, (s)->queue>>>(__VA_ARGS__)

@@ -158,6 +158,8 @@ struct worker {
     const struct cuda_host_place *block_place;
     bool stopped;
     uint64_t random;
+    const char *shared;
+    size_t shared_bytes;
 
     ~worker()
     {
@@ -353,6 +355,8 @@ bool cuda_host_run(const char *kernel, dim3 blocks, int threads, size_t shared_b
     unsigned char *shared = NULL;
     if (posix_memalign((void **)&shared, 128, shared_bytes ? shared_bytes : 1))
         abort();
+    w->shared = (const char *)shared;
+    w->shared_bytes = shared_bytes;
     bool ok = true;
     for (unsigned z = 0; ok && z < blocks.z; z++) {
         for (unsigned y = 0; ok && y < blocks.y; y++) {
@@ -436,17 +440,30 @@ uint64_t clock_ns()
     return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
+void cuda_host_fault(const char *what)
+{
+    fibre *f = me();
+    f->what = what;
+    f->state = AT_WARP;
+    stop(f, f);
+    leave(true);
+}
+
 /* ---- background copies ---- */
+
+/* Is [at, at + bytes) shared memory of this block? */
+static bool is_shared(const void *at, size_t bytes)
+{
+    return (const char *)at >= w->shared && (const char *)at + bytes <= w->shared + w->shared_bytes;
+}
 
 void async_copy16(void *shared, const void *global)
 {
     fibre *f = me();
-    if (((uintptr_t)shared | (uintptr_t)global) & 15) {
-        f->what = "async_copy16 with an unaligned address";
-        f->state = AT_WARP;
-        stop(f, f);
-        leave(true);
-    }
+    if (((uintptr_t)shared | (uintptr_t)global) & 15)
+        cuda_host_fault("async_copy16 with an unaligned address");
+    if (!is_shared(shared, 16))
+        cuda_host_fault("async_copy16 to what is not shared memory");
     memset(shared, 0xff, 16);
     f->copies.push_back({ shared, global, f->copy_group });
 }
@@ -637,6 +654,8 @@ static void gather(cuda_host_slots slots, bool transposed)
 
 static void load_four(const char *what, uint32_t r[4], const void *row, cuda_host_act *act)
 {
+    if ((uintptr_t)row % 16 || !is_shared(row, 16))
+        cuda_host_fault("a row of a matrix that is unaligned or not in shared memory");
     memcpy(r, cuda_host_meet(what, &row, sizeof row, act)[lane_id()], 16);
 }
 

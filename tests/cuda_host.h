@@ -13,6 +13,10 @@
  *     printed, and the device fails from then on as after a fault on a card.
  *   - Streams are host threads with a queue; a graph is a recorded queue. What CUDA forbids while a
  *     stream is captured (waiting for it, allocating, memory that is not pinned) ends the capture.
+ *   - What a card refuses is refused: grids and shared memory beyond its limits, more than 48 KiB that
+ *     were not asked for, copies beyond a block, addresses that vectors and matrices do not allow, a
+ *     kernel that was not loaded before the first launch. While a call of the host runs no other stream
+ *     begins anything, as where queues share what carries them.
  *
  * Tests steer it by the functions at the end, found with dlsym: a real library does not have them. */
 #ifndef TANDEM_TESTS_CUDA_HOST_H
@@ -41,16 +45,17 @@ struct dim3 {
     unsigned x, y, z;
     constexpr dim3(unsigned x_ = 1, unsigned y_ = 1, unsigned z_ = 1) : x(x_), y(y_), z(z_) {}
 };
-struct uint4 {
+/* Aligned as on a card: UBSan finds a pointer that is not. */
+struct alignas(16) uint4 {
     unsigned x, y, z, w;
 };
-struct uint2 {
+struct alignas(8) uint2 {
     unsigned x, y;
 };
-struct float2 {
+struct alignas(8) float2 {
     float x, y;
 };
-struct float4 {
+struct alignas(16) float4 {
     float x, y, z, w;
 };
 
@@ -83,6 +88,9 @@ typedef unsigned char cuda_host_slots[32][CUDA_HOST_SLOT];
 typedef void cuda_host_act(cuda_host_slots slots);
 unsigned char (*cuda_host_meet(const char *what, const void *mine, size_t bytes,
                                cuda_host_act *act))[CUDA_HOST_SLOT];
+
+/* Stop the launch: a card would fault here, or give anything. */
+void cuda_host_fault(const char *what);
 
 #define block_sync()                                                                              \
     do {                                                                                          \
@@ -131,6 +139,8 @@ DEVICE uint32_t pick_bytes(uint32_t a, uint32_t b, uint32_t selector)
 {
     uint64_t both = (uint64_t)b << 32 | a;
     uint32_t r = 0;
+    if (selector & 0x8888) /* a card would spread the byte's sign */
+        cuda_host_fault("pick_bytes with a selector above 7");
     for (int i = 0; i < 4; i++)
         r |= (uint32_t)(both >> 8 * ((selector >> 4 * i & 7)) & 0xff) << 8 * i;
     return r;
@@ -161,7 +171,12 @@ uint16_t float_to_bf16(float x);
 
 /* ---- memory ---- */
 
-template <typename T> DEVICE T load_once(const T *p) { return *p; }
+template <typename T> DEVICE T load_once(const T *p)
+{
+    if ((uintptr_t)p % sizeof(T))
+        cuda_host_fault("load_once with an unaligned address");
+    return *p;
+}
 DEVICE int atomic_add(int *p, int x) { return __atomic_fetch_add(p, x, __ATOMIC_RELAXED); }
 
 /* The target is NaN until the wait. */
@@ -209,12 +224,14 @@ enum cudaError_t {
     cudaSuccess = 0,
     cudaErrorInvalidValue = 1,
     cudaErrorMemoryAllocation = 2,
+    cudaErrorInvalidConfiguration = 9,
     cudaErrorInsufficientDriver = 35,
     cudaErrorDevicesUnavailable = 46,
     cudaErrorNoDevice = 100,
     cudaErrorInvalidDeviceFunction = 98,
     cudaErrorInvalidDevice = 101,
     cudaErrorNoKernelImageForDevice = 209,
+    cudaErrorUnsupportedPtxVersion = 222,
     cudaErrorNotReady = 600,
     cudaErrorIllegalAddress = 700,
     cudaErrorLaunchTimeout = 702,
@@ -272,13 +289,7 @@ cudaError_t cudaLaunchHostFunc(cudaStream_t s, cudaHostFn_t f, void *ctx);
 struct cudaFuncAttributes {
     int ptxVersion;
 };
-template <typename F>
-static inline cudaError_t cudaFuncGetAttributes(struct cudaFuncAttributes *a, F *kernel)
-{
-    (void)kernel;
-    a->ptxVersion = 89;
-    return cudaSuccess;
-}
+cudaError_t cudaFuncGetAttributes(struct cudaFuncAttributes *a, const void *kernel);
 cudaError_t cudaFuncSetAttribute(const void *kernel, cudaFuncAttribute attribute, int value);
 
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t *e, unsigned flags);
@@ -298,15 +309,17 @@ cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec);
 
 /* ---- launching ---- */
 
-/* Queue blocks.x * y * z blocks whose every thread calls body. */
-void cuda_host_launch(cudaStream_t s, const char *name, dim3 blocks, int threads,
+/* Queue blocks.x * y * z blocks whose every thread calls body, the code of `kernel` (NULL: a library's,
+ * whose needs are its own matter). */
+void cuda_host_launch(cudaStream_t s, const char *name, const void *kernel, dim3 blocks, int threads,
                       size_t shared_bytes, std::function<void()> body);
 
 #define LAUNCH(s, kernel, blocks, threads, shared_bytes, ...)                                     \
-    gpu_launch(s, #kernel, kernel, blocks, threads, shared_bytes, __VA_ARGS__)
+    ((void)&gpu_listed<(kernel)>::entry,                                                          \
+     gpu_launch(s, #kernel, kernel, blocks, threads, shared_bytes, __VA_ARGS__))
 
 #define GPU_LAUNCH_RAW(s, name, kernel, blocks, threads, shared_bytes, ...)                       \
-    cuda_host_launch((s)->queue, name, blocks, threads, shared_bytes,                             \
+    cuda_host_launch((s)->queue, name, (const void *)kernel, blocks, threads, shared_bytes,       \
                      [=]() { kernel(__VA_ARGS__); })
 
 /* ---- for tests ---- */

@@ -9,6 +9,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <string>
 #include <thread>
 #include <vector>
@@ -17,17 +18,30 @@
 
 #define DEFAULT_MEMORY ((uint64_t)8 << 30)
 #define SMALL_MEMORY ((uint64_t)16 << 20)
+#define SHARED_USUAL ((size_t)48 << 10) /* what every kernel may have, and with cudaFuncSetAttribute */
+#define SHARED_MOST ((size_t)99 << 10)
+#define MOST_THREADS 1024
 #define BLOCK_THREADS 64 /* small blocks: a fibre costs as much as a few hundred operations */
 
 namespace {
 
-typedef std::function<void()> operation;
+typedef std::function<void()> work;
+struct operation {
+    work run;
+    bool calls_host = false;
+};
 
 const int64_t NEVER = INT64_MIN;
 
 std::mutex lock; /* protects everything below that is not atomic */
 std::map<std::string, uint64_t> launches;
-std::map<void *, size_t> blocks;
+struct memory {
+    size_t bytes;
+    bool on_device; /* else pinned */
+};
+std::map<void *, memory> blocks;
+std::map<const void *, size_t> shared_asked; /* of kernels that may have more than is usual */
+std::set<const void *> loaded;               /* kernels */
 std::string message;
 uint64_t bytes_in_use;
 bool quiet;
@@ -35,6 +49,7 @@ std::atomic<uint64_t> total_memory{ 0 };
 std::atomic<uint64_t> thread_order{ 0 };
 std::atomic<int64_t> allocs_left{ -1 }, launches_left{ -1 }, until_hang{ NEVER };
 std::atomic<int> n_busy{ 0 }; /* streams at work */
+std::atomic<int> n_calls{ 0 }; /* calls of the host that run */
 std::atomic<bool> hangs{ false }, refuse_capture{ false };
 std::atomic<uint64_t> in_vain{ 0 }, replays{ 0 };
 std::atomic<int> device_error{ cudaSuccess }; /* sticky */
@@ -74,7 +89,7 @@ double now_ms()
     return duration<double, std::milli>(steady_clock::now().time_since_epoch()).count();
 }
 
-std::map<void *, size_t> *volatile kept;
+std::map<void *, memory> *volatile kept;
 
 /* What the run launched, for the test that looks for kernels never launched. */
 struct at_exit {
@@ -85,7 +100,7 @@ struct at_exit {
         for (int i = 0; i < 5000 && n_busy > 0; i++)
             std::this_thread::sleep_for(std::chrono::milliseconds(1));
         if (until_hang != NEVER) /* what a program gives up with a card is no leak */
-            kept = new std::map<void *, size_t>(blocks);
+            kept = new std::map<void *, memory>(blocks);
         const char *path = getenv("TANDEM_GPU_COUNTS");
         FILE *f = path && !launches.empty() ? fopen(path, "a") : NULL;
         for (auto &l : launches)
@@ -132,8 +147,12 @@ struct cuda_host_stream {
             busy = true;
             n_busy++;
             hold.unlock();
-            next();
-            next = nullptr;
+            while (n_calls > 0 && !next.calls_host && !cuda_host_device_failed() && !hangs)
+                std::this_thread::sleep_for(std::chrono::microseconds(50));
+            n_calls += next.calls_host;
+            next.run();
+            n_calls -= next.calls_host;
+            next.run = nullptr;
             n_busy--;
             hold.lock();
             busy = false;
@@ -172,6 +191,8 @@ const char *cudaGetErrorString(cudaError_t e)
     case cudaErrorInsufficientDriver: return "CUDA driver version is insufficient";
     case cudaErrorDevicesUnavailable: return "devices busy or unavailable";
     case cudaErrorNoDevice: return "no CUDA-capable device is detected";
+    case cudaErrorInvalidConfiguration: return "invalid configuration argument";
+    case cudaErrorUnsupportedPtxVersion: return "PTX of an unsupported toolchain";
     case cudaErrorInvalidDeviceFunction: return "invalid device function";
     case cudaErrorNoKernelImageForDevice: return "no kernel image is available for the device";
     case cudaErrorInvalidDevice: return "invalid device ordinal";
@@ -242,7 +263,7 @@ cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *p, int device)
     snprintf(p->name, sizeof p->name, "emulated GPU");
     size_t free_bytes;
     cudaMemGetInfo(&free_bytes, &p->totalGlobalMem);
-    p->sharedMemPerBlockOptin = 99 << 10;
+    p->sharedMemPerBlockOptin = SHARED_MOST;
     p->multiProcessorCount = 4;
     p->maxThreadsPerBlock = BLOCK_THREADS;
     p->major = 8;
@@ -292,7 +313,7 @@ static cudaError_t allocate(void **block, size_t bytes, bool fill)
     if (fill)
         memset(*block, 0xff, bytes);
     std::lock_guard<std::mutex> hold(lock);
-    blocks[*block] = bytes;
+    blocks[*block] = { bytes, fill };
     bytes_in_use += bytes;
     return cudaSuccess;
 }
@@ -307,7 +328,7 @@ cudaError_t cudaHostAlloc(void **block, size_t bytes, unsigned)
     return allocate(block, bytes, false);
 }
 
-cudaError_t cudaFree(void *block)
+static cudaError_t release(void *block, bool on_device)
 {
     if (!block)
         return status();
@@ -317,17 +338,22 @@ cudaError_t cudaFree(void *block)
         return failed(cudaErrorLaunchTimeout);
     std::lock_guard<std::mutex> hold(lock);
     auto at = blocks.find(block);
-    if (at == blocks.end())
+    if (at == blocks.end() || at->second.on_device != on_device)
         return failed(cudaErrorInvalidValue);
-    bytes_in_use -= at->second;
+    bytes_in_use -= at->second.bytes;
     blocks.erase(at);
     free(block);
     return status();
 }
 
+cudaError_t cudaFree(void *block)
+{
+    return release(block, true);
+}
+
 cudaError_t cudaFreeHost(void *block)
 {
-    return cudaFree(block);
+    return release(block, false);
 }
 
 cudaError_t cudaHostGetDevicePointer(void **device, void *host, unsigned)
@@ -385,10 +411,16 @@ cudaError_t cudaStreamDestroy(cudaStream_t s)
     return status();
 }
 
+/* What a thread may not ask while it captures, of that stream or another. */
+static struct cuda_host_graph *spoils(cudaStream_t s)
+{
+    return s->capture ? s->capture : capturing;
+}
+
 cudaError_t cudaStreamSynchronize(cudaStream_t s)
 {
-    if (s->capture)
-        return spoil(s->capture);
+    if (spoils(s))
+        return spoil(spoils(s));
     std::unique_lock<std::mutex> hold(s->lock);
     while (!hangs && !(s->queue.empty() && !s->busy))
         s->changed.wait_for(hold, std::chrono::milliseconds(10));
@@ -397,43 +429,53 @@ cudaError_t cudaStreamSynchronize(cudaStream_t s)
 
 cudaError_t cudaStreamQuery(cudaStream_t s)
 {
-    if (s->capture)
-        return spoil(s->capture);
+    if (spoils(s))
+        return spoil(spoils(s));
     std::lock_guard<std::mutex> hold(s->lock);
     return s->queue.empty() && !s->busy ? status() : cudaErrorNotReady; /* a fault shows at the end */
 }
 
 /* Work is skipped once the device has failed. */
-static cudaError_t push(cudaStream_t s, operation o)
+static cudaError_t push(cudaStream_t s, work o, bool calls_host = false)
 {
     if (status() != cudaSuccess)
         return status();
-    s->push([o] {
+    s->push({ [o] {
         if (!cuda_host_device_failed())
             o();
-    });
+    }, calls_host });
     return cudaSuccess;
 }
 
-static bool is_ours(const void *p) /* memory of the device, or pinned */
+/* Whose memory begins at p; a run that goes beyond its block is nobody's. */
+enum owner { PAGEABLE, PINNED, ON_DEVICE, BROKEN };
+static enum owner owner_of(const void *p, size_t bytes)
 {
     std::lock_guard<std::mutex> hold(lock);
     auto next = blocks.upper_bound((void *)p);
     if (next == blocks.begin())
-        return false;
+        return PAGEABLE;
     auto at = std::prev(next);
-    return (const char *)p < (const char *)at->first + at->second;
+    const char *end = (const char *)at->first + at->second.bytes;
+    if ((const char *)p >= end)
+        return PAGEABLE;
+    return (const char *)p + bytes > end ? BROKEN : at->second.on_device ? ON_DEVICE : PINNED;
 }
 
 /* A copy from or to memory that is not pinned waits for the queue before it, as on a card. */
 cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t bytes, cudaMemcpyKind kind,
                             cudaStream_t s)
 {
+    enum owner to = owner_of(dst, bytes), from = owner_of(src, bytes);
+    bool up = kind == cudaMemcpyHostToDevice, down = kind == cudaMemcpyDeviceToHost;
+    if (status() == cudaSuccess && bytes > 0 &&
+        (to == BROKEN || from == BROKEN || (to == ON_DEVICE) == down || (from == ON_DEVICE) == up))
+        return failed(cudaErrorInvalidValue);
     cudaError_t result = push(s, [=] {
         if (bytes)
             memcpy(dst, src, bytes);
     });
-    bool waits = !is_ours(kind == cudaMemcpyDeviceToHost ? dst : src);
+    bool waits = (down ? to : from) == PAGEABLE;
     if (waits && s->capture)
         return spoil(s->capture);
     return result == cudaSuccess && waits ? cudaStreamSynchronize(s) : result;
@@ -441,6 +483,8 @@ cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t bytes, cudaMemcpy
 
 cudaError_t cudaMemsetAsync(void *dst, int byte, size_t bytes, cudaStream_t s)
 {
+    if (status() == cudaSuccess && bytes > 0 && owner_of(dst, bytes) != ON_DEVICE)
+        return failed(cudaErrorInvalidValue);
     return push(s, [=] {
         if (bytes)
             memset(dst, byte, bytes);
@@ -449,11 +493,25 @@ cudaError_t cudaMemsetAsync(void *dst, int byte, size_t bytes, cudaStream_t s)
 
 cudaError_t cudaLaunchHostFunc(cudaStream_t s, cudaHostFn_t f, void *ctx)
 {
-    return push(s, [=] { f(ctx); });
+    return push(s, [=] { f(ctx); }, true);
 }
 
-cudaError_t cudaFuncSetAttribute(const void *, cudaFuncAttribute, int)
+cudaError_t cudaFuncSetAttribute(const void *kernel, cudaFuncAttribute, int value)
 {
+    if (status() != cudaSuccess)
+        return status();
+    if (value < 0 || (size_t)value > SHARED_MOST)
+        return failed(cudaErrorInvalidValue);
+    std::lock_guard<std::mutex> hold(lock);
+    shared_asked[kernel] = (size_t)value;
+    return cudaSuccess;
+}
+
+cudaError_t cudaFuncGetAttributes(struct cudaFuncAttributes *a, const void *kernel)
+{
+    a->ptxVersion = 89;
+    std::lock_guard<std::mutex> hold(lock);
+    loaded.insert(kernel);
     return status();
 }
 
@@ -465,9 +523,32 @@ static std::string kernel_name(const char *text)
     return name.substr(0, name.find_first_of("<) "));
 }
 
-void cuda_host_launch(cudaStream_t s, const char *name, dim3 grid, int threads,
+/* Says what is wrong, "" if nothing. Programs that load no kernel at all are not asked to. */
+static std::string wrong_with(const void *kernel, dim3 grid, int threads, size_t shared_bytes)
+{
+    std::lock_guard<std::mutex> hold(lock);
+    auto asked = shared_asked.find(kernel);
+    size_t most = asked == shared_asked.end() ? SHARED_USUAL : asked->second;
+    if (!grid.x || !grid.y || !grid.z || grid.x > INT32_MAX || grid.y > 65535 || grid.z > 65535)
+        return "a grid that no card takes";
+    if (threads < 1 || threads > MOST_THREADS || threads % 32)
+        return "a block that no card takes";
+    if (shared_bytes > SHARED_USUAL && shared_bytes > most)
+        return "more shared memory than was asked for";
+    if (kernel && !loaded.empty() && !loaded.count(kernel))
+        return "not loaded before: the driver may wait for the card";
+    return "";
+}
+
+void cuda_host_launch(cudaStream_t s, const char *name, const void *code, dim3 grid, int threads,
                       size_t shared_bytes, std::function<void()> body)
 {
+    std::string wrong = wrong_with(code, grid, threads, shared_bytes);
+    if (!wrong.empty()) {
+        cuda_host_stopped(("kernel " + std::string(name) + ": " + wrong).c_str());
+        failed(cudaErrorInvalidConfiguration);
+        return;
+    }
     bool recorded = s->capture; /* then its accidents come when it runs */
     if (!recorded && is_due(launches_left)) {
         device_error = cudaErrorLaunchFailure;
@@ -520,12 +601,12 @@ cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t s)
     std::unique_lock<std::mutex> hold(e->lock);
     uint64_t n = ++e->n_recorded;
     hold.unlock();
-    s->push([=] { /* also when the device has failed: somebody may wait */
+    s->push({ [=] { /* also when the device has failed: somebody may wait */
         std::lock_guard<std::mutex> done(e->lock);
         e->n_done = n;
         e->ms = now_ms();
         e->changed.notify_all();
-    });
+    } });
     return status();
 }
 
@@ -541,10 +622,10 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t s, cudaEvent_t e, unsigned)
     std::unique_lock<std::mutex> hold(e->lock);
     uint64_t n = e->n_recorded;
     hold.unlock();
-    s->push([=] {
+    s->push({ [=] {
         std::unique_lock<std::mutex> wait(e->lock);
         e->changed.wait(wait, [=] { return e->n_done >= n; });
-    });
+    } });
     return status();
 }
 
@@ -562,8 +643,8 @@ cudaError_t cudaEventSynchronize(cudaEvent_t e)
 cudaError_t cudaEventQuery(cudaEvent_t e)
 {
     std::lock_guard<std::mutex> hold(e->lock);
-    if (e->capture)
-        return spoil(e->capture);
+    if (e->capture || capturing)
+        return spoil(e->capture ? e->capture : capturing);
     if (status() != cudaSuccess)
         return status();
     return e->n_done == e->n_recorded ? cudaSuccess : cudaErrorNotReady;
@@ -617,8 +698,11 @@ cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t s)
     auto operations = exec->operations;
     replays++;
     return push(s, [operations] {
-        for (auto &o : *operations)
-            o();
+        for (auto &o : *operations) {
+            n_calls += o.calls_host;
+            o.run();
+            n_calls -= o.calls_host;
+        }
     });
 }
 

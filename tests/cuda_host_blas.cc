@@ -84,7 +84,7 @@ int gemm(void *opaque, int op_a, int op_b, int m, int n, int k, const void *alph
     if (!types || !h.workspace || wish("failblas")) /* without one it would allocate while recorded */
         return NOT_SUPPORTED;
     matrix left = { a, a_type, lda, op_a == OP_T }, right = { b, b_type, ldb, op_b == OP_T };
-    cuda_host_launch(h.queue, "cublasGemmEx", dim3(1), 32, 0, [=]() {
+    cuda_host_launch(h.queue, "cublasGemmEx", NULL, dim3(1), 32, 0, [=]() {
         if (threadIdx.x)
             return;
         memset(h.workspace, 0xff, h.bytes < 4096 ? h.bytes : 4096);

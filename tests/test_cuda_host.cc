@@ -299,6 +299,73 @@ static void test_mma()
     }
 }
 
+/* Where an element lies, in the words of the PTX manual's "Matrix Fragments for mma.m16n8k16": by lane
+ * and number of the element. Written from there, not from the twin. */
+static int row_of_a(int lane, int i) { return (i & 2) ? lane / 4 + 8 : lane / 4; }
+static int col_of_a(int lane, int i) { return lane % 4 * 2 + (i & 1) + (i < 4 ? 0 : 8); }
+static int row_of_b(int lane, int i) { return lane % 4 * 2 + (i & 1) + (i < 2 ? 0 : 8); }
+static int row_of_d(int lane, int i) { return i < 2 ? lane / 4 : lane / 4 + 8; }
+static int col_of_d(int lane, int i) { return lane % 4 * 2 + (i & 1); }
+
+KERNEL void multiply_manually(float *d, const uint16_t *a, const uint16_t *b)
+{
+    uint32_t ra[4], rb[2];
+    float rd[4] = {};
+    int lane = lane_id();
+    for (int i = 0; i < 8; i += 2)
+        ra[i / 2] = a[16 * row_of_a(lane, i) + col_of_a(lane, i)] |
+                    (uint32_t)a[16 * row_of_a(lane, i + 1) + col_of_a(lane, i + 1)] << 16;
+    for (int i = 0; i < 4; i += 2)
+        rb[i / 2] = b[8 * row_of_b(lane, i) + lane / 4] |
+                    (uint32_t)b[8 * row_of_b(lane, i + 1) + lane / 4] << 16;
+    mma_f16(rd, ra, rb);
+    for (int i = 0; i < 4; i++)
+        d[8 * row_of_d(lane, i) + col_of_d(lane, i)] = rd[i];
+}
+
+/* Element (i % 2) of lane's word m is row lane / 4, column 2 (lane % 4) + i % 2 of matrix m. */
+KERNEL void load_manually(int *wrong, const uint16_t *numbers)
+{
+    SHARED(uint16_t, x);
+    uint32_t plain[4], turned[4];
+    int lane = lane_id();
+    for (int i = threadIdx.x; i < 256; i += blockDim.x)
+        x[i] = numbers[i];
+    block_sync();
+    load_matrices(plain, x + 8 * lane);
+    load_matrices_transposed(turned, x + 8 * lane);
+    for (int i = 0; i < 8; i++) {
+        int m = i / 2, row = lane / 4, col = lane % 4 * 2 + i % 2;
+        uint16_t p = (uint16_t)(plain[m] >> 16 * (i % 2)), t = (uint16_t)(turned[m] >> 16 * (i % 2));
+        if (p != 64 * m + 8 * row + col || t != 64 * m + 8 * col + row)
+            atomic_add(wrong, 1);
+    }
+}
+
+static void test_fragments()
+{
+    check_case("fragments lie as the manual says");
+    uint16_t a[256], b[128], numbers[256];
+    float d[128];
+    int wrong = 0;
+    for (int i = 0; i < 256; i++) {
+        a[i] = float_to_f16((float)(i * 37 % 61 - 30));
+        numbers[i] = (uint16_t)i;
+    }
+    for (int i = 0; i < 128; i++)
+        b[i] = float_to_f16((float)(i * 29 % 53 - 26));
+    CHECK(run("multiply_manually", multiply_manually, 1, 0, d, a, b));
+    for (int i = 0; i < 128; i++) {
+        float sum = 0;
+        for (int k = 0; k < 16; k++)
+            sum += f16_to_float(a[i / 8 * 16 + k]) * f16_to_float(b[k * 8 + i % 8]);
+        wrong += d[i] != sum;
+    }
+    CHECK_INT(wrong, 0);
+    CHECK(run("load_manually", load_manually, 1, sizeof numbers, &wrong, numbers));
+    CHECK_INT(wrong, 0);
+}
+
 static void test_small_floats()
 {
     check_case("F16 and BF16, all values");
@@ -370,6 +437,98 @@ static void test_graph()
     cudaStreamDestroy(other);
 }
 
+/* ---- what a card refuses ---- */
+
+KERNEL void unaligned_load(float *out)
+{
+    out[0] = (float)load_once((const uint4 *)(const void *)((const char *)out + 4)).x;
+}
+KERNEL void unaligned_matrix(float *out)
+{
+    SHARED(uint16_t, x);
+    uint32_t r[4];
+    load_matrices(r, x + 4);
+    out[0] = (float)r[0];
+}
+KERNEL void outside_matrix(float *out)
+{
+    SHARED(uint16_t, x);
+    uint32_t r[4];
+    load_matrices(r, x + 8 * lane_id());
+    out[0] = (float)r[0];
+}
+KERNEL void signed_selector(float *out)
+{
+    out[0] = (float)pick_bytes(1, 2, 0x3218);
+}
+KERNEL void nothing(float *) {}
+
+static bool launches(dim3 grid, int threads, size_t shared)
+{
+    queue_only s = { queue }, *p = &s;
+    cudaGetLastError();
+    float *none = NULL;
+    GPU_LAUNCH_RAW(p, "nothing", nothing, grid, threads, shared, none);
+    return cudaGetLastError() == cudaSuccess && cudaStreamSynchronize(queue) == cudaSuccess;
+}
+
+static void test_limits()
+{
+    alignas(16) float out[N];
+    static const struct {
+        const char *name, *says;
+        void (*kernel)(float *);
+        size_t shared;
+    } faults[] = {
+        { "unaligned_load", "unaligned address", unaligned_load, 0 },
+        { "unaligned_matrix", "unaligned or not in shared", unaligned_matrix, 1024 },
+        { "outside_matrix", "unaligned or not in shared", outside_matrix, 256 },
+        { "signed_selector", "selector above 7", signed_selector, 0 },
+    };
+    for (const auto &f : faults) {
+        check_case("%s is stopped", f.name);
+        CHECK(!run(f.name, f.kernel, 1, f.shared, out));
+        CHECK_MSG(strstr(cuda_host_message(), f.says), "the message is: %s", cuda_host_message());
+    }
+    check_case("launches that a card does not take");
+    CHECK(launches(dim3(1), 32, 48 << 10));
+    CHECK(!launches(dim3(1, 65536), 32, 0));
+    CHECK(!launches(dim3(1, 1, 65536), 32, 0));
+    CHECK(!launches(dim3(0), 32, 0));
+    CHECK(!launches(dim3(1), 1056, 0));
+    CHECK(!launches(dim3(1), 48, 0));
+    CHECK(!launches(dim3(1), 32, (48 << 10) + 1));
+    CHECK_INT(cudaFuncSetAttribute((const void *)nothing,
+                                   cudaFuncAttributeMaxDynamicSharedMemorySize, 228 << 10),
+              cudaErrorInvalidValue);
+    CHECK_INT(cudaFuncSetAttribute((const void *)nothing,
+                                   cudaFuncAttributeMaxDynamicSharedMemorySize, 64 << 10), cudaSuccess);
+    CHECK(launches(dim3(1), 32, 64 << 10));
+    CHECK(!launches(dim3(1), 32, (64 << 10) + 1));
+
+    check_case("copies beyond a block, or in the wrong direction");
+    void *device, *pinned;
+    CHECK_INT(cudaMalloc(&device, 64), cudaSuccess);
+    CHECK_INT(cudaHostAlloc(&pinned, 64, cudaHostAllocMapped), cudaSuccess);
+    CHECK_INT(cudaMemcpyAsync(device, pinned, 64, cudaMemcpyHostToDevice, queue), cudaSuccess);
+    CHECK_INT(cudaMemcpyAsync(device, pinned, 65, cudaMemcpyHostToDevice, queue), cudaErrorInvalidValue);
+    CHECK_INT(cudaMemcpyAsync(pinned, device, 64, cudaMemcpyHostToDevice, queue), cudaErrorInvalidValue);
+    CHECK_INT(cudaMemcpyAsync(out, device, 64, cudaMemcpyDeviceToHost, queue), cudaSuccess);
+    CHECK_INT(cudaMemsetAsync((char *)device + 32, 0, 33, queue), cudaErrorInvalidValue);
+    CHECK_INT(cudaStreamSynchronize(queue), cudaSuccess);
+    CHECK_INT(cudaFree(pinned), cudaErrorInvalidValue);
+    CHECK_INT(cudaFree(device), cudaSuccess);
+    CHECK_INT(cudaFreeHost(pinned), cudaSuccess);
+
+    check_case("a kernel that was not loaded before its first launch");
+    struct cudaFuncAttributes a;
+    CHECK_INT(cudaFuncGetAttributes(&a, (const void *)add_one), cudaSuccess);
+    CHECK(!launches(dim3(1), 32, 0));
+    CHECK_MSG(strstr(cuda_host_message(), "not loaded"), "the message is: %s", cuda_host_message());
+    CHECK_INT(cudaFuncGetAttributes(&a, (const void *)nothing), cudaSuccess);
+    CHECK(launches(dim3(1), 32, 0));
+}
+
 int main()
 {
     cudaStreamCreateWithFlags(&queue, cudaStreamNonBlocking);
@@ -379,8 +538,10 @@ int main()
     test_copies();
     test_warp_verbs();
     test_mma();
+    test_fragments();
     test_small_floats();
     test_graph();
+    test_limits(); /* last: kernels must be loaded then */
     cudaStreamDestroy(queue);
     return check_finish();
 }
