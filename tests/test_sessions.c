@@ -386,7 +386,7 @@ static void kill_rounds(const char *name, int signal, int rounds)
         for (size_t k = 0; k < ARRAY_LEN(talk); k++)
             strcat(input, talk[k]);
     before[0] = 0;
-    for (int i = 0; i < rounds; i++) {
+    for (int i = 0; i < rounds || (killed * 2 < (size_t)rounds && i < 10 * rounds); i++) {
         if (!CHECK(start(&r, ARGUMENTS("chat", MODEL, "--session", name, "--temp", "0", "-c",
                                        "2048"))))
             return;
