@@ -2,6 +2,12 @@
 # Run every test program of $B and add up their closing lines. Programs run from the project's root.
 # TANDEM_TEST_ONLY=word runs those whose name contains the word.
 B=${B:-build}
+# Nobody's settings, sessions and figures of the machine, whoever runs this.
+HOME=$(mktemp -d) || exit 1
+trap 'rm -rf "$HOME"' EXIT
+trap 'exit 130' INT TERM
+export HOME XDG_CONFIG_HOME="$HOME/config" XDG_STATE_HOME="$HOME/state" XDG_CACHE_HOME="$HOME/cache"
+unset NO_COLOR COLUMNS LINES LC_ALL LC_CTYPE LANG
 passed=0 failed=0 skipped=0
 for t in "$B"/tests/test_* "$B"/tests/check_* tests/test_*.sh; do
     [ -f "$t" ] && [ -x "$t" ] || continue

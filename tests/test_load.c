@@ -256,6 +256,16 @@ static int count_files(const char *folder)
     return n;
 }
 
+/* Threads of this process, once they are no more than so many: one that has been joined is listed until
+ * the system has found time to take it away. */
+static int count_threads(int most)
+{
+    int n = 0;
+    for (int i = 0; i < 10000 && (n = count_files("/proc/self/task")) > most; i++)
+        usleep(1000);
+    return n;
+}
+
 static long mapped_kib(void)
 {
     char line[256];
@@ -315,7 +325,7 @@ static void test_interruption(void)
             CHECK(w.calls <= stop_at + 1);
         }
         CHECK_INT(count_files("/proc/self/fd"), fds);
-        CHECK_INT(count_files("/proc/self/task"), threads);
+        CHECK_MSG(count_threads(threads) <= threads, "more than %d threads", threads);
         CHECK_MSG(mapped_kib() <= kib + 1024 || sanitized, "%ld KiB mapped, before %ld", mapped_kib(), kib);
     }
 }
@@ -379,6 +389,10 @@ static void test_lock(void)
         struct rlimit before, little = { 1 << 16, 1 << 16 };
         check_case("--mlock, %s", refuse ? "refused: a note that helps" : "granted");
         getrlimit(RLIMIT_MEMLOCK, &before);
+        if (before.rlim_max < little.rlim_cur) {
+            check_skip("nobody may lock as much as 64 KiB here");
+            continue;
+        }
         little.rlim_max = before.rlim_max;
         CHECK_INT(setrlimit(RLIMIT_MEMLOCK, &little), 0);
         refuse_locks = refuse;
