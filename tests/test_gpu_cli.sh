@@ -84,7 +84,7 @@ run 0 bench --probe-gpu -o csv; prints "kernel,shape,us,gb_s,tflop_s,of_bound,bo
 awk -F, 'NR > 13 && $0 !~ /^"[^"]*","[^"]*",-?[0-9.e+-]+,-?[0-9.e+-]*,-?[0-9.e+-]*,-?[0-9.e+-]*,[A-Z]*$/ { exit 1 }' "$out" ||
     bad "a row without figures"
 [ $json = 0 ] || { run 0 bench --probe-gpu -o json; prints '"kernels":'; prints '"vram_gb_s":'; }
-run 5 bench --probe-gpu --device 7; says "no GPU 7"
+run 5 bench --probe-gpu --device 63; says "no GPU 63"
 
 if [ $json = 1 ]; then
     begin "a recorded answer comes out again from the same layers of the card, and not elsewhere in silence"
