@@ -1,8 +1,10 @@
-/* Drafting with the trunk on the GPU: the block for multi-token prediction computes there, its experts
- * with the CPU, guesses are verified in recorded steps. Tokens are those of the CPU without guesses,
- * with every way of handing over, for one cache of rows and one of rings, behind the loss of the card;
- * and memory is what the placement said. */
+/* Drafting with a GPU: the block for multi-token prediction computes where the head is, there with its
+ * experts on the CPU, or, where the GPU has but some of the layers, on the CPU. Guesses are verified in
+ * recorded steps. Tokens are those of the CPU without guesses, with every way of handing over, for
+ * caches of rows, with an indexer, and of rings, behind the loss of the card; and memory is what the
+ * placement said. */
 #include "src/base/util.h"
+#include "src/engine/prefix_file.h"
 #include "src/gpu_load.h"
 #include "tests/draft_model.h"
 #include "tests/fixture_model.h"
@@ -11,7 +13,7 @@
 #define N_VOCAB 320
 #define N_CTX 96
 #define N_PROMPT 21
-#define N_ANSWER 40
+#define N_ANSWER 30
 #define TOLERANCE 1e-3 /* F32 on both sides; the logits' deviation is 3 */
 #define MIB ((uint64_t)1 << 20)
 
@@ -140,14 +142,18 @@ static void check_memory(struct engine *e, uint64_t taken)
               (unsigned long long)planned);
 }
 
-static void test_way(const char *path, enum handoff_way way, int n_slots)
+/* The last n_layers are the card's, 0: everything. */
+static void test_way(const char *path, enum handoff_way way, int n_slots, int n_layers)
 {
     struct placement_wishes w = wishes(true);
     w.gpu_experts = n_slots;
-    check_case("hand-off %d, %d slots: guesses, their steps recorded", way, n_slots);
+    check_case("hand-off %d, %d slots, %d layers: guesses, their steps recorded", way, n_slots,
+               n_layers);
     struct engine *e = open_engine(path, (struct engine_options){ .gpu = GPU_MUST, .wishes = &w,
-                                                                  .handoff = way });
+                                                                  .handoff = way,
+                                                                  .gpu_layers = n_layers });
     if (e && CHECK(engine_placement(e)->drafts)) {
+        CHECK_INT(engine_placement(e)->bytes[PART_DRAFT][HOME_GPU] == 0, n_layers > 0);
         struct session *s = open_session(e, DRAFT_THREE);
         uint64_t replays = asked_of(count_replays), taken = asked_of(card_bytes);
         if (s) {
@@ -163,7 +169,7 @@ static void test_way(const char *path, enum handoff_way way, int n_slots)
             CHECK_INT(card_bytes(), taken); /* nothing grows */
             check_memory(e, taken);
         }
-        struct session *plain = open_session(e, DRAFT_OFF); /* beside it */
+        struct session *plain = n_layers ? NULL : open_session(e, DRAFT_OFF); /* beside it */
         if (plain)
             check_answer(plain, 0, NULL);
         session_close(plain);
@@ -210,17 +216,53 @@ static void refuse(struct engine *e, const char *word)
     engine_close(e);
 }
 
-static void test_refusals(const char *path, int n_layers)
+static void test_refusals(const char *path)
 {
     struct placement_wishes w = wishes(false);
     check_case("nobody had asked for it when the model was loaded");
     refuse(open_engine(path, (struct engine_options){ .gpu = GPU_MUST, .wishes = &w }),
-           "does not hold the block");
-    check_case("some of the layers with the CPU");
+           "before the model is loaded");
     w.draft = true;
-    refuse(open_engine(path, (struct engine_options){ .gpu = GPU_MUST, .wishes = &w,
-                                                      .gpu_layers = n_layers - 1 }),
-           "beside all layers");
+    w.n_rules = 1;
+    static const struct { const char *name; bool on_gpu; int n_layers; } rules[] = {
+        { "^output\\.weight$", false, 0 }, { "^output\\.weight$", true, 1 },
+        { "^token_embd\\.weight$", true, 1 }, { "^blk\\.1\\.attn_norm", false, 0 },
+    };
+    for (size_t i = 0; i < ARRAY_LEN(rules); i++) {
+        struct placement_rule rule = { .on_gpu = rules[i].on_gpu };
+        check_case("a rule takes %s to the %s", rules[i].name, rule.on_gpu ? "GPU" : "CPU");
+        if (!CHECK(regcomp(&rule.name, rules[i].name, REG_EXTENDED | REG_NOSUB) == 0))
+            break;
+        w.rules = &rule;
+        refuse(open_engine(path, (struct engine_options){ .gpu = GPU_MUST, .wishes = &w,
+                                                          .gpu_layers = rules[i].n_layers }), "-ot");
+        regfree(&rule.name);
+    }
+}
+
+/* Whatever else rules do, the CPU guesses where it has the head. */
+static void test_rules(const char *path)
+{
+    struct placement_wishes w = wishes(true);
+    struct placement_rule rules[] = { { .on_gpu = true }, { .on_gpu = false } };
+    check_case("rules take parts of layers to the other side");
+    if (!CHECK(regcomp(&rules[0].name, "^blk\\.0\\.(attn_output|ffn)", REG_EXTENDED) == 0 &&
+               regcomp(&rules[1].name, "^blk\\.[12]\\.attn_q", REG_EXTENDED) == 0))
+        return;
+    w.rules = rules;
+    w.n_rules = 2;
+    struct engine *e = open_engine(path, (struct engine_options){ .gpu = GPU_MUST, .wishes = &w,
+                                                                  .gpu_layers = 2 });
+    struct session *s = open_session(e, DRAFT_TWO);
+    if (s) {
+        check_answer(s, 0, NULL);
+        check_guesses(s);
+        check_like_cpu(DRAFT_TWO);
+    }
+    session_close(s);
+    engine_close(e);
+    regfree(&rules[0].name);
+    regfree(&rules[1].name);
 }
 
 /* ---- a lost card ---- */
@@ -237,16 +279,32 @@ static void lose_now(void)
     lose(true);
 }
 
-static void test_loss(const char *path)
+/* What some of the layers take of the card. */
+static uint64_t taken_by(const char *path, int n_layers)
 {
-    static const int64_t launches[] = { 0, 9, 60, -1 };
-    for (size_t i = 0; lose && i < ARRAY_LEN(launches); i++) {
-        check_case("the card goes %s: the CPU goes on, guessing", i < 3 ? "at a launch" : "at once");
+    struct placement_wishes w = wishes(true);
+    struct engine *e = open_engine(path, (struct engine_options){ .gpu = GPU_MUST, .wishes = &w,
+                                                                  .gpu_layers = n_layers });
+    uint64_t bytes = e ? engine_placement(e)->vram_used : 0;
+    engine_close(e);
+    return bytes;
+}
+
+static void test_loss(const char *path, int n_layers, bool all)
+{
+    static const int64_t launches[] = { 9, -1, 0, 60 };
+    uint64_t room = n_layers ? taken_by(path, n_layers) : 0;
+    for (size_t i = 0; lose && i < (all ? ARRAY_LEN(launches) : 2); i++) {
+        check_case("the card with %d layers goes %s: the CPU goes on, guessing", n_layers,
+                   launches[i] >= 0 ? "at a launch" : "at once");
         struct placement_wishes w = wishes(true);
         launch = launches[i];
-        struct engine *e = open_engine(path, (struct engine_options){ .gpu = GPU_AUTO, .wishes = &w });
+        struct engine *e = open_engine(path, (struct engine_options){ .gpu = GPU_AUTO, .wishes = &w,
+                                                                      .max_vram_bytes = room });
         struct session *s = open_session(e, DRAFT_TWO);
         if (s && CHECK(engine_gpu(e))) {
+            CHECK_INT(engine_placement(e)->gpu_layers,
+                      n_layers ? n_layers : engine_model(e)->params.n_layers);
             check_answer(s, 11, launch < 0 ? lose_now : fail_soon);
             CHECK(!engine_gpu(e));
             check_guesses(s);
@@ -284,6 +342,95 @@ static void test_own(void)
     unlink(path);
 }
 
+/* ---- saved and restored ---- */
+
+#define N_SAVED 14 /* tokens of the answer */
+
+/* The rest of the answer, and what the block saw. */
+static void finish(struct session *s, struct seen *found_seen)
+{
+    struct error err = { 0 };
+    seen.n = 0;
+    for (int i = N_SAVED; i < N_ANSWER; i++)
+        if (!CHECK_MSG(session_decode(s, wanted_tokens[i], &err), "%s", err.text))
+            return;
+    *found_seen = seen;
+}
+
+static void restore(struct session *s, const char *store, const struct seen *first)
+{
+    static struct seen again;
+    struct prefix_file *f = NULL;
+    struct error err = { 0 };
+    int32_t tokens[N_PROMPT + N_ANSWER];
+    int64_t n_read = 0;
+    memcpy(tokens, prompt, sizeof prompt);
+    memcpy(tokens + N_PROMPT, wanted_tokens, sizeof wanted_tokens);
+    if (!CHECK_MSG(prefix_file_open(&f, store, s, &err) &&
+                   prefix_file_restore(f, s, tokens, N_PROMPT + N_ANSWER, &n_read, NULL, NULL, &err),
+                   "%s", err.text))
+        return;
+    CHECK_INT(n_read, N_PROMPT + N_SAVED);
+    finish(s, &again);
+    if (CHECK(again.n == first->n && again.n > 5)) {
+        double worst = largest_difference(again.logits[0], first->logits[0], again.n * N_VOCAB);
+        CHECK_MSG(worst <= TOLERANCE, "the block's logits differ by %.3g", worst);
+    }
+    prefix_file_close(f);
+}
+
+/* What a session of such an engine drafts from comes back there, and on the CPU alone. */
+static void test_saved(const char *path, int n_layers)
+{
+    static struct seen first;
+    char store[300];
+    struct prefix_file *f = NULL;
+    struct placement_wishes w = wishes(true);
+    struct error err = { 0 };
+    snprintf(store, sizeof store, "%s.prefix", path);
+    unlink(store);
+    check_case("%d layers on the card: saved, guesses go on", n_layers);
+    struct engine *e = open_engine(path, (struct engine_options){ .gpu = GPU_MUST, .wishes = &w,
+                                                                  .gpu_layers = n_layers });
+    struct session *s = open_session(e, DRAFT_ONE);
+    bool ok = s && CHECK(session_prefill(s, prompt, N_PROMPT, NULL, NULL, &err));
+    for (int i = 0; ok && i < N_SAVED; i++)
+        ok = CHECK(session_decode(s, wanted_tokens[i], &err));
+    if (ok && CHECK_MSG(prefix_file_open(&f, store, s, &err) && prefix_file_save(f, s, 0, &err), "%s",
+                        err.text)) {
+        prefix_file_close(f);
+        session_truncate(s, session_n_past(s)); /* guesses of the last step are not saved */
+        finish(s, &first);
+        struct session *other = open_session(e, DRAFT_ONE);
+        if (other)
+            restore(other, store, &first);
+        session_close(other);
+    }
+    session_close(s);
+    engine_close(e);
+    check_case("%d layers on the card: saved, guesses go on without it", n_layers);
+    e = ok ? open_engine(path, (struct engine_options){ .gpu = GPU_NEVER }) : NULL;
+    s = e ? open_session(e, DRAFT_ONE) : NULL;
+    if (s)
+        restore(s, store, &first);
+    session_close(s);
+    engine_close(e);
+    unlink(store);
+}
+
+/* Some of the layers on the card: with every way; all of them, and the head with the CPU. */
+static void test_split(const char *path, int n_layers, bool all)
+{
+    test_way(path, HANDOFF_CALLBACK, 4, n_layers - 1);
+    if (!all)
+        return;
+    test_way(path, HANDOFF_STOP, 0, 1);
+    test_way(path, HANDOFF_FLAGS, 0, n_layers);
+    test_rules(path);
+    test_saved(path, n_layers - 1);
+    test_loss(path, n_layers - 1, false);
+}
+
 static void test_model(const char *like, int n_layers, bool all)
 {
     char path[256];
@@ -304,13 +451,15 @@ static void test_model(const char *like, int n_layers, bool all)
     engine_close(e);
     for (int way = HANDOFF_STOP; ok && way <= HANDOFF_FLAGS; way++)
         if (all || way == HANDOFF_FLAGS)
-            test_way(path, (enum handoff_way)way, way == HANDOFF_CALLBACK ? 4 : 0);
+            test_way(path, (enum handoff_way)way, way == HANDOFF_CALLBACK ? 4 : 0, 0);
     if (ok && all) {
         test_whole(path);
-        test_refusals(path, n_layers);
+        test_refusals(path);
     }
-    if (ok)
-        test_loss(path);
+    if (ok) {
+        test_split(path, n_layers, all);
+        test_loss(path, 0, all);
+    }
     unlink(path);
 }
 
@@ -327,6 +476,7 @@ int main(void)
         prompt[i] = (i * 29 + 5) % N_VOCAB;
     test_model("--like tiny-v3", 3, true);
     test_model("--like tiny-v4", 6, false);
+    test_model("--arch deepseek32", 3, false);
     test_own();
     return check_finish();
 }

@@ -1,5 +1,5 @@
 /* Where the block for multi-token prediction goes: V3 and V4-Flash with it, by header alone. It stands
- * with the model's trunk, costs no layer its place on the GPU, and every byte of it is counted once. */
+ * with the model's head, costs no layer its place on the GPU, and every byte of it is counted once. */
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -96,14 +96,21 @@ static void test_homes(const struct model *m)
         check_block(m, &p, HOME_MAPPED, HOME_MAPPED);
         placement_free(&p);
     }
-    check_case("not asked for; some layers only: no place");
+    check_case("not asked for: no place");
     if (make(&p, m, 1200 * GIB, 80 * GIB, false, PLACE_AUTO)) {
         check_none(m, &p);
         placement_free(&p);
     }
+    check_case("some layers on the GPU: mapped, with the head");
     if (make(&p, m, 1200 * GIB, 80 * GIB, true, 10)) {
-        CHECK(p.fits && p.gpu_layers == 10);
-        check_none(m, &p);
+        CHECK(p.fits && p.gpu_layers == 10 && p.drafts);
+        check_block(m, &p, HOME_MAPPED, HOME_MAPPED);
+        placement_free(&p);
+    }
+    check_case("all layers, the head not: beside the head");
+    if (make(&p, m, 1200 * GIB, 80 * GIB, true, m->params.n_layers)) {
+        CHECK(p.fits && p.drafts && !p.head_on_gpu);
+        check_block(m, &p, HOME_MAPPED, HOME_MAPPED);
         placement_free(&p);
     }
     check_case("no room for it beside all layers: they stay, with their context");

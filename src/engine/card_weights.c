@@ -41,7 +41,8 @@ bool card_weights_list(struct card_weights *c, struct model *m, const struct pla
                  (t->role == ROLE_EMBED && t->layer >= 0))
             c->partial = true;
     }
-    for (int i = n_layers - p->gpu_layers; i < (p->drafts ? n_blocks : n_layers); i++) {
+    bool has_block = p->drafts && p->head_on_gpu;
+    for (int i = n_layers - p->gpu_layers; i < (has_block ? n_blocks : n_layers); i++) {
         if (m->layers[i].kv_b.data && m->layers[i].k_b.data)
             list(c, &m->layers[i].k_b);
     }

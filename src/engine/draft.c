@@ -37,15 +37,20 @@ uint64_t draft_bytes(const struct model *m, enum tensor_type cache_type, int64_t
 }
 
 /* On the CPU the block is read where it lies mapped: beside what the other weights keep of the page
- * cache. A GPU has it already. */
+ * cache. A GPU that drafts has it already. */
 static bool fits(const struct engine *e, int64_t n_ctx, int n_batch, struct error *err)
 {
     const struct model *m = &e->model;
+    bool split = e->hybrid && hybrid_is_split(e->hybrid);
     uint64_t needed = draft_bytes(m, e->wishes.cache_type, n_ctx, n_batch), others = 0;
-    uint64_t available = engine_available(e);
-    if (!e->hybrid) {
+    uint64_t available = split ? memory_available() : engine_available(e);
+    if (split || !e->hybrid)
         needed += m->mtp_bytes;
-        others = m->copy ? 0 : m->weight_bytes;
+    if (split) {
+        uint64_t block = e->placement.bytes[PART_DRAFT][HOME_MAPPED];
+        others = e->placement.ram_mapped - block;
+    } else if (!e->hybrid && !m->copy) {
+        others = m->weight_bytes;
     }
     if (available >= others && available - others >= needed)
         return true;
@@ -61,9 +66,9 @@ static bool can_draft(const struct engine *e, int64_t n_ctx, int n_batch, struct
         return fail(err, ERR_USAGE, "this model has no block for multi-token prediction to draft "
                     "with");
     if (e->hybrid && !hybrid_drafts(e->hybrid))
-        return fail(err, ERR_USAGE, "the GPU does not hold the block for multi-token prediction: it "
-                    "goes there when drafting is asked for before the model is loaded, beside all "
-                    "layers, where there is room");
+        return fail(err, ERR_USAGE, "the block for multi-token prediction has no place: it gets one "
+                    "when drafting is asked for before the model is loaded and there is room, unless "
+                    "rules (-ot) take head and layers apart");
     if (n_batch < 2)
         return fail(err, ERR_USAGE, "drafting needs steps of 2 tokens, the batch is %d", n_batch);
     return fits(e, n_ctx, n_batch, err);
@@ -108,7 +113,8 @@ bool draft_open(struct draft *d, const struct session_options *o, struct engine 
     const struct model *m = &e->model;
     struct params one = one_layer(&m->params);
     *d = (struct draft){
-        .use = use, .model = m, .device = w->device, .work = &w->work, .n_batch = n_batch,
+        .use = use, .model = m, .pair = w->pair, .work = &w->work, .n_batch = n_batch,
+        .device = w->pair ? hybrid_pair_draft_device(w->pair) : w->device,
         .bytes = room_bytes(m, n_batch), .choose = o->choose, .choose_ctx = o->choose_ctx,
         .even.most = use == DRAFT_AUTO ? min_of(DRAFT_MOST, n_batch - 1) : 0,
     };
@@ -168,9 +174,14 @@ static void keep_last(struct draft *d, int64_t n)
     d->n_states = n;
 }
 
+static bool is_fresh(const struct draft *d, int n)
+{
+    return d->fresh.data && n <= DRAFT_FRESH;
+}
+
 bool draft_repeats(const struct draft *d, int n)
 {
-    return d->use == DRAFT_OFF || (d->fresh.data && n <= DRAFT_FRESH);
+    return !d->fresh.data || is_fresh(d, n);
 }
 
 struct rows draft_room(struct draft *d, int64_t n_past, int n)
@@ -183,14 +194,14 @@ struct rows draft_room(struct draft *d, int64_t n_past, int n)
     }
     if (d->n_states + n > d->n_batch + 1)
         keep_last(d, min_of(min_of(d->n_states, KEPT), d->n_batch + 1 - n));
-    return draft_repeats(d, n) ? d->fresh : state_rows(d, d->n_states);
+    return is_fresh(d, n) ? d->fresh : state_rows(d, d->n_states);
 }
 
 void draft_took(struct draft *d, int n)
 {
     if (d->use == DRAFT_OFF)
         return;
-    if (draft_repeats(d, n))
+    if (is_fresh(d, n))
         d->device->ops->copy(d->device, state_rows(d, d->n_states), d->fresh);
     d->n_states += n;
 }
@@ -222,6 +233,8 @@ static bool read_pairs(struct draft *d, const int32_t *tokens, int n, int64_t n_
         .n_logits = wants_logits, .logits = wants_logits ? d->logits : NULL,
         .cache = &d->cache, .cancel = cancel,
     };
+    if (d->pair && !hybrid_pair_settle(d->pair, err))
+        return false;
     dev->ops->begin(dev, &step);
     bool ok = m->arch->draft(m, dev, &step, states, d->pairs, d->work, err);
     return dev->ops->end(dev, err) && ok;

@@ -19,13 +19,15 @@
 struct draft {
     enum draft_use use;       /* DRAFT_OFF: everything else is empty */
     const struct model *model;
-    struct device *device;    /* borrowed from the session's workspace */
+    struct device *device;    /* borrowed from the session's workspace, and: */
+    struct hybrid_pair *pair; /* NULL: without a GPU */
     struct activations *work; /* likewise */
     struct kvcache cache;     /* one layer */
     struct rows states;       /* [n_batch + 1, state width] */
     struct rows pairs;        /* [n_batch, pair width] */
     struct rows fresh;        /* [DRAFT_FRESH, state width]: where a device that records finds one place
-                               * for the states of all steps of decode; data NULL: it does not */
+                               * for the states of all steps of decode; data NULL: it does not, and
+                               * no record has a part in where they go */
     float *kept;              /* host [KEPT, state width] on their way */
     float *logits;            /* [n_vocab] */
     draft_chooser *choose;    /* the caller's; NULL: the highest logit */
@@ -56,7 +58,7 @@ void draft_follow(struct draft *d, struct engine *e, struct workspace *w, int64_
  * the step, before another one. */
 struct rows draft_room(struct draft *d, int64_t n_past, int n);
 void draft_took(struct draft *d, int n);
-/* Do steps of n tokens leave them at the same place every time? So they do where nobody drafts. */
+/* Do recorded steps of n tokens leave them at the same place every time? So they do where nobody drafts. */
 bool draft_repeats(const struct draft *d, int n);
 /* Only positions below n_past remain. */
 void draft_truncate(struct draft *d, int64_t n_past);

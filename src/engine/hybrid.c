@@ -178,7 +178,12 @@ int hybrid_first_layer(const struct hybrid *h)
 
 bool hybrid_drafts(const struct hybrid *h)
 {
-    return h->placement->drafts && !h->weights.partial;
+    return h->placement->drafts;
+}
+
+bool hybrid_is_split(const struct hybrid *h)
+{
+    return h->weights.partial;
 }
 
 bool hybrid_report(const struct hybrid *h, struct expert_report *r)

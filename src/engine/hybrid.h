@@ -49,7 +49,8 @@ bool hybrid_free_bytes(const struct hybrid *h, uint64_t *bytes, struct error *er
 void hybrid_tell_memory(const struct hybrid *h);
 int hybrid_first_layer(const struct hybrid *h);       /* layers from here on are the card's */
 bool hybrid_report(const struct hybrid *h, struct expert_report *r);
-bool hybrid_drafts(const struct hybrid *h); /* it holds the block for multi-token prediction */
+bool hybrid_drafts(const struct hybrid *h);   /* the block for multi-token prediction has a place */
+bool hybrid_is_split(const struct hybrid *h); /* the CPU has part of the trunk: with the head, the block */
 
 /* Device memory for steps within these sizes, as known before there is a hybrid: the library is loaded. */
 uint64_t hybrid_work_bytes(const struct model *m, const struct device_cpu_options *o);
@@ -66,6 +67,11 @@ bool hybrid_pair_open(struct hybrid_pair **out, struct hybrid *h,
                       const struct device_cpu_options *o, struct error *err);
 void hybrid_pair_close(struct hybrid_pair *p); /* accepts NULL */
 struct device *hybrid_pair_device(struct hybrid_pair *p);
+/* The device of the block for multi-token prediction: the card's, or under a split the CPU's, which finds
+ * the same activations where they lie in main memory. Between steps only, and once settled: nobody
+ * computes there for an earlier step. ERR_DEVICE, ERR_RUN: somebody does yet. */
+struct device *hybrid_pair_draft_device(struct hybrid_pair *p);
+bool hybrid_pair_settle(struct hybrid_pair *p, struct error *err);
 /* The activations that were allocated from that device. */
 void hybrid_pair_watch(struct hybrid_pair *p, const struct activations *a);
 /* The next block is a cache of n_ctx positions. */

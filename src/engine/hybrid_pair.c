@@ -202,6 +202,20 @@ struct device *hybrid_pair_device(struct hybrid_pair *p)
     return p->split ? p->split : p->device;
 }
 
+struct device *hybrid_pair_draft_device(struct hybrid_pair *p)
+{
+    return p->split ? p->cpu : p->device;
+}
+
+bool hybrid_pair_settle(struct hybrid_pair *p, struct error *err)
+{
+    struct error why = { 0 };
+    if (!p->split || hybrid_settle(p, &why))
+        return true;
+    return why.code != ERR_NONE ? error_set(err, why.code, why.file, why.line, "%s", why.text)
+                                : fail(err, ERR_DEVICE, "the GPU's last step has not ended");
+}
+
 void hybrid_pair_watch(struct hybrid_pair *p, const struct activations *a)
 {
     if (p->split)

@@ -97,7 +97,8 @@ static bool load_draft(struct prefix_file *f, const struct segment *s, const str
         return true;
     for (int i = 0; i < n_rows + s->state; i++) {
         struct cache_range wanted = wanted_of(f, s, t, &parts[i]);
-        if (!stream_load(in, &parts[i], c->device, prefix_range(f, s, &parts[i]), wanted, err))
+        if (!stream_load(in, &parts[i], c->draft->device, prefix_range(f, s, &parts[i]), wanted,
+                         err))
             return false;
     }
     return true;

@@ -47,10 +47,10 @@ static bool write_segment(struct prefix_file *f, int fd, const struct saving *v,
         .fd = fd, .path = f->path, .buffer = f->buffer, .at = s->at + PREFIX_SEGMENT + token_bytes,
     };
     for (int i = 0; i < v->c->cache->n_parts + v->n_draft; i++) {
-        const struct cache_part *part = i < v->c->cache->n_parts
-                                            ? &v->c->cache->parts[i]
-                                            : &v->draft[i - v->c->cache->n_parts];
-        if (!stream_save(&out, part, v->c->device, prefix_range(f, s, part), err))
+        int k = i - v->c->cache->n_parts;
+        const struct cache_part *part = k < 0 ? &v->c->cache->parts[i] : &v->draft[k];
+        struct device *device = k < 0 ? v->c->device : v->c->draft->device;
+        if (!stream_save(&out, part, device, prefix_range(f, s, part), err))
             return false;
     }
     put32(tail, out.crc);

@@ -122,7 +122,7 @@ void split_watch(struct device *dev, const struct arch *arch, const struct activ
     }
 }
 
-/* The buffer that r is, or some columns of. Buffers of different parts of a layer may lie at the same
+/* The buffer that r is, or some columns of; NULL: memory of the CPU's alone, which is not ours. Buffers of different parts of a layer may lie at the same
  * place; what is true of one is then true of the other, the one that nobody uses. */
 static struct buffer *buffer_of(struct split *d, struct rows r)
 {
@@ -131,7 +131,7 @@ static struct buffer *buffer_of(struct split *d, struct rows r)
         if (r.stride == b->stride && r.data >= b->data && r.data < b->data + b->stride)
             return &d->buffers[i];
     }
-    assert(!"rows that were not announced");
+    assert(block_of(d, r.data) == NULL); /* else: rows that were not announced */
     return NULL;
 }
 
@@ -200,6 +200,11 @@ struct rows split_input(struct split *d, struct rows r, enum side side)
 {
     bring(d, buffer_of(d, r), side);
     return split_rows(d, r, side);
+}
+
+bool split_is_ours(struct split *d, struct rows r)
+{
+    return buffer_of(d, r) != NULL;
 }
 
 struct rows split_output(struct split *d, struct rows r, enum side side)

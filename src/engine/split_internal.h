@@ -73,6 +73,8 @@ struct rows split_input(struct split *d, struct rows r, enum side side);
 struct rows split_output(struct split *d, struct rows r, enum side side);
 /* The same rows, as that side finds them, whatever is valid. */
 struct rows split_rows(const struct split *d, struct rows r, enum side side);
+/* Do both sides know these rows? Else they are somebody's in main memory. */
+bool split_is_ours(struct split *d, struct rows r);
 /* Where the valid copy is. */
 enum side split_valid(struct split *d, struct rows r);
 

@@ -340,12 +340,14 @@ static void split_add3(struct device *dev, struct rows dst, struct rows a, struc
         add3(on, to, x, y, z);
 }
 
+/* What somebody wants to keep in main memory is copied there by the CPU. */
 static void split_copy(struct device *dev, struct rows dst, struct rows src)
 {
     struct split *d = split(dev);
-    enum side side = split_valid(d, src);
+    bool ours = split_is_ours(d, dst);
+    enum side side = ours ? split_valid(d, src) : CPU;
     struct rows from = split_input(d, src, side);
-    struct rows to = split_output(d, dst, side);
+    struct rows to = ours ? split_output(d, dst, side) : dst;
     struct device *on = split_device(d, side);
     if (on)
         on->ops->copy(on, to, from);

@@ -170,16 +170,22 @@ static void choose_with(struct chooser *c, bool drafts)
     choose(c);
 }
 
-/* Is all of the trunk on one side, whatever the user's rules have moved? */
-static bool trunk_is_whole(const struct chooser *c)
+/* Has one side all that the block needs, whatever the user's rules have moved? The GPU needs the whole
+ * trunk, so that no step is parted between the two; the CPU what comes before the layers and behind
+ * them. */
+static bool block_has_side(const struct chooser *c)
 {
-    bool some[N_HOMES] = { false };
+    const struct placement *p = c->p;
+    bool whole = p->gpu_layers == c->m->params.n_layers && p->head_on_gpu;
     for (int i = 0; i < c->m->n_tensors; i++) {
         const struct model_tensor *t = &c->m->tensors[i];
-        if (t->role == ROLE_TRUNK || t->role == ROLE_HEAD)
-            some[c->p->homes[i]] = true;
+        bool on_gpu = p->homes[i] == HOME_GPU, is_end = t->layer < 0;
+        if (t->role == ROLE_ROUTED || t->role == ROLE_MTP)
+            continue;
+        if (whole ? !on_gpu && !(is_end && t->role == ROLE_EMBED) : on_gpu && is_end)
+            return false;
     }
-    return !some[HOME_GPU] || (!some[HOME_RAM] && !some[HOME_MAPPED]);
+    return true;
 }
 
 /* The block that drafts takes what would be left: no layer loses its place, nobody a copy or a position
@@ -189,14 +195,13 @@ static void choose_drafting(struct chooser *c)
     struct placement *p = c->p;
     const struct params *q = &c->m->params;
     choose_with(c, false);
-    if (!c->w->draft || !c->m->arch->draft || q->n_mtp == 0 || !p->fits || !trunk_is_whole(c))
+    if (!c->w->draft || !c->m->arch->draft || q->n_mtp == 0 || !p->fits || !block_has_side(c))
         return;
     const struct placement without = *p;
     choose_with(c, true);
     p->drafts = p->fits && p->gpu_layers == without.gpu_layers &&
                 p->head_on_gpu == without.head_on_gpu && p->cpu_moe == without.cpu_moe &&
-                p->copied == without.copied && p->n_ctx == without.n_ctx &&
-                (p->gpu_layers == 0 || (p->gpu_layers == q->n_layers && p->head_on_gpu));
+                p->copied == without.copied && p->n_ctx == without.n_ctx;
     if (!p->drafts)
         choose_with(c, false);
 }

@@ -109,8 +109,8 @@ struct placement {
     int gpu_layers;     /* trunk layers on the GPU: the last ones */
     int cpu_moe;        /* mixture layers before this one have their experts with the CPU */
     bool head_on_gpu;
-    bool drafts;        /* the block for multi-token prediction has its place: its trunk with the
-                         * model's, which is whole on one side, its experts with the last layer's */
+    bool drafts;        /* the block for multi-token prediction has its place: with the head; on the
+                         * GPU its experts with the last layer's */
     int expert_slots;   /* experts of each such layer that VRAM holds copies of */
     uint64_t expert_bytes; /* the largest expert of one layer */
 

@@ -57,17 +57,12 @@ static bool all_on_gpu(const struct model *m, const struct draft *d)
     return d->gpu_layers == m->params.n_layers && d->head;
 }
 
-/* The block that drafts is one more last layer. It needs a trunk that is whole on one side, and is
- * read where it is mapped: never copied. */
-static bool has_block(const struct chooser *c, const struct draft *d)
-{
-    return c->drafts && (d->gpu_layers == 0 || all_on_gpu(c->m, d));
-}
-
+/* The block that drafts is one more last layer, on the side of the head, which it shares. In main
+ * memory it is read where it is mapped: never copied. */
 static enum home block_home(const struct chooser *c, const struct draft *d,
                             const struct model_tensor *t)
 {
-    if (!has_block(c, d))
+    if (!c->drafts)
         return HOME_NONE;
     bool on_gpu = all_on_gpu(c->m, d) && t->weight != &c->m->layers[t->layer].nextn_embed &&
                   (t->spec->role != ROLE_ROUTED || d->cpu_moe < c->m->params.n_layers);
@@ -207,7 +202,7 @@ static void account_rest(const struct chooser *c, const struct draft *d)
         if (m->arch->derived_bytes)
             p->bytes[PART_TRUNK][home] += m->arch->derived_bytes(m, i, c->w->act_f32);
     }
-    if (has_block(c, d)) {
+    if (c->drafts) {
         enum home home = all_on_gpu(m, d) ? HOME_GPU : HOME_RAM;
         int n_batch = (int)min_of((int64_t)p->n_batch, d->n_ctx);
         if (c->w->draft_bytes)
