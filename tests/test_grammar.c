@@ -333,6 +333,69 @@ static void test_masks(void)
     }
 }
 
+/* A text of the grammar as tokens, chosen at random; 0: it did not end. */
+static int write_tokens(struct constraint *c, float *logits, int32_t *out, int most)
+{
+    int n = tokenizer_n_tokens(tokenizer);
+    bool complete = false;
+    constraint_reset(c);
+    for (int len = 0; len < most; len++) {
+        if (!CHECK(constraint_is_complete(c, &complete, NULL)) || complete)
+            return len;
+        for (int i = 0; i < n; i++)
+            logits[i] = tokenizer_is_end(tokenizer, i) ? -1 : (float)below(1000);
+        int best = 0;
+        if (!CHECK(constraint_apply(c, logits, NULL)))
+            return 0;
+        for (int i = 0; i < n; i++)
+            best = logits[i] > logits[best] ? i : best;
+        if (!CHECK(constraint_accept(c, best, NULL)))
+            return 0;
+        out[len] = best;
+    }
+    return 0;
+}
+
+/* What it will forbid, told before the tokens are there, is what it then forbids. */
+static void test_foresight(void)
+{
+    enum { MOST = 40, AHEAD = 3 };
+    static const char grammar[] = "root ::= \"[\" [0-9]{1,3} (\", \" [0-9]{1,3}){4} \"]\"";
+    struct constraint *c = constrain(grammar), *judge = constrain(grammar);
+    int n = tokenizer_n_tokens(tokenizer), ends = 0, others = 0;
+    float *found = malloc((size_t)n * sizeof *found), *wanted = malloc((size_t)n * sizeof *wanted);
+    int32_t tokens[MOST], none = tokenizer_find(tokenizer, "z");
+    check_case("masks behind tokens that are yet to come");
+    int len = c && judge && found && wanted ? write_tokens(judge, wanted, tokens, MOST) : 0;
+    CHECK(len > 5);
+    for (int at = 0; at <= len; at++) {
+        constraint_reset(c);
+        for (int i = 0; i < at; i++)
+            CHECK(constraint_accept(c, tokens[i], NULL));
+        for (int ahead = 0; ahead <= AHEAD && at + ahead <= len; ahead++) {
+            bool complete = true;
+            constraint_reset(judge);
+            for (int i = 0; i < at + ahead; i++)
+                CHECK(constraint_accept(judge, tokens[i], NULL));
+            memset(found, 0, (size_t)n * sizeof *found);
+            memset(wanted, 0, (size_t)n * sizeof *wanted);
+            CHECK(constraint_is_complete(judge, &complete, NULL));
+            CHECK(complete || constraint_apply(judge, wanted, NULL));
+            CHECK_INT(constraint_foresee(c, &tokens[at], ahead, found), !complete);
+            CHECK(memcmp(found, wanted, (size_t)n * sizeof *found) == 0);
+            ends += complete;
+            others += !complete;
+        }
+        memset(found, 0, (size_t)n * sizeof *found);
+        CHECK(!constraint_foresee(c, &none, 1, found) && found[none] == 0);
+    }
+    CHECK(ends == AHEAD + 1 && others > 3 * ends);
+    free(found);
+    free(wanted);
+    constraint_close(c);
+    constraint_close(judge);
+}
+
 /* ---- schemas --------------------------------------------------------------------------------- */
 
 static void random_schema(struct buf *b, int depth)
@@ -547,6 +610,7 @@ int main(void)
     if (CHECK_MSG(gguf_open(&file, DEMO, &err) && tokenizer_open(&tokenizer, &file, &err), "%s",
                   err.text)) {
         test_masks();
+        test_foresight();
         check_case("JSON in this build");
         if (!js_available(NULL)) {
             check_skip("built without jansson");

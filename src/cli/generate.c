@@ -145,6 +145,28 @@ static bool prefill(struct loaded *m, const struct tokens *prompt,
     return ok;
 }
 
+static int usable_tokens(const struct loaded *m)
+{
+    return min_of(tokenizer_n_tokens(m->tokenizer), (int32_t)m->model->params.n_vocab);
+}
+
+static bool is_constrained(const struct loaded *m, const struct stream *s, const struct think *think)
+{
+    return m->constraint && (s->o->plain || !think->thinking);
+}
+
+/* The marks of thinking are no part of an answer, unless it may open with one. */
+static void forbid_marks(const struct stream *s, float *logits, int usable, float open_logit)
+{
+    int32_t open = s->think.open_id, close = s->think.close_id;
+    if (s->o->plain)
+        return;
+    if (close >= 0 && close < usable)
+        logits[close] = -INFINITY;
+    if (open >= 0 && open < usable)
+        logits[open] = open_logit;
+}
+
 /* Let the grammar forbid tokens. Thinking goes free, but the answer must come after it. A model
  * that may think can open its thinking with the first token. *complete: the answer ends here. */
 static bool constrain(struct loaded *m, struct stream *s, int usable, bool *complete,
@@ -152,7 +174,7 @@ static bool constrain(struct loaded *m, struct stream *s, int usable, bool *comp
 {
     float *logits = session_logits(m->session);
     *complete = false;
-    s->constrained = m->constraint && (s->o->plain || !s->think.thinking);
+    s->constrained = is_constrained(m, s, &s->think);
     if (!m->constraint)
         return true;
     if (!s->constrained) {
@@ -160,9 +182,7 @@ static bool constrain(struct loaded *m, struct stream *s, int usable, bool *comp
         return true;
     }
     int32_t open = s->o->plain ? -1 : s->think.open_id;
-    int32_t close = s->o->plain ? -1 : s->think.close_id;
-    bool has_open = open >= 0 && open < usable;
-    bool may_open = m->thinks && s->g->n_generated == 0 && has_open;
+    bool may_open = m->thinks && s->g->n_generated == 0 && open >= 0 && open < usable;
     float open_logit = may_open ? logits[open] : -INFINITY;
     if (!constraint_is_complete(m->constraint, complete, err))
         return false;
@@ -170,11 +190,53 @@ static bool constrain(struct loaded *m, struct stream *s, int usable, bool *comp
         return true;
     if (!constraint_apply(m->constraint, logits, err))
         return false;
-    if (close >= 0 && close < usable)
-        logits[close] = -INFINITY;
-    if (has_open)
-        logits[open] = open_logit;
+    forbid_marks(s, logits, usable, open_logit);
     return true;
+}
+
+/* What constrain would do behind tokens that are guessed. False: the answer would end. */
+static bool constrain_ahead(struct loaded *m, const struct stream *s, struct think *think,
+                            float *logits, int usable, const int32_t *ahead, int n_ahead)
+{
+    int32_t bound[SAMPLER_AHEAD]; /* those that the grammar looks at */
+    int n_bound = 0;
+    for (int i = 0; i < n_ahead && !s->o->plain; i++) {
+        bool injected = think_due(think);
+        if (injected)
+            think_inject(think);
+        if (!injected && !think->thinking && ahead[i] != think->open_id)
+            bound[n_bound++] = ahead[i];
+        think_token(think, ahead[i]);
+    }
+    if (!m->constraint || (!s->o->plain && think_due(think)))
+        return true;
+    if (!is_constrained(m, s, think)) {
+        constraint_forbid_end(m->constraint, logits);
+        return true;
+    }
+    if (!constraint_foresee(m->constraint, s->o->plain ? ahead : bound,
+                            s->o->plain ? n_ahead : n_bound, logits))
+        return false;
+    forbid_marks(s, logits, usable, -INFINITY);
+    return true;
+}
+
+int32_t generate_foresee(void *loaded, float *logits, const int32_t *ahead, int n_ahead)
+{
+    struct loaded *m = loaded;
+    const struct stream *s = m->answering;
+    int usable = usable_tokens(m);
+    if (!s)
+        return sampler_foresee(m->sampler, logits, usable, ahead, n_ahead);
+    struct think think = s->think;
+    int64_t most = s->o->n_predict; /* the last token of an answer is never computed */
+    if ((most >= 0 && s->g->n_generated + n_ahead + 1 >= most) ||
+        !constrain_ahead(m, s, &think, logits, usable, ahead, n_ahead))
+        return -1;
+    if (!s->o->plain && think_due(&think))
+        return think_inject(&think);
+    int32_t id = sampler_foresee(m->sampler, logits, usable, ahead, n_ahead);
+    return tokenizer_is_end(m->tokenizer, id) ? -1 : id;
 }
 
 /* After Ctrl-C: during thinking the user may choose. */
@@ -218,7 +280,7 @@ static bool decode(struct loaded *m, struct stream *s, struct error *err)
 {
     const struct generate_options *o = s->o;
     struct generation *g = s->g;
-    int usable = min_of(tokenizer_n_tokens(m->tokenizer), (int32_t)m->model->params.n_vocab);
+    int usable = usable_tokens(m);
     double first_s = now_s();
     g->finish = FINISH_STOP;
     while (!s->stopped) {
@@ -307,7 +369,9 @@ bool generate(struct loaded *m, const struct tokens *prompt, const struct genera
               (o->n_stop == 0 || stop_open(&s.stop, o->stop, o->n_stop, err)) &&
               prefill(m, prompt, o, g, err);
     double start = now_s();
+    m->answering = &s;
     ok = ok && decode(m, &s, err);
+    m->answering = NULL;
     g->loop_s = now_s() - start - s.asked_s;
     times_between(&g->times, &before, session_times(m->session));
     /* What was held back is still the reader's, also when a step failed. */

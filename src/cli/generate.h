@@ -62,6 +62,10 @@ bool generate(struct loaded *m, const struct tokens *prompt, const struct genera
               struct generation *g, struct error *err);
 void generation_release(struct generation *g);
 
+/* A draft_chooser, whose ctx is the struct loaded: what would be chosen next in the answer that is being
+ * generated, by the rules of its sampler, its grammar and its thinking. -1: the answer would end. */
+int32_t generate_foresee(void *loaded, float *logits, const int32_t *ahead, int n_ahead);
+
 double generation_prefill_rate(const struct generation *g); /* tok/s, 0: nothing to measure */
 double generation_decode_rate(const struct generation *g);
 const char *finish_name(enum finish f); /* "stop", "length", "context", "interrupted" */

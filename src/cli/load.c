@@ -7,6 +7,7 @@
 
 #include "cpu/features.h"
 #include "src/cli/drafting.h"
+#include "src/cli/generate.h"
 #include "src/cli/grammar_option.h"
 #include "src/cli/placing.h"
 #include "src/cli/rates.h"
@@ -54,15 +55,6 @@ static bool open_engine(struct loaded *m, const struct options *o, const char *p
     return true;
 }
 
-/* Guesses by the sampler's own rules. What a grammar would forbid is not known here: such a guess is
- * wrong, no more. */
-static int32_t foresee(void *ctx, float *logits, const int32_t *ahead, int n_ahead)
-{
-    struct loaded *m = ctx;
-    int usable = min_of(tokenizer_n_tokens(m->tokenizer), (int32_t)m->model->params.n_vocab);
-    return sampler_foresee(m->sampler, logits, usable, ahead, n_ahead);
-}
-
 static bool open_session(struct loaded *m, const struct options *o, int64_t n_ctx,
                          struct error *err)
 {
@@ -72,7 +64,7 @@ static bool open_session(struct loaded *m, const struct options *o, int64_t n_ct
                                      : o->ctx_size;
     struct session_options so = {
         .n_ctx = n_ctx, .cancel = signals_cancel_flag(), .draft = draft_wish(o->draft),
-        .choose = foresee, .choose_ctx = m,
+        .choose = generate_foresee, .choose_ctx = m,
     };
     return session_open(&m->session, m->engine, &so, err);
 }

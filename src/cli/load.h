@@ -7,6 +7,8 @@
 #include "src/engine/engine.h"
 #include "src/text/constraint.h"
 
+struct stream; /* src/cli/generate.c */
+
 /* Zeroed is closed. */
 struct loaded {
     struct engine *engine;
@@ -18,6 +20,7 @@ struct loaded {
     struct sampler *sampler;
     struct constraint *constraint; /* of --grammar or --json-schema; NULL: none */
     struct grammar *grammar;       /* the same, until the constraint takes it */
+    const struct stream *answering; /* the answer that is being generated, for guesses; NULL: none */
     struct sampler_options sampling; /* as resolved from flags, file and model card */
     enum think_mode think;           /* to render with; THINK_DEFAULT: the format's way */
     bool thinks;                     /* what that comes to */

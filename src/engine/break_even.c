@@ -252,8 +252,10 @@ int64_t break_even_pairs(const struct break_even *b)
 
 void break_even_read(struct break_even *b, int64_t n, double seconds, bool late)
 {
-    double each = n > 0 ? seconds / (double)n : 0;
-    b->pair_s = b->pair_s > 0 ? b->pair_s + RECENT_RARE * (each - b->pair_s) : each;
+    if (n > 0) {
+        double each = seconds / (double)n;
+        b->pair_s = b->pair_s > 0 ? b->pair_s + RECENT_RARE * (each - b->pair_s) : each;
+    }
     if (!late)
         return;
     b->waiting_s += seconds;

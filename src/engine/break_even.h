@@ -42,7 +42,8 @@ int break_even_length(const struct break_even *b, int room, int64_t n_behind);
  * unless nobody asked further, one that was wrong. */
 void break_even_step(struct break_even *b, int k, double seconds);
 void break_even_judged(struct break_even *b, int right, bool wrong);
-/* The block has read n pairs at once; late: because a session goes back to guessing. */
+/* The block has read n pairs at once; late: because a session goes back to guessing, and what a guess took
+ * that was not to be had (n 0). */
 void break_even_read(struct break_even *b, int64_t n, double seconds, bool late);
 /* How many pairs are worth reading late; 0: not known. */
 int64_t break_even_pairs(const struct break_even *b);

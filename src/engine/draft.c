@@ -296,25 +296,25 @@ bool draft_catch_up(struct draft *d, const int32_t *tokens, int64_t n_pairs,
     return read_until(d, tokens, n_pairs - 1, NULL, true, cancel, err);
 }
 
-bool draft_guess(struct draft *d, const int32_t *tokens, int64_t n_pairs, int32_t *guesses, int n,
+bool draft_guess(struct draft *d, const int32_t *tokens, int64_t n_pairs, int32_t *guesses, int *n,
                  const atomic_int *cancel, struct error *err)
 {
-    int last = 0;
+    int last = 0, most = *n;
     int64_t width = d->states.width;
     if (!read_until(d, tokens, n_pairs, &last, false, cancel, err))
         return false;
     assert(last > 0);
-    guesses[0] = choose(d, guesses, 0);
-    for (int i = 1; i < n; i++) {
+    for (int i = 0;; i++) {
+        guesses[i] = choose(d, guesses, i);
+        *n = guesses[i] < 0 ? i : i + 1;
+        if (*n == i || *n == most)
+            return true;
         struct rows guessed = { d->pairs.data + (last - 1) * d->pairs.stride, width,
                                 d->pairs.stride };
-        if (!read_pairs(d, &guesses[i - 1], 1, n_pairs - d->base + i - 1, guessed, true, cancel,
-                        err))
+        if (!read_pairs(d, &guesses[i], 1, n_pairs - d->base + i, guessed, true, cancel, err))
             return false;
         last = 1;
-        guesses[i] = choose(d, guesses, i);
     }
-    return true;
 }
 
 /* ---- for files ---- */
@@ -368,6 +368,11 @@ void draft_note_step(struct draft *d, int n_guesses, double seconds)
     d->n_steps[n_guesses]++;
     for (int i = 0; i < n_guesses; i++)
         d->guesses[i]++;
+}
+
+void draft_note_idle(struct draft *d, double seconds)
+{
+    break_even_read(&d->even, 0, seconds, true);
 }
 
 void draft_note_judged(struct draft *d, int right, bool wrong)

@@ -70,9 +70,9 @@ bool draft_read(struct draft *d, const int32_t *tokens, int64_t n_pairs, const a
  * the time is entered as such. */
 bool draft_catch_up(struct draft *d, const int32_t *tokens, int64_t n_pairs,
                     const atomic_int *cancel, struct error *err);
-/* Read all pairs, then guess what follows the last token: guesses [n]. Only where draft_length says
- * so. */
-bool draft_guess(struct draft *d, const int32_t *tokens, int64_t n_pairs, int32_t *guesses, int n,
+/* Read all pairs, then guess what follows the last token: guesses [*n], of which *n are left, maybe none,
+ * where the caller would append no more. Only where draft_length says so. */
+bool draft_guess(struct draft *d, const int32_t *tokens, int64_t n_pairs, int32_t *guesses, int *n,
                  const atomic_int *cancel, struct error *err);
 
 /* What a timeline of n positions has here, as parts of a cache: rows of pairs, then, when it is there,
@@ -90,6 +90,8 @@ bool draft_reads(const struct draft *d);
 int draft_length(const struct draft *d, int64_t n_past, int64_t room);
 /* A step with so many guesses was made; then, what became of them (break_even.h). */
 void draft_note_step(struct draft *d, int n_guesses, double seconds);
+/* The block has worked for nothing: there was nothing to guess. */
+void draft_note_idle(struct draft *d, double seconds);
 void draft_note_judged(struct draft *d, int right, bool wrong);
 void draft_note(const struct draft *d, struct draft_report *r);
 

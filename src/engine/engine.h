@@ -107,8 +107,9 @@ enum draft_use { DRAFT_AUTO = -1, DRAFT_OFF, DRAFT_ONE, DRAFT_TWO, DRAFT_THREE }
 #define DRAFT_MOST DRAFT_THREE
 
 /* What the caller would choose next, were these the logits [n_vocab] (they may be overwritten), behind
- * the timeline, the token that is just appended, and `ahead` [n_ahead], which are guesses too. The
- * closer to what it will choose, the better the guess: nothing else depends on it. */
+ * the timeline, the token that is just appended, and `ahead` [n_ahead], which are guesses too; negative:
+ * nothing would be appended there, so that there is nothing to guess. The closer to what it will choose,
+ * the better the guess: nothing else depends on it. */
 typedef int32_t draft_chooser(void *ctx, float *logits, const int32_t *ahead, int n_ahead);
 
 struct session_options {

@@ -451,8 +451,10 @@ static bool decode_with_guesses(struct session *s, int32_t token, int n, struct 
     s->tokens[s->n_past] = token;
     bool ok = draft_catch_up(d, s->tokens, s->n_past, s->cancel, &why);
     double start = now_s();
-    ok = ok && draft_guess(d, s->tokens, s->n_past, &tokens[1], n, s->cancel, &why);
-    if (why.code == ERR_DEVICE) /* which the step will meet too, and deal with */
+    ok = ok && draft_guess(d, s->tokens, s->n_past, &tokens[1], &n, s->cancel, &why);
+    if (ok && n == 0)
+        draft_note_idle(d, now_s() - start);
+    if (why.code == ERR_DEVICE || (ok && n == 0)) /* an error that the step will meet too, and deal with */
         return decode_plain(s, token, err);
     if (!ok)
         fail_again(err, &why);

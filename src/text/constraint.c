@@ -233,13 +233,8 @@ static const struct mask *current_mask(struct constraint *c, struct error *err)
     return m;
 }
 
-bool constraint_apply(struct constraint *c, float *logits, struct error *err)
+static void forbid(const struct constraint *c, const struct mask *m, float *logits)
 {
-    const struct mask *m = current_mask(c, err);
-    if (!m)
-        return false;
-    if (m->n == 0 && !(constraint_may_end(c) && c->n_ends))
-        return fail(err, ERR_RUN, "no token of the vocabulary goes on as the grammar wants");
     for (size_t w = 0; w < c->n_words; w++) {
         int32_t first = (int32_t)(64 * w), n = min_of(64, c->n_usable - first);
         if (m->words[w] == UINT64_MAX)
@@ -247,6 +242,32 @@ bool constraint_apply(struct constraint *c, float *logits, struct error *err)
         for (int32_t i = 0; i < n; i++)
             logits[first + i] = m->words[w] >> i & 1 ? logits[first + i] : -INFINITY;
     }
+}
+
+bool constraint_apply(struct constraint *c, float *logits, struct error *err)
+{
+    const struct mask *m = current_mask(c, err);
+    if (!m)
+        return false;
+    if (m->n == 0 && !(constraint_may_end(c) && c->n_ends))
+        return fail(err, ERR_RUN, "no token of the vocabulary goes on as the grammar wants");
+    forbid(c, m, logits);
+    return true;
+}
+
+/* States must keep their numbers here, so nothing may be forgotten to bound memory. */
+bool constraint_foresee(struct constraint *c, const int32_t *ahead, int n, float *logits)
+{
+    int32_t now = c->state;
+    bool follows = true;
+    for (int i = 0; i < n && follows; i++)
+        follows = constraint_accept(c, ahead[i], NULL);
+    bool known = follows && acceptor_bytes(c->acceptor) <= ACCEPTOR_BYTES;
+    const struct mask *m = known ? current_mask(c, NULL) : NULL;
+    c->state = now;
+    if (!m || m->n == 0)
+        return false;
+    forbid(c, m, logits);
     return true;
 }
 

@@ -32,6 +32,11 @@ bool constraint_apply(struct constraint *c, float *logits, struct error *err);
 /* Forbid the end marks and nothing else: for text in front of what the grammar describes. */
 void constraint_forbid_end(const struct constraint *c, float *logits);
 
+/* What constraint_apply would do behind `ahead` [n], tokens that are not appended yet. Nothing but masks
+ * is remembered. False, the logits as they were: nothing but an end mark can follow there, the text has
+ * left the grammar, or it cannot be told now. */
+bool constraint_foresee(struct constraint *c, const int32_t *ahead, int n, float *logits);
+
 /* A token was appended. ERR_INTERNAL when the mask did not allow it. */
 bool constraint_accept(struct constraint *c, int32_t token, struct error *err);
 
