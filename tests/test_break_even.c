@@ -282,6 +282,9 @@ static void test_limits(void)
     CHECK_INT(break_even_length(&b, 1, 0), 1);
     CHECK_INT(break_even_length(&b, 3, 1000), 0); /* too much to read first */
     CHECK_INT(break_even_reason(&b), DRAFT_PAYS);
+    break_even_read(&b, 100, 5000, false); /* from the disk: says nothing of a later one */
+    CHECK_INT(break_even_pairs(&b), 0);
+    CHECK_INT(break_even_length(&b, 1, 4), 1);
     break_even_read(&b, 100, 3, false); /* with a prompt: no trial has cost that */
     CHECK_INT(break_even_length(&b, 1, 0), 1);
     CHECK_INT(break_even_pairs(&b), 16); /* half a plain step */

@@ -250,12 +250,26 @@ int64_t break_even_pairs(const struct break_even *b)
     return b->pair_s > 0 ? (int64_t)(CATCH_UP * b->step_s[0] / b->pair_s) : 0;
 }
 
+/* The first reading brings the block's weights from the disk, the next few more of its experts: what
+ * they take is paid once, and says little of what a later one would. */
+static void measure_pair(struct break_even *b, double seconds)
+{
+    double *mean = &b->pair_s;
+    if (b->n_reads == 1)
+        *mean = seconds;
+    else if (b->n_reads < 4)
+        *mean = min_of(*mean, seconds);
+    else
+        *mean += RECENT_RARE * (min_of(seconds, SPIKE * *mean) - *mean);
+    b->n_reads += seconds > 0;
+}
+
 void break_even_read(struct break_even *b, int64_t n, double seconds, bool late)
 {
-    if (n > 0) {
-        double each = seconds / (double)n;
-        b->pair_s = b->pair_s > 0 ? b->pair_s + RECENT_RARE * (each - b->pair_s) : each;
-    }
+    if (n > 0 && b->n_reads > 0)
+        measure_pair(b, seconds / (double)n);
+    else if (n > 0)
+        b->n_reads = 1;
     if (!late)
         return;
     b->waiting_s += seconds;

@@ -26,7 +26,8 @@ struct break_even {
     int64_t seen_at[DRAFT_MOST + 1]; /* the step of the last measurement */
     double then_s[DRAFT_MOST + 1];   /* step_s at the last plain step: does the machine change speed? */
     double tries[DRAFT_MOST], hits[DRAFT_MOST]; /* of guess j with all before it right; fading */
-    double pair_s;                   /* recent seconds of reading one of many pairs */
+    double pair_s;                   /* recent seconds of reading one of many pairs; 0: not known */
+    int64_t n_reads;                 /* of many pairs */
     /* the account, in seconds; steps since the last plain one wait for the next plain one. A token is
      * worth a cheap plain step of late: floor_s; least_s is the cheapest of all. */
     double settled_s, waiting_s, total_s, floor_s, least_s;
