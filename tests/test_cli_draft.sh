@@ -61,6 +61,30 @@ expect "the last token is not computed, so not guessed" "1, 0, 0, 0" "$(list ste
 run 0 run "$model" -p "What is 2+3?" --temp 0 -n 3 --json --draft 3
 expect "nor are those behind it" "0, 1, 0, 0" "$(list steps)"
 
+# ---- what is told of it
+
+# part FIELD: of the times of a step
+part() { sed -n "s/.*\"ms_per_step\": {[^}]*\"$1\": \([^,}]*\).*/\1/p" "$out"; }
+run 0 run "$model" -p "Tell me a story." -n 60 --temp 0 --json --draft 2
+expect "guesses take time of their own" 1 "$(part drafting | awk '{ print ($1 > 0) }')"
+expect "what was told to guess is not given up" 0 "$(field turned_off)"
+expect "tokens a step are those of its counts" 1 "$(awk -v t="$(field tokens_per_step)" -v a="$(list accepted)" \
+    -v s="$(list steps)" 'BEGIN { split(a, x, ", "); split(s, y, ", ");
+    d = t - 1 - (x[1] + x[2] + x[3]) / (y[1] + y[2] + y[3] + y[4]); print d * d < 1e-8 }')"
+run 0 run "$model" -p "Tell me a story." -n 60 --temp 0 --json --draft off
+expect "without guesses they take none" 0.0 "$(part drafting)"
+run 0 run "$model" -p "Tell me a story." -n 80 --temp 0 --seed 2 --json
+expect "of itself it tries, soon" 1 "$(list guesses | awk '{ print ($1 > 0) }')"
+printf 'What is 2+3?\n/why\n' >"$work/asks"
+input=$work/asks
+run 0 chat "$model" --temp 0 --stats --draft 1
+expect "a chat tells tokens a step" 1 "$(grep -cE '^  [0-9.]+ tok/s · context [0-9]+ % · [0-9.]+ tokens a step' "$err")"
+expect "/why knows steps of several tokens" 1 "$(cat "$out" "$err" | grep -cE 'ms a step of 1\.[0-9]+ tokens')"
+expect "and what guessing takes" 1 "$(cat "$out" "$err" | grep -cE '^ +guessing +[0-9.]+ ms')"
+run 0 chat "$model" --temp 0 --stats --draft off
+expect "without guesses it tells none" 0 "$(grep -c 'a step' "$err")"
+input=/dev/null
+
 # ---- batches
 
 for i in 1 2 3 4 5 6; do printf '{"prompt": "What is %d+%d?"}\n' $i $((i + 2)); done >"$work/asks"

@@ -55,6 +55,8 @@ static int context_percent(const struct chat *c)
 
 /* ---- drawing --------------------------------------------------------------------------------- */
 
+#define FASTER 1.1 /* tokens a step that are worth a word: more than trials */
+
 /* What --live shows below the text. */
 static void add_live_line(struct chat_show *s, struct buf *out)
 {
@@ -395,6 +397,8 @@ void chat_show_after(struct chat *c, const struct generation *g)
     buf_printf(&line, "  %s%.1f tok/s · context %d %%",
                g->finish == FINISH_INTERRUPTED ? "stopped · " : "", generation_decode_rate(g),
                percent);
+    if (g->drafted.n_accepted > 0 && draft_tokens_per_step(&g->drafted) >= FASTER)
+        buf_printf(&line, " · %.2f tokens a step", draft_tokens_per_step(&g->drafted));
     if (c->joules > 0 && g->n_generated > 0)
         buf_printf(&line, " · %.1f J/token%s", c->joules / (double)g->n_generated,
                    *c->energy.reason ? " of the GPU" : "");

@@ -24,6 +24,8 @@ static void put_decision(struct buf *out, const struct draft_report *r)
         buf_puts(out, "none now");
         if (r->gain > 0)
             buf_printf(out, ", with guesses decoding would be %.2f times as fast", r->gain);
+        if (r->n_off > 0)
+            buf_printf(out, "; given up %lld time%s", (long long)r->n_off, r->n_off > 1 ? "s" : "");
         break;
     case DRAFT_RECOVERS:
         buf_puts(out, "none for a while, trials have cost their share");
@@ -65,6 +67,7 @@ struct json *drafting_json(const struct draft_report *r)
     js_set(j, "length", js_int(r->length));
     js_set(j, "reason", js_text(str_of(reasons[r->reason])));
     js_set(j, "gain", r->gain > 0 ? js_real(r->gain) : js_null());
+    js_set(j, "turned_off", js_int(r->n_off));
     js_set(j, "tokens_per_step", js_real(draft_tokens_per_step(r)));
     js_set(j, "guesses", guesses);
     js_set(j, "accepted", accepted);

@@ -350,8 +350,24 @@ static void times_between(struct session_times *t, const struct session_times *b
         t->decode.seconds[i] -= before->decode.seconds[i];
         t->prefill.seconds[i] -= before->prefill.seconds[i];
     }
+    t->draft_s -= before->draft_s;
     t->n_steps -= before->n_steps;
     t->n_read -= before->n_read;
+}
+
+static void guesses_between(struct draft_report *r, const struct draft_report *before,
+                            const struct loaded *m)
+{
+    session_draft_report(m->session, r);
+    r->n_guesses -= before->n_guesses;
+    r->n_accepted -= before->n_accepted;
+    for (int i = 0; i < DRAFT_MOST; i++) {
+        r->guesses[i] -= before->guesses[i];
+        r->accepted[i] -= before->accepted[i];
+    }
+    for (int k = 0; k <= DRAFT_MOST; k++)
+        r->n_steps[k] -= before->n_steps[k];
+    r->n_off -= before->n_off;
 }
 
 bool generate(struct loaded *m, const struct tokens *prompt, const struct generate_options *o,
@@ -364,6 +380,8 @@ bool generate(struct loaded *m, const struct tokens *prompt, const struct genera
         constraint_reset(m->constraint);
     const char *close_text = chat_format_think_close(m->format);
     struct session_times before = *session_times(m->session);
+    struct draft_report drafted;
+    session_draft_report(m->session, &drafted);
     bool ok = think_start(&s.think, m->tokenizer, o->in_thinking, close_text, o->think_budget,
                           err) &&
               (o->n_stop == 0 || stop_open(&s.stop, o->stop, o->n_stop, err)) &&
@@ -374,6 +392,7 @@ bool generate(struct loaded *m, const struct tokens *prompt, const struct genera
     m->answering = NULL;
     g->loop_s = now_s() - start - s.asked_s;
     times_between(&g->times, &before, session_times(m->session));
+    guesses_between(&g->drafted, &drafted, m);
     /* What was held back is still the reader's, also when a step failed. */
     bool flushed = flush(&s, ok ? err : NULL);
     stop_close(s.stop);

@@ -49,6 +49,7 @@ struct generation {
     double prefill_s, decode_s; /* decode: from the first token to the last */
     double loop_s;              /* decode with its last step and everything around the steps */
     struct session_times times; /* of this answer's steps */
+    struct draft_report drafted; /* counts of this answer's steps; the rest as it is now */
     enum finish finish;
     bool ended_in_thinking;
 };

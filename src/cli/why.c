@@ -52,18 +52,25 @@ static double sum_of(const double *x)
 /* Seconds of decode outside the steps: sampling, text, the terminal. */
 static double outside(const struct generation *g)
 {
-    return max_of(0, g->loop_s - sum_of(g->times.decode.seconds));
+    return max_of(0, g->loop_s - sum_of(g->times.decode.seconds) - g->times.draft_s);
+}
+
+static double all_of(const struct generation *g)
+{
+    return sum_of(g->times.decode.seconds) + g->times.draft_s + outside(g);
 }
 
 void why_line(struct buf *out, const struct generation *g)
 {
-    double all = sum_of(g->times.decode.seconds) + outside(g);
+    double all = all_of(g);
     if (g->times.n_steps == 0 || all <= 0)
         return;
     buf_puts(out, "time ");
     for (int i = 0; i < N_PHASES; i++)
         if (g->times.decode.seconds[i] >= 0.005 * all)
             buf_printf(out, " %s %.0f %%,", names[i], 100 * g->times.decode.seconds[i] / all);
+    if (g->times.draft_s >= 0.005 * all)
+        buf_printf(out, " guessing %.0f %%,", 100 * g->times.draft_s / all);
     buf_printf(out, " sampling, text %.0f %%", 100 * outside(g) / all);
 }
 
@@ -79,6 +86,7 @@ struct json *why_json(const struct generation *g)
     struct json *j = js_object();
     for (int i = 0; i < N_PHASES; i++)
         js_set(j, keys[i], js_real(1e3 * g->times.decode.seconds[i] / steps));
+    js_set(j, "drafting", js_real(1e3 * g->times.draft_s / steps));
     js_set(j, "sampling", js_real(1e3 * outside(g) / steps));
     return j;
 }
@@ -135,7 +143,7 @@ static void add_advice(struct buf *out, const struct loaded *m, const struct gen
                        double gb_s, double dram_gb_s)
 {
     const double *s = g->times.decode.seconds;
-    double all = sum_of(s) + outside(g);
+    double all = all_of(g);
     int threads = engine_threads(m->engine), cores = cpus_usable()->n_cores;
     const struct placement *p = engine_placement(m->engine);
     buf_puts(out, "  ");
@@ -170,20 +178,26 @@ void why_text(struct buf *out, const struct loaded *m, const struct generation *
 {
     double bytes[N_PHASES], steps = (double)g->times.n_steps;
     const double *s = g->times.decode.seconds;
-    double all = sum_of(s) + outside(g);
+    double all = all_of(g), tokens = draft_tokens_per_step(&g->drafted);
+    bool counted = !engine_gpu(m->engine) && g->drafted.n_guesses == 0; /* what a step reads */
     if (g->times.n_steps == 0 || all <= 0) {
         buf_puts(out, "nothing was decoded\n");
         return;
     }
     why_bytes(m->model, bytes);
-    double total = sum_of(bytes), gb_s = total * steps / all / 1e9;
-    buf_printf(out, "%.2f ms a token (%.1f tok/s), by block:\n", 1e3 * all / steps, steps / all);
+    double total = sum_of(bytes), gb_s = counted ? total * steps / all / 1e9 : 0;
+    if (g->drafted.n_guesses > 0)
+        buf_printf(out, "%.2f ms a step of %.2f tokens (%.1f tok/s), by block:\n", 1e3 * all / steps,
+                   tokens, tokens * steps / all);
+    else
+        buf_printf(out, "%.2f ms a token (%.1f tok/s), by block:\n", 1e3 * all / steps, steps / all);
     for (int i = 0; i < N_PHASES; i++)
         if (s[i] >= 0.0005 * all)
-            add_row(out, names[i], s[i], all, steps, engine_gpu(m->engine) ? 0 : bytes[i], dram_gb_s,
-                    columns);
+            add_row(out, names[i], s[i], all, steps, counted ? bytes[i] : 0, dram_gb_s, columns);
+    if (g->times.draft_s > 0)
+        add_row(out, "guessing", g->times.draft_s, all, steps, 0, 0, columns);
     add_row(out, "sampling, text", outside(g), all, steps, 0, 0, columns);
-    if (!engine_gpu(m->engine))
+    if (counted)
         add_row(out, "together", all, all, steps, total, dram_gb_s, columns);
     if (dram_gb_s > 0)
         buf_printf(out, "  memory reads %.1f GB/s here, as measured: 100 %%\n", dram_gb_s);

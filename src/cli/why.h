@@ -20,7 +20,7 @@ void why_line(struct buf *out, const struct generation *g);
 void why_bound(struct buf *out, const struct session_times *before,
                const struct session_times *now, double dram_share, double gpu_busy);
 
-/* The same for programs: milliseconds per step of each block; NULL when nothing was decoded. */
+/* The same for programs: milliseconds per step of each block and of guessing; NULL when nothing was decoded. */
 struct json *why_json(const struct generation *g);
 
 /* Bytes of weights that one token reads in each block. */

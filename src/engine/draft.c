@@ -150,6 +150,7 @@ void draft_follow(struct draft *d, struct engine *e, struct workspace *w, int64_
     memcpy(d->guesses, before.guesses, sizeof d->guesses);
     memcpy(d->accepted, before.accepted, sizeof d->accepted);
     memcpy(d->n_steps, before.n_steps, sizeof d->n_steps);
+    d->n_off = before.n_off;
 }
 
 /* ---- states and pairs ---- */
@@ -362,12 +363,23 @@ int draft_length(const struct draft *d, int64_t n_past, int64_t room)
                                 : min_of((int)d->use, most);
 }
 
+/* Has guessing begun to pay, or ceased to? */
+static void watch(struct draft *d)
+{
+    enum draft_reason now = break_even_reason(&d->even);
+    if (d->use != DRAFT_AUTO)
+        return;
+    d->n_off += d->pays && now == DRAFT_LOSES;
+    d->pays = now == DRAFT_PAYS || (now == DRAFT_RECOVERS && d->pays);
+}
+
 void draft_note_step(struct draft *d, int n_guesses, double seconds)
 {
     break_even_step(&d->even, n_guesses, seconds);
     d->n_steps[n_guesses]++;
     for (int i = 0; i < n_guesses; i++)
         d->guesses[i]++;
+    watch(d);
 }
 
 void draft_note_idle(struct draft *d, double seconds)
@@ -380,6 +392,7 @@ void draft_note_judged(struct draft *d, int right, bool wrong)
     break_even_judged(&d->even, right, wrong);
     for (int i = 0; i < right; i++)
         d->accepted[i]++;
+    watch(d);
 }
 
 void draft_note(const struct draft *d, struct draft_report *r)
@@ -391,6 +404,7 @@ void draft_note(const struct draft *d, struct draft_report *r)
     bool fixed = d->use != DRAFT_AUTO;
     int best = fixed ? min_of((int)d->use, d->n_batch - 1) : break_even_best(b, b->most);
     r->reason = fixed ? DRAFT_FIXED : break_even_reason(b);
+    r->n_off = d->n_off;
     r->length = r->reason == DRAFT_RECOVERS ? 0 : best;
     for (int i = 0; i < DRAFT_MOST; i++) {
         r->n_guesses += r->guesses[i] = d->guesses[i];

@@ -37,6 +37,8 @@ struct draft {
     int64_t base, n_pairs;    /* the cache holds pairs base .. n_pairs - 1 */
     size_t bytes;             /* of all this but the cache */
     struct break_even even;
+    bool pays;                /* of DRAFT_AUTO: by what was known last */
+    int64_t n_off;            /* times that it did no longer */
     int64_t guesses[DRAFT_MOST], accepted[DRAFT_MOST], n_steps[DRAFT_MOST + 1];
 };
 

@@ -136,6 +136,7 @@ struct draft_report {
     int64_t guesses[DRAFT_MOST], accepted[DRAFT_MOST]; /* the same, of the first, second .. in a step */
     int64_t n_steps[DRAFT_MOST + 1]; /* of decode, with 0, 1 .. guesses */
     double step_s[DRAFT_MOST + 1];   /* per step, recent; 0: there was none */
+    int64_t n_off; /* times that DRAFT_AUTO has given guessing up because it did not pay */
     double gain; /* speed of the best length against plain decoding by these; 0: not known */
 };
 void session_draft_report(const struct session *s, struct draft_report *r);
@@ -223,6 +224,7 @@ struct pick_counts engine_picks(const struct engine *e);
 /* Where the time of a session's steps has gone since it was opened. */
 struct session_times {
     struct phase_clock decode, prefill;
+    double draft_s;  /* of decode: guessing, before the steps that carry the guesses */
     int64_t n_steps; /* of decode, each for one token and its guesses */
     int64_t n_read;  /* tokens of prefill */
 };

@@ -449,9 +449,11 @@ static bool decode_with_guesses(struct session *s, int32_t token, int n, struct 
     struct error why = { 0 };
     int32_t tokens[1 + DRAFT_MOST] = { token };
     s->tokens[s->n_past] = token;
+    double begin = now_s();
     bool ok = draft_catch_up(d, s->tokens, s->n_past, s->cancel, &why);
     double start = now_s();
     ok = ok && draft_guess(d, s->tokens, s->n_past, &tokens[1], &n, s->cancel, &why);
+    s->times.draft_s += now_s() - begin;
     if (ok && n == 0)
         draft_note_idle(d, now_s() - start);
     if (why.code == ERR_DEVICE || (ok && n == 0)) /* an error that the step will meet too, and deal with */
