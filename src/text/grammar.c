@@ -10,8 +10,8 @@
 
 /* ---- what is true of rules ------------------------------------------------------------------- */
 
-/* Facts that are found by going round until nothing changes: a rule has one when its body has it,
- * given what is known of the others so far. */
+/* A rule has a fact when its body has it, given what is known of the others so far; so a rule is
+ * looked at again when one that it mentions got the fact. */
 enum fact {
     FACT_EMPTY,  /* can be the empty text */
     FACT_ENDS,   /* some finite text satisfies it */
@@ -21,8 +21,46 @@ enum fact {
 
 struct facts {
     const struct grammar_tree *t;
-    bool *of[N_FACTS]; /* [n_rules] */
+    bool *of[N_FACTS];  /* [n_rules] */
+    size_t *first_user; /* [n_rules + 1] rule r stands in users[first_user[r] .. first_user[r + 1]) */
+    int32_t *users;
+    int32_t *queue;     /* [n_rules] a ring of rules to look at, */
+    bool *queued;       /* [n_rules] each at most once */
 };
+
+/* Visit the rules that a part mentions: count them, or (users) write down who mentions them, from
+ * the last place of each on. */
+static void note_uses(const struct part *p, int32_t user, size_t *places, int32_t *users)
+{
+    if (p->kind == PART_RULE && users)
+        users[--places[p->rule]] = user;
+    else if (p->kind == PART_RULE)
+        places[p->rule]++;
+    for (const struct part *c = p->first; c; c = c->next)
+        note_uses(c, user, places, users);
+}
+
+static bool open_facts(struct facts *f, struct grammar_tree *t, struct error *err)
+{
+    size_t n = (size_t)t->n_rules;
+    *f = (struct facts){ .t = t };
+    for (int i = 0; i < N_FACTS; i++)
+        if (!(f->of[i] = arena_alloc(&t->arena, n, 1, err)))
+            return false;
+    f->queue = arena_alloc(&t->arena, n, sizeof *f->queue, err);
+    f->queued = arena_alloc(&t->arena, n, 1, err);
+    f->first_user = arena_alloc(&t->arena, n + 1, sizeof *f->first_user, err);
+    if (!f->queue || !f->queued || !f->first_user)
+        return false;
+    for (int32_t i = 0; i < t->n_rules; i++)
+        note_uses(t->rules[i].body, i, f->first_user, NULL);
+    for (size_t i = 1; i <= n; i++)
+        f->first_user[i] += f->first_user[i - 1];
+    f->users = arena_alloc(&t->arena, f->first_user[n], sizeof *f->users, err);
+    for (int32_t i = 0; f->users && i < t->n_rules; i++)
+        note_uses(t->rules[i].body, i, f->first_user, f->users);
+    return f->users != NULL;
+}
 
 static bool has_fact(const struct facts *f, enum fact fact, const struct part *p)
 {
@@ -53,12 +91,24 @@ static bool has_fact(const struct facts *f, enum fact fact, const struct part *p
 
 static void find_fact(struct facts *f, enum fact fact)
 {
-    for (bool changed = true; changed;) {
-        changed = false;
-        for (int32_t i = f->t->n_rules; i-- > 0;) {
-            if (f->of[fact][i] || !has_fact(f, fact, f->t->rules[i].body))
+    int32_t n = f->t->n_rules, at = 0, n_queued = n;
+    for (int32_t i = 0; i < n; i++) {
+        f->queue[i] = n - 1 - i; /* rules mostly come before those that they mention */
+        f->queued[i] = true;
+    }
+    for (; n_queued > 0; n_queued--) {
+        int32_t r = f->queue[at];
+        at = (at + 1) % n;
+        f->queued[r] = false;
+        if (!has_fact(f, fact, f->t->rules[r].body))
+            continue;
+        f->of[fact][r] = true;
+        for (size_t u = f->first_user[r]; u < f->first_user[r + 1]; u++) {
+            int32_t user = f->users[u];
+            if (f->of[fact][user] || f->queued[user])
                 continue;
-            f->of[fact][i] = changed = true;
+            f->queue[(at + n_queued++ - 1) % n] = user;
+            f->queued[user] = true;
         }
     }
 }
@@ -88,16 +138,15 @@ static bool fail_rule(const struct grammar_tree *t, int32_t rule, const char *wh
 
 static bool check_rules(struct grammar_tree *t, int32_t *root, struct error *err)
 {
-    struct facts f = { .t = t };
+    struct facts f;
     *root = -1;
     for (int32_t i = 0; i < t->n_rules; i++)
         if (str_is(t->rules[i].name, "root"))
             *root = i;
     if (*root < 0)
         return fail(err, ERR_USAGE, "there is no rule root, with which a grammar begins");
-    for (int i = 0; i < N_FACTS; i++)
-        if (!(f.of[i] = arena_alloc(&t->arena, (size_t)t->n_rules, 1, err)))
-            return false;
+    if (!open_facts(&f, t, err))
+        return false;
     for (int i = 0; i < N_FACTS; i++)
         find_fact(&f, (enum fact)i);
     for (int32_t i = 0; i < t->n_rules; i++) {

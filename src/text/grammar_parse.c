@@ -5,6 +5,7 @@
 
 #include "src/base/mem.h"
 #include "src/text/grammar_tree.h"
+#include "src/text/maps.h"
 #include "src/text/utf8.h"
 
 #define REPEATS 8 /* most * + ? {} behind one element */
@@ -17,6 +18,9 @@ struct reader {
     struct str s;
     size_t at;
     int depth;
+    int32_t *slots; /* [mask + 1] rules by the hash of their names, from 1; 0: free */
+    size_t mask;
+    uint64_t seed;
     struct error *err;
 };
 
@@ -80,10 +84,12 @@ static bool at_definition(const struct reader *r)
 static int32_t rule_named(struct reader *r, struct str name, size_t at)
 {
     struct grammar_tree *t = r->t;
-    for (int32_t i = 0; i < t->n_rules; i++)
-        if (t->rules[i].name.len == name.len &&
-            memcmp(t->rules[i].name.data, name.data, name.len) == 0)
-            return i;
+    size_t slot = (size_t)hash_bytes(name, r->seed) & r->mask;
+    for (; r->slots[slot]; slot = (slot + 1) & r->mask) {
+        struct str other = t->rules[r->slots[slot] - 1].name;
+        if (other.len == name.len && memcmp(other.data, name.data, name.len) == 0)
+            return r->slots[slot] - 1;
+    }
     if (t->n_rules == GRAMMAR_RULES) {
         grammar_fail(t, at, r->err, "more than %d rules", GRAMMAR_RULES);
         return -1;
@@ -98,7 +104,8 @@ static int32_t rule_named(struct reader *r, struct str name, size_t at)
         t->capacity = wanted;
     }
     t->rules[t->n_rules] = (struct rule){ name, NULL, at };
-    return t->n_rules++;
+    r->slots[slot] = ++t->n_rules;
+    return t->n_rules - 1;
 }
 
 static struct part *new_part(struct reader *r, enum part_kind kind)
@@ -432,8 +439,12 @@ static bool read_rule(struct reader *r)
 
 bool grammar_read(struct grammar_tree *t, struct str text, struct error *err)
 {
-    struct reader r = { .t = t, .s = text, .err = err };
+    struct reader r = { .t = t, .s = text, .seed = hash_seed(), .err = err };
     t->text = text;
+    r.mask = hash_slots(GRAMMAR_RULES) - 1;
+    r.slots = arena_alloc(&t->arena, r.mask + 1, sizeof *r.slots, err);
+    if (!r.slots)
+        return false;
     if (!utf8_is_strict(text))
         return fail(err, ERR_USAGE, "a grammar must be valid UTF-8");
     for (skip_space(&r); r.at < text.len; skip_space(&r))
