@@ -559,6 +559,25 @@ static void test_random_schemas(void)
     CHECK_INT(n_done, 200);
 }
 
+static void test_large_schema(void)
+{
+    check_case("more properties than a grammar has rules for");
+    struct buf many = { 0 }, gbnf = { 0 };
+    struct error why = { 0 };
+    for (int i = 0; i < 30000; i++)
+        buf_printf(&many, "%s\"p%d\":{}", i ? "," : "{\"type\":\"object\",\"properties\":{", i);
+    for (int i = 0; i < 30000; i++)
+        buf_printf(&many, "%s\"p%d\"", i ? "," : "},\"required\":[", i);
+    buf_puts(&many, "]}");
+    struct json *large = js_parse(buf_str(&many), &why);
+    CHECK(large && !json_schema_grammar(large, &gbnf, &why));
+    CHECK_INT(why.code, ERR_USAGE);
+    CHECK_MSG(strstr(why.text, "30000 properties"), "%s", why.text);
+    js_free(large);
+    buf_release(&many);
+    buf_release(&gbnf);
+}
+
 static void test_schema_mistakes(void)
 {
     static const struct {
@@ -599,10 +618,36 @@ static void test_schema_mistakes(void)
     grammar_close(g);
 }
 
+/* What is true of a rule follows from others: in whatever order they stand, and however often. */
+static void test_long_grammars(void)
+{
+    struct grammar *g = NULL;
+    struct error err = { 0 };
+    enum { N = GRAMMAR_RULES - 2 };
+    for (int order = 0; order < 3; order++) {
+        struct buf text = { 0 };
+        check_case("%d rules, %s", N, order == 0 ? "each of the next" : order == 1
+                                      ? "each of the one before" : "many times the last ones");
+        buf_printf(&text, "root ::= r%d\n", order ? N - 1 : 0);
+        for (int i = 0; i < N; i++) {
+            int other = order == 0 ? i + 1 : order == 1 ? i - 1 : N;
+            buf_printf(&text, other < 0 || other >= N ? "r%d ::= \"x\"\n" : "r%d ::= \"x\" r%d\n",
+                       i, other);
+        }
+        for (int i = 0; order == 2 && i < 100000; i++)
+            buf_printf(&text, i ? " r%d" : "z ::= r%d", N - 1 - i % 9);
+        CHECK_MSG(grammar_parse(&g, buf_str(&text), &err), "%s", err.text);
+        grammar_close(g);
+        g = NULL;
+        buf_release(&text);
+    }
+}
+
 int main(void)
 {
     struct error err = { 0 };
     test_texts();
+    test_long_grammars();
     test_mistakes();
     test_random_grammars();
     test_ambiguity();
@@ -616,6 +661,7 @@ int main(void)
             check_skip("built without jansson");
         } else {
             test_random_schemas();
+            test_large_schema();
             test_schema_mistakes();
         }
     }

@@ -11,6 +11,7 @@
 
 #define DEPTH_MAX 60       /* schemas within schemas, 3 groups of the grammar each at most */
 #define DEFINITIONS_MAX 512
+#define PROPERTIES_MAX 5000 /* of one object: each is three rules of the grammar */
 #define COUNT_MAX GRAMMAR_REPEAT
 
 enum {
@@ -335,7 +336,7 @@ static bool check_required(struct writer *w, const struct json *required,
         struct str name;
         if (!js_as_text(js_at(required, i), &name))
             return wrong(w, "required must be an array of names");
-        if (!js_get(properties, name.data))
+        if (!js_get(properties, name.data) || strlen(name.data) != name.len)
             return wrong(w, "required names %.60s, which is not in properties", name.data);
     }
     return true;
@@ -348,6 +349,9 @@ static bool write_members(struct writer *w, const struct json *properties,
 {
     struct js_cursor at = { 0 };
     int i = 0;
+    if (js_count(properties) > PROPERTIES_MAX)
+        return wrong(w, "%zu properties, at most %d are supported", js_count(properties),
+                     PROPERTIES_MAX);
     for (; js_next(properties, &at); i++) {
         bool must = is_required(required, at.key);
         struct buf key = { 0 };

@@ -7,7 +7,7 @@
  *
  *     any      type (one or a list), enum, const, anyOf, oneOf (taken as anyOf), $ref to #,
  *              #/$defs/NAME and #/definitions/NAME; true and {} for any value
- *     object   properties, required, additionalProperties
+ *     object   properties (at most 5000), required, additionalProperties
  *     array    items, minItems, maxItems
  *     string   minLength, maxLength
  *     integer  minimum, maximum, exclusiveMinimum, exclusiveMaximum
