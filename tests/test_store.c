@@ -257,6 +257,22 @@ static void test_damage(void)
         store_close(&t);
     }
 
+    check_case("a file full of marks is read once, not from each of them");
+    static char marks[4 << 20];
+    for (uint32_t at = 0; at < sizeof marks; at += 16) {
+        uint32_t rest = (uint32_t)sizeof marks - at - 16;
+        memcpy(marks + at, "rec:NODE", 8);
+        memcpy(marks + at + 8, &rest, 4);
+    }
+    if (CHECK(store_open(&s, "damaged", &err))) {
+        put_talk(&s, marks, sizeof marks);
+        CHECK(!store_look(&t, "damaged", &err));
+        CHECK_INT(err.code, ERR_FILE);
+        error_clear(&err);
+        put_talk(&s, bytes, n);
+        store_close(&s);
+    }
+
     check_case("another file, an empty one");
     if (CHECK(store_open(&s, "damaged", &err))) {
         put_talk(&s, "something else entirely", 23);

@@ -12,6 +12,7 @@
 #include "src/base/mem.h"
 
 #define MOST_NODES 1000000
+#define MOST_BRANCHES 10000
 
 static const char *const setting_names[N_STORE_SETTINGS] = {
     [SET_MODEL] = "model", [SET_DESCRIPTION] = "description", [SET_SYSTEM] = "system",
@@ -148,6 +149,10 @@ static int branch_index(const struct store *s, const char *name)
 
 static struct branch *add_branch(struct store *s, const char *name, struct error *err)
 {
+    if (s->n_branches == MOST_BRANCHES) {
+        fail(err, ERR_USAGE, "the conversation has %d branches: it can have no more", MOST_BRANCHES);
+        return NULL;
+    }
     struct branch *more = mem_resize(s->branches, (size_t)s->n_branches + 1, sizeof *more,
                                      "branches", err);
     if (!more)

@@ -9,6 +9,7 @@
 
 #define HEAD 16
 #define RECORD 16
+#define PATIENCE 8 /* bytes of false records for each byte of a file; damage makes one or two */
 
 static const char magic[8] = "tndmtalk", mark[4] = "rec:";
 
@@ -154,15 +155,19 @@ struct str store_field_text(struct store_fields *f)
     return text;
 }
 
-/* Bytes of the whole record that begins here; 0: there is none. */
-static size_t whole_record(const char *at, size_t left)
+/* Bytes of the whole record that begins here; 0: there is none. What only looks like one costs its
+ * bytes of patience, so that a file full of marks is not summed up from every one of them. */
+static size_t whole_record(const char *at, size_t left, uint64_t *patience)
 {
     if (left < RECORD || memcmp(at, mark, 4) != 0)
         return 0;
     size_t n = get_u32(at + 8);
-    if (n > left - RECORD || get_u32(at + 12) != crc32c(crc32c(0, at + 4, 8), at + RECORD, n))
+    if (n > left - RECORD || n > *patience)
         return 0;
-    return RECORD + n;
+    if (get_u32(at + 12) == crc32c(crc32c(0, at + 4, 8), at + RECORD, n))
+        return RECORD + n;
+    *patience -= n;
+    return 0;
 }
 
 bool store_log_read(struct str bytes, const char *path, store_visit *visit, void *ctx,
@@ -171,13 +176,13 @@ bool store_log_read(struct str bytes, const char *path, store_visit *visit, void
     const char *at = bytes.data, *end = bytes.data + bytes.len;
     bool has_head = bytes.len >= HEAD && memcmp(at, magic, 8) == 0;
     uint32_t version = has_head ? get_u32(at + 8) : 0;
-    uint64_t n_records = 0;
+    uint64_t n_records = 0, patience = PATIENCE * (uint64_t)bytes.len;
     *n_lost = 0;
     if (has_head && version > STORE_LOG_VERSION && version < 1000)
         return fail(err, ERR_FILE, "%s: written by a newer version of this program", path);
     at += has_head ? HEAD : 0;
     while (at < end) {
-        size_t n = whole_record(at, (size_t)(end - at));
+        size_t n = whole_record(at, (size_t)(end - at), &patience);
         if (n == 0) { /* damage: on with the next mark */
             const char *next = memmem(at + 1, (size_t)(end - at) - 1, mark, sizeof mark);
             next = next ? next : end;
