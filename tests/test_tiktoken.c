@@ -120,6 +120,10 @@ static void test_pre(void)
     CHECK(!tiktoken_pre(str_of(python)));
     snprintf(python, sizeof python, "%s        ]\n    )\n", head);
     CHECK(!tiktoken_pre(str_of(python)));
+    check_case("a zero byte behind the expression, and more");
+    size_t n = (size_t)snprintf(python, sizeof python, "%s            r" Q "\\s+@@@@" Q ",\n]", head);
+    *strchr(python, '@') = 0;
+    CHECK(!tiktoken_pre((struct str){ python, n }));
     snprintf(python, sizeof python, "%s            r" Q "\\s", head);
     CHECK(!tiktoken_pre(str_of(python)));
     CHECK(!tiktoken_pre(str_of("")) && !tiktoken_pre(str_of("pat_str = r" Q "\\p{L}" Q "]")));

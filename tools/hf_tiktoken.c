@@ -247,7 +247,8 @@ const char *tiktoken_pre(struct str python)
         from += 1 + strlen(QUOTES);
         const char *to = find_text((struct str){ from, (size_t)(end - from) }, QUOTES);
         size_t n = to ? (size_t)(to - from) : 0;
-        if (!to || (!first && *wanted++ != '|') || strncmp(wanted, from, n) != 0)
+        if (!to || (!first && *wanted++ != '|') || n > strlen(wanted) ||
+            memcmp(wanted, from, n) != 0)
             return NULL;
         wanted += n;
         at = to + strlen(QUOTES);
