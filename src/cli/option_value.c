@@ -37,7 +37,7 @@ static bool read_sizes(const struct option *row, const char *value, struct size_
         if (list.n == MAX_SIZES)
             return fail(err, ERR_USAGE, "takes at most %d numbers", MAX_SIZES);
         if (len >= sizeof number)
-            len = sizeof number - 1;
+            return fail(err, ERR_USAGE, "wants whole numbers between commas, got \"%s\"", value);
         memcpy(number, at, len);
         number[len] = 0;
         if (!read_int(row, number, &list.items[list.n++], err))

@@ -52,17 +52,17 @@ static bool unknown_option(unsigned command, const char *word, size_t len, struc
 {
     char text[64], longs[ARRAY_LEN(((struct options *)0)->bias) * 2][40];
     const char *names[ARRAY_LEN(longs) * 2];
-    int n = 0;
+    int n = 0, n_longs = 0;
     snprintf(text, sizeof text, "%.*s", (int)min_of(len, sizeof text - 1), word);
     const struct option *elsewhere = find_row(~0u, word, len);
     if (elsewhere)
         return fail(err, ERR_USAGE, "option %s belongs to tandem %s", text,
                     command_of(elsewhere->commands));
-    for (int i = 0; i < n_option_rows && i < (int)ARRAY_LEN(longs); i++) {
+    for (int i = 0; i < n_option_rows && n_longs < (int)ARRAY_LEN(longs); i++) {
         if (!(option_rows[i].commands & command))
             continue;
-        snprintf(longs[i], sizeof longs[i], "--%s", option_rows[i].name);
-        names[n++] = longs[i];
+        snprintf(longs[n_longs], sizeof longs[n_longs], "--%s", option_rows[i].name);
+        names[n++] = longs[n_longs++];
         if (option_rows[i].brief && strlen(option_rows[i].brief) > 2)
             names[n++] = option_rows[i].brief;
     }

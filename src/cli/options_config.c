@@ -104,7 +104,10 @@ static bool read_config(struct options *o, unsigned command, const struct config
 {
     struct buf text = { 0 };
     struct error missing = { 0 };
-    bool ok = buf_read_file(&text, file->path, &missing) && buf_ok(&text, &missing);
+    bool ok = buf_read_file(&text, file->path, &missing) && buf_ok(&text, &missing) &&
+              (!memchr(buf_str(&text).data, 0, text.len) ||
+               fail(&missing, ERR_USAGE, "%s: holds a zero byte, expected lines of text: write it anew",
+                    file->path));
     char *copy = ok ? arena_strndup(&o->arena, buf_str(&text).data, text.len, err) : NULL;
     buf_release(&text);
     if (!ok)
@@ -129,7 +132,8 @@ static bool read_config(struct options *o, unsigned command, const struct config
             char *key = trimmed(line), *value = trimmed(equals + 1);
             if (!in_models)
                 ok = set_from_config(o, command, key, value, file, number, err);
-            else if (o->n_models < MAX_LIST)
+            else if ((ok = o->n_models < MAX_LIST ||
+                           fail(err, ERR_USAGE, "more than %d models", MAX_LIST)))
                 o->models[o->n_models++] = (struct named_model){ key, value };
         }
     }
