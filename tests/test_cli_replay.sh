@@ -107,8 +107,12 @@ change 's/"temp": 1.0/"temp": 0.0/'
 run 6 replay "$work/changed"
 change 's/"act": "fast"/"act": "f32"/'
 run 6 replay "$work/changed"
-run 6 replay "$record" --cpu-isa ref
-expect "plain C: other bits" 1 "$(count 'other bits from token 1 on\|other from token' "$err")"
+other=ref # instructions; where the record is of plain C, the strongest there are
+[ "${TANDEM_CPU_ISA:-}" = ref ] && other=$("$tandem" --version | sed -n 's/^instruction sets: .*\(avx2\|neon\).*/\1/p')
+if [ -n "$other" ]; then
+    run 6 replay "$record" --cpu-isa "$other"
+    expect "$other: other bits" 1 "$(count 'other bits from token 1 on\|other from token' "$err")"
+fi
 
 # ---- damaged records, other models
 
