@@ -340,7 +340,7 @@ static const struct trial trials[] = {
       .effects = { { "canary", "q.gguf", "!tandem.canary" } } },
     { "quantize", "{M} {D}/q.gguf q8_0 --allow-requantize --no-canary", 0,
       .effects = { { "no-canary", "q.gguf", "!tandem.canary" } } },
-    { "quantize", "{W}/other.gguf {D}/q.gguf --fit-ram 4G -c 64 --dry-run", 0,
+    { "quantize", "{W}/other.gguf {D}/q.gguf --fit-ram 4G -c 64 -t 2 --dry-run", 0,
       .effects = { { "fit-ram", "out", "4.0 GiB" },
                    { "ctx-size", "out", ", 7[0-9][.][0-9] MiB for the rest" } } },
     { "quantize", "{W}/other.gguf {D}/q.gguf --fit-vram 2G --dry-run", 0,

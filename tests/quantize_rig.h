@@ -31,7 +31,7 @@ static inline const char *path(const char *name)
 static inline int quantize(const char *arguments)
 {
     char command[2048];
-    snprintf(command, sizeof command, "cd %s && %s quantize %s >%s 2>&1 </dev/null", dir, tandem,
+    snprintf(command, sizeof command, "cd %s && '%s' quantize %s >'%s' 2>&1 </dev/null", dir, tandem,
              arguments, log_path);
     int status = system(command);
     return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
