@@ -460,8 +460,8 @@ for kib in 64 300; do # raised where that is allowed; threads have stacks of the
 done
 limited -n 16 || bad "16 descriptors: $(cat "$err")"
 if ! nm -D "$tandem" 2>/dev/null | grep -q __asan; then
-    limited -v 60000; code=$?
-    [ $code = 4 ] || bad "60 MB of address space: code $code"; says "out of memory"
+    limited -v 40000; code=$?
+    [ $code = 4 ] || bad "40 MB of address space: code $code"; says "out of memory"
 fi
 
 begin "SIGTERM ends in order"

@@ -105,7 +105,7 @@ static void mend(void)
     fail_launch(-1);
     hang(-1);
     lose(false);
-    for (int i = 0; i < 500 && !gpu_load(NULL)->info(0, &info, NULL); i++)
+    for (int i = 0; i < 6000 && !gpu_load(NULL)->info(0, &info, NULL); i++)
         nanosleep(&(struct timespec){ 0, 10000000 }, NULL);
 }
 
