@@ -1,13 +1,13 @@
 #include "tools/quantize_plan.h"
 
 #include <errno.h>
-#include <regex.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "src/base/log.h"
 #include "src/base/mem.h"
+#include "src/base/pattern.h"
 #include "src/format/quant.h"
 #include "tools/fit.h"
 #include "tools/mixture.h"
@@ -151,13 +151,8 @@ static bool leave_others(struct quantize_plan *p, const struct options *o, struc
     bool ok = true;
     if (!o->only)
         return true;
-    int bad = regcomp(&re, o->only, REG_EXTENDED | REG_NOSUB);
-    if (bad) {
-        char why[128];
-        regerror(bad, &re, why, sizeof why);
-        return fail(err, ERR_USAGE, "option --only: \"%s\" is no regular expression: %s", o->only,
-                    why);
-    }
+    if (!pattern_open(&re, o->only, err))
+        return error_prefix(err, "option --only");
     p->types.partial = true;
     for (size_t i = 0; ok && i < p->types.n; i++) {
         struct recipe_tensor *r = &p->types.tensors[i];

@@ -6,6 +6,7 @@
 
 #include "src/base/log.h"
 #include "src/base/mem.h"
+#include "src/base/pattern.h"
 #include "src/cli/buf.h"
 #include "src/format/quant.h"
 #include "tools/mixture.h"
@@ -66,12 +67,8 @@ bool recipe_add(struct recipe *r, const char *rule, struct error *err)
     if (!pattern)
         return false;
     struct recipe_override *o = &r->overrides[r->n_overrides];
-    int bad = regcomp(&o->re, pattern, REG_EXTENDED | REG_NOSUB);
-    if (bad) {
-        char why[128];
-        regerror(bad, &o->re, why, sizeof why);
-        return fail(err, ERR_USAGE, "\"%s\" is no regular expression: %s", pattern, why);
-    }
+    if (!pattern_open(&o->re, pattern, err))
+        return false;
     o->pattern = pattern;
     o->type = type;
     r->n_overrides++;

@@ -1,9 +1,9 @@
 /* tandem inspect: what is in a model file, read from its header alone (all of it for --verify, --hash
  * and --diff, in files of their own). */
-#include <regex.h>
 #include <stdio.h>
 
 #include "src/base/mem.h"
+#include "src/base/pattern.h"
 #include "src/cli/command.h"
 #include "src/cli/dialogue.h"
 #include "src/cli/inspect.h"
@@ -223,12 +223,8 @@ static bool open_pattern(const struct options *o, regex_t *room, regex_t **re, s
     *re = NULL;
     if (!o->tensors_pattern)
         return true;
-    int bad = regcomp(room, o->tensors_pattern, REG_EXTENDED | REG_NOSUB);
-    if (bad) {
-        char why[128];
-        regerror(bad, room, why, sizeof why);
-        return fail(err, ERR_USAGE, "option --tensors: %s: %s", o->tensors_pattern, why);
-    }
+    if (!pattern_open(room, o->tensors_pattern, err))
+        return error_prefix(err, "option --tensors");
     *re = room;
     return true;
 }

@@ -7,6 +7,7 @@
 
 #include "cpu/features.h"
 #include "src/base/mem.h"
+#include "src/base/pattern.h"
 #include "src/base/util.h"
 #include "src/cli/drafting.h"
 #include "src/cli/rates.h"
@@ -33,12 +34,8 @@ static bool add_rule(struct placing *p, const char *text, size_t len, struct err
         return fail(err, ERR_USAGE, "option -ot: \"%.*s\": expected RE=cpu or RE=gpu",
                     (int)len, text);
     snprintf(pattern, sizeof pattern, "%.*s", (int)n, text);
-    int bad = regcomp(&rule->name, pattern, REG_EXTENDED | REG_NOSUB);
-    if (bad) {
-        char why[128];
-        regerror(bad, &rule->name, why, sizeof why);
-        return fail(err, ERR_USAGE, "option -ot: %s: %s", pattern, why);
-    }
+    if (!pattern_open(&rule->name, pattern, err))
+        return error_prefix(err, "option -ot");
     p->wishes.n_rules++;
     return true;
 }
