@@ -79,6 +79,7 @@ GPU_SRC   := $(wildcard gpu/*.cu)
 CXX_OK    := $(shell command -v $(CXX) 2>/dev/null)
 CXX_FLAGS  = -std=c++20 -I. -Wall -Wextra -ffp-contract=off -fno-math-errno -fPIC \
              -fvisibility=hidden -pthread $(CFLAGS)
+CUDA_HOST := $(B)/tests/cuda_host.o $(patsubst %,$(B)/tests/cuda_host_%.o,api graphs hooks numbers)
 EMULATED  := $(if $(CXX_OK),$(B)/tests/tandem-gpu-emulated.so)
 gencode    = $(foreach a,$(1),-gencode arch=compute_$(a),code=sm_$(a)) \
              -gencode arch=compute_$(lastword $(1)),code=compute_$(lastword $(1))
@@ -135,8 +136,7 @@ cuda-all:
 
 emulated: $(EMULATED)
 
-$(B)/tests/tandem-gpu-emulated.so: $(GPU_SRC:gpu/%.cu=$(B)/tests/gpu/%.o) \
-                                   $(B)/tests/cuda_host.o $(B)/tests/cuda_host_api.o \
+$(B)/tests/tandem-gpu-emulated.so: $(GPU_SRC:gpu/%.cu=$(B)/tests/gpu/%.o) $(CUDA_HOST) \
                                    $(B)/tests/cuda_host_blas.o
 	@echo "link  $@"
 	$(Q)$(CXX) -shared $(LDFLAGS) -o $@ $^ -pthread
@@ -151,8 +151,8 @@ $(B)/%.o: %.cc
 	@echo "c++   $<"
 	$(Q)$(CXX) $(CXX_FLAGS) -MMD -MP -c -o $@ $<
 
-$(B)/tests/test_cuda_host: $(B)/tests/test_cuda_host.o $(B)/tests/cuda_host.o \
-                           $(B)/tests/cuda_host_api.o $(B)/tests/check.o $(B)/libtandem.a
+$(B)/tests/test_cuda_host: $(B)/tests/test_cuda_host.o $(CUDA_HOST) $(B)/tests/check.o \
+                           $(B)/libtandem.a
 	$(Q)$(CXX) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 
 # A new commit or prefix rebuilds the one file that tells them.
