@@ -6,6 +6,7 @@
 #ifndef TANDEM_TESTS_CHECKPOINT_H
 #define TANDEM_TESTS_CHECKPOINT_H
 
+#include <errno.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,6 +15,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "src/cli/json.h"
 #include "src/format/quant.h"
 #include "tests/check.h"
 
@@ -231,6 +233,29 @@ static inline void write_index(const struct st *files, int n, const char *const 
                                     f + i ? "," : "", files[f].names[i], names[f]);
     snprintf(text + len, sizeof text - len, "%s}}", extra);
     write_text("model.safetensors.index.json", text);
+}
+
+/* ---- from begin to end ---- */
+
+/* The folder; false where this build cannot read configurations, or there is none: then all is said. */
+static inline bool checkpoint_open(const char *what)
+{
+    struct error err = { 0 };
+    bool reads = js_available(&err);
+    if (reads && mkdtemp(folder))
+        return true;
+    check_case("%s", what);
+    if (reads)
+        CHECK_MSG(false, "%s: %s", folder, strerror(errno));
+    else
+        check_skip("%s", err.text);
+    return false;
+}
+
+static inline void checkpoint_close(void)
+{
+    clean_folder();
+    rmdir(folder);
 }
 
 #endif

@@ -1,83 +1,10 @@
 /* Conversion of checkpoints that the test builds itself: a small V3 with FP8 in two files, rotary
- * rows of llama, a tied head, and damaged files of every kind. What the file must hold is computed
- * here from the same numbers, with its own idea of FP8, and compared bit for bit. */
-#include <errno.h>
-
-#include "src/cli/json.h"
+ * rows of llama, a tied head, every stored form. What the file must hold is computed here from the same
+ * numbers, with its own idea of FP8, and compared bit for bit. Damage: test_convert_faults.c. */
 #include "src/format/gguf.h"
 #include "src/model/model.h"
 #include "src/text/tokenizer.h"
-#include "tests/checkpoint.h"
-
-#define N_VOCAB CHECKPOINT_VOCAB
-
-/* Hidden 64, 2 layers + 1 prediction block, 2 heads of 16 + 8, values 16, ranks 24 and 136; dense
- * width 160; 4 experts of 32 in groups of 2. 136 and 160 leave partial FP8 blocks. */
-#define HIDDEN 64
-#define RANK 136
-#define NOPE 16
-#define VALUE 16
-static const char v3_config[] =
-    "{\"architectures\":[\"DeepseekV3ForCausalLM\"],\"num_hidden_layers\":2,\"num_nextn_predict_layers\":1,"
-    "\"hidden_size\":64,\"vocab_size\":264,\"max_position_embeddings\":512,\"intermediate_size\":160,"
-    "\"num_attention_heads\":2,\"num_key_value_heads\":2,\"q_lora_rank\":24,\"kv_lora_rank\":136,"
-    "\"qk_nope_head_dim\":16,\"qk_rope_head_dim\":8,\"v_head_dim\":16,\"n_routed_experts\":4,"
-    "\"num_experts_per_tok\":2,\"n_shared_experts\":1,\"moe_intermediate_size\":32,"
-    "\"first_k_dense_replace\":1,\"n_group\":2,\"topk_group\":1,\"routed_scaling_factor\":2.5,"
-    "\"norm_topk_prob\":true,\"scoring_func\":\"sigmoid\",\"topk_method\":\"noaux_tc\",\"rms_norm_eps\":1e-6,"
-    "\"rope_theta\":10000,\"rope_scaling\":{\"type\":\"yarn\",\"factor\":40,\"mscale\":1.0,"
-    "\"mscale_all_dim\":1.0,\"original_max_position_embeddings\":64,\"beta_fast\":32,\"beta_slow\":1},"
-    "\"quantization_config\":{\"quant_method\":\"fp8\",\"fmt\":\"e4m3\",\"weight_block_size\":[128,128]}}";
-
-static void add_layer(struct st *s, int layer, bool moe)
-{
-    add_bf16(s, layer_name(layer, "input_layernorm.weight"), 0, HIDDEN);
-    add_bf16(s, layer_name(layer, "post_attention_layernorm.weight"), 0, HIDDEN);
-    add_fp8(s, layer_name(layer, "self_attn.q_a_proj.weight"), 24, HIDDEN);
-    add_bf16(s, layer_name(layer, "self_attn.q_a_layernorm.weight"), 0, 24);
-    add_fp8(s, layer_name(layer, "self_attn.q_b_proj.weight"), 48, 24);
-    add_fp8(s, layer_name(layer, "self_attn.kv_a_proj_with_mqa.weight"), RANK + 8, HIDDEN);
-    add_bf16(s, layer_name(layer, "self_attn.kv_a_layernorm.weight"), 0, RANK);
-    add_fp8(s, layer_name(layer, "self_attn.kv_b_proj.weight"), 2 * (NOPE + VALUE), RANK);
-    add_fp8(s, layer_name(layer, "self_attn.o_proj.weight"), HIDDEN, 32);
-    if (!moe) {
-        add_fp8(s, layer_name(layer, "mlp.gate_proj.weight"), 160, HIDDEN);
-        add_fp8(s, layer_name(layer, "mlp.up_proj.weight"), 160, HIDDEN);
-        add_fp8(s, layer_name(layer, "mlp.down_proj.weight"), HIDDEN, 160);
-        return;
-    }
-    add_bf16(s, layer_name(layer, "mlp.gate.weight"), 4, HIDDEN);
-    add_f32(s, layer_name(layer, "mlp.gate.e_score_correction_bias"), 0, 4);
-    for (int e = -1; e < 4; e++) {
-        static const char *const parts[] = { "gate_proj", "up_proj", "down_proj" };
-        char rest[64];
-        for (int k = 0; k < 3; k++) {
-            if (e < 0)
-                snprintf(rest, sizeof rest, "mlp.shared_experts.%s.weight", parts[k]);
-            else
-                snprintf(rest, sizeof rest, "mlp.experts.%d.%s.weight", e, parts[k]);
-            add_fp8(s, layer_name(layer, rest), k < 2 ? 32 : HIDDEN, k < 2 ? HIDDEN : 32);
-        }
-    }
-}
-
-static struct st shards[2];
-static const char *const shard_names[] = { "model-00001-of-00002.safetensors",
-                                           "model-00002-of-00002.safetensors" };
-
-static void build_v3(void)
-{
-    clean_folder();
-    st_start(&shards[0]);
-    add_bf16(&shards[0], "model.embed_tokens.weight", N_VOCAB, HIDDEN);
-    add_layer(&shards[0], 0, false);
-    st_start(&shards[1]);
-    add_layer(&shards[1], 1, true);
-    add_bf16(&shards[1], "model.norm.weight", 0, HIDDEN);
-    add_bf16(&shards[1], "lm_head.weight", N_VOCAB, HIDDEN);
-    write_text("config.json", v3_config);
-    write_tokenizer(V3_REGEX);
-}
+#include "tests/checkpoint_v3.h"
 
 static void add_mtp(struct st *s)
 {
@@ -86,13 +13,6 @@ static void add_mtp(struct st *s)
     add_bf16(s, "model.layers.2.enorm.weight", 0, HIDDEN);
     add_bf16(s, "model.layers.2.hnorm.weight", 0, HIDDEN);
     add_bf16(s, "model.layers.2.shared_head.norm.weight", 0, HIDDEN);
-}
-
-static void write_shards(const char *extra)
-{
-    st_write(&shards[0], shard_names[0]);
-    st_write(&shards[1], shard_names[1]);
-    write_index(shards, 2, shard_names, extra);
 }
 
 /* ---- comparing ---- */
@@ -274,13 +194,6 @@ static void check_permuted(const struct gguf *g, const char *name, const char *s
     CHECK_INT(wrong, 0);
 }
 
-static const char llama_config[] =
-    "{\"architectures\":[\"LlamaForCausalLM\"],\"num_hidden_layers\":1,\"hidden_size\":64,"
-    "\"vocab_size\":264,\"max_position_embeddings\":512,\"intermediate_size\":96,\"num_attention_heads\":4,"
-    "\"num_key_value_heads\":2,\"rms_norm_eps\":1e-5,\"hidden_act\":\"silu\",\"tie_word_embeddings\":true,"
-    "\"rope_theta\":500000,\"rope_scaling\":{\"rope_type\":\"llama3\",\"factor\":8,\"low_freq_factor\":1,"
-    "\"high_freq_factor\":4,\"original_max_position_embeddings\":8192}}";
-
 static void build_llama(void)
 {
     struct st *s = &shards[0];
@@ -433,225 +346,13 @@ static void test_forms(void)
     gguf_close(&g);
 }
 
-/* A conversion that must fail with this code before any output exists, saying `word`. */
-static void refuse(const char *what, int code, const char *word)
-{
-    char said[2000], options[700];
-    check_case("refused: %s", what);
-    snprintf(options, sizeof options, "-o %s", in_folder("bad.gguf"));
-    int found = convert(options, said);
-    CHECK_MSG(found == code && strstr(said, word), "exit %d, wanted %d and \"%s\": %s", found, code,
-              word,
-              said);
-    CHECK(access(in_folder("bad.gguf"), F_OK) != 0 && access(in_folder(".bad.gguf.part"),
-                                                             F_OK) != 0);
-}
-
-static void write_raw(uint64_t n, const char *header, size_t data)
-{
-    static uint8_t all[1 << 20];
-    size_t len = strlen(header);
-    memset(all, 0, sizeof all);
-    for (int i = 0; i < 8; i++)
-        all[i] = (uint8_t)(n >> 8 * i);
-    memcpy(all + 8, header, len);
-    write_file("model.safetensors", all, 8 + len + data);
-}
-
-static void test_hostile_headers(void)
-{
-    static const struct { const char *what, *header, *word; size_t data; } cases[] = {
-        { "no object", "[]", "S-01", 0 },
-        { "broken JSON", "{\"a\":", "JSON", 0 },
-        { "a name twice", "{\"a\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]},"
-          "\"a\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[1,2]}}", "JSON", 2 },
-        { "overlap", "{\"a\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[0,2]},"
-          "\"b\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[1,3]}}", "S-04", 3 },
-        { "gap", "{\"a\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]},"
-          "\"b\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[2,3]}}", "S-04", 3 },
-        { "bytes behind the tensors",
-         "{\"a\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]}}",
-          "S-04", 2 },
-        { "outside of the file", "{\"a\":{\"dtype\":\"U8\",\"shape\":[9],\"data_offsets\":[0,9]}}",
-          "S-04", 3 },
-        { "end before begin", "{\"a\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[2,1]}}",
-         "S-04",
-          3 },
-        { "shape and bytes disagree",
-         "{\"a\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,4]}}",
-          "S-04", 4 },
-        { "shape overflows", "{\"a\":{\"dtype\":\"F32\",\"shape\":[1099511627776,1099511627776],"
-          "\"data_offsets\":[0,4]}}", "dimension", 4 },
-        { "negative dimension", "{\"a\":{\"dtype\":\"F32\",\"shape\":[-1],\"data_offsets\":[0,4]}}",
-          "dimension", 4 },
-        { "a fraction", "{\"a\":{\"dtype\":\"U8\",\"shape\":[1.0],\"data_offsets\":[0,1]}}",
-         "dimension",
-          1 },
-        { "unknown type", "{\"a\":{\"dtype\":\"F4\",\"shape\":[2],\"data_offsets\":[0,1]}}", "S-03",
-         1 },
-        { "five dimensions",
-         "{\"a\":{\"dtype\":\"U8\",\"shape\":[1,1,1,1,1],\"data_offsets\":[0,1]}}",
-          "S-03", 1 },
-        { "nothing in it", "{}", "no tensors", 0 },
-    };
-    static char deep[1 << 18];
-    clean_folder();
-    write_text("config.json", llama_config);
-    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
-        write_raw(strlen(cases[i].header), cases[i].header, cases[i].data);
-        refuse(cases[i].what, 3, cases[i].word);
-    }
-    write_raw(0, "{}", 0);
-    refuse("header of 0 bytes", 3, "S-01");
-    write_raw((uint64_t)1 << 63, "{}", 0);
-    refuse("header of 2^63 bytes", 3, "S-01");
-    write_raw(11, "{}        ", 0);
-    refuse("header beyond the end", 3, "S-01");
-    write_text("model.safetensors", "vers");
-    refuse("four bytes", 3, "S-01");
-    memset(deep, '[', sizeof deep - 1);
-    memcpy(deep, "{\"a\":", 5);
-    write_raw(sizeof deep - 1, deep, 0);
-    refuse("JSON of great depth", 3, "JSON");
-}
-
-static void test_hostile_sets(void)
-{
-    build_v3();
-    write_shards("");
-    unlink(in_folder(shard_names[1]));
-    refuse("a missing file", 3, shard_names[1]);
-    build_v3();
-    write_shards(",\"x\":\"../outside.safetensors\"");
-    refuse("an index that leads outside", 3, "S-05");
-    build_v3();
-    write_shards(",\"x\":\"/etc/x.safetensors\"");
-    refuse("an index with an absolute path", 3, "S-05");
-    build_v3();
-    write_shards(",\"model.nowhere\":\"model-00001-of-00002.safetensors\"");
-    refuse("an index with a tensor too many", 3, "model.nowhere");
-    build_v3();
-    add_bf16(&shards[1], "model.embed_tokens.weight", N_VOCAB, HIDDEN);
-    st_write(&shards[0], shard_names[0]);
-    st_write(&shards[1], shard_names[1]);
-    shards[1].n_names--;
-    write_index(shards, 2, shard_names, "");
-    refuse("a tensor in two files", 3, "both in");
-    build_v3();
-    add_bf16(&shards[1], "model.layers.0.surprise.weight", 1, HIDDEN);
-    write_shards("");
-    refuse("a tensor without a place", 3, "surprise");
-    build_v3();
-    add_bf16(&shards[1], "model.layers.1.mlp.experts.4.up_proj.weight", 32, HIDDEN);
-    write_shards("");
-    refuse("an expert too many", 3, "experts.4");
-}
-
-/* Replace the first occurrence of `old` in the header of a shard by text of the same length. */
-static void rename_in(struct st *s, const char *old, const char *new_text)
-{
-    char *at = strstr(s->header, old);
-    if (CHECK_MSG(at && strlen(old) == strlen(new_text), "no %s", old))
-        memcpy(at, new_text, strlen(old));
-    for (int i = 0; i < s->n_names; i++)
-        if ((at = strstr(s->names[i], old)))
-            memcpy(at, new_text, strlen(old));
-}
-
-static void test_fp8_faults(void)
-{
-    static const float bad[] = { 0, -1, NAN, INFINITY };
-    static const char *const words[] = { "zero", "negative", "NaN", "infinite" };
-    for (size_t i = 0; i < ARRAY_LEN(bad); i++) {
-        char what[40];
-        build_v3();
-        float scale = fp8_scale("model.layers.1.mlp.experts.3.down_proj.weight", 0);
-        uint8_t *at = memmem(shards[1].data, shards[1].n, &scale, 4);
-        if (CHECK(at))
-            memcpy(at, &bad[i], 4);
-        write_shards("");
-        snprintf(what, sizeof what, "a scale that is %s", words[i]);
-        refuse(what, 3, "block");
-    }
-    build_v3();
-    rename_in(&shards[1], "experts.2.up_proj.weight_scale_inv",
-              "experts.2.up_proj.weight_scale_ink");
-    write_shards("");
-    refuse("FP8 without scales", 3, "experts.2.up_proj.weight_scale_inv");
-    build_v3();
-    rename_in(&shards[1], "experts.2.up_proj.weight\"", "experts.9.up_proj.weight\"");
-    write_shards("");
-    refuse("a missing expert", 3, "experts.2.up_proj");
-    build_v3();
-    shards[1].data[0] = 0;
-    uint8_t *codes = NULL;
-    for (size_t i = 0; i + 64 < shards[1].n && !codes; i++) {
-        bool same = true;
-        for (int k = 0; same && k < 64; k++)
-            same = shards[1].data[i + (size_t)k] ==
-                   fp8_code("model.layers.1.mlp.experts.1.gate_proj.weight", k);
-        codes = same ? shards[1].data + i : NULL;
-    }
-    if (CHECK(codes))
-        codes[70] = 0xFF;
-    write_shards("");
-    refuse("a weight that is NaN", 3, "row 1, column 6");
-}
-
-static void refuse_config(const char *what, const char *old, const char *new_text, const char *word)
-{
-    char text[sizeof v3_config + 100];
-    const char *at = strstr(v3_config, old);
-    if (!CHECK_MSG(at != NULL, "%s", old))
-        return;
-    snprintf(text, sizeof text, "%.*s%s%s", (int)(at - v3_config), v3_config, new_text,
-             at + strlen(old));
-    write_text("config.json", text);
-    refuse(what, 3, word);
-}
-
-static void test_config_faults(void)
-{
-    build_v3();
-    write_shards("");
-    refuse_config("two architectures", "[\"Deep", "[\"LlamaForCausalLM\",\"Deep", "architectures");
-    refuse_config("an unknown architecture", "V3For", "V9For", "DeepseekV9");
-    refuse_config("another hidden size", "\"hidden_size\":64", "\"hidden_size\":72",
-                  "config.json implies");
-    refuse_config("a missing field", "\"kv_lora_rank\"", "\"x\"", "kv_lora_rank");
-    refuse_config("another router", "noaux_tc", "hash", "topk_method");
-    refuse_config("another activation", "\"n_group\"", "\"hidden_act\":\"gelu\",\"n_group\"",
-                  "hidden_act");
-    refuse_config("mscales that differ", "\"mscale\":1.0", "\"mscale\":0.7", "mscale");
-    refuse_config("another quantization", "\"fp8\"", "\"awq\"", "quant_method");
-    refuse_config("FP8 unannounced", "\"quantization_config\"", "\"x\"", "quantization_config");
-    write_text("config.json", v3_config);
-    write_tokenizer("[{\"type\":\"ByteLevel\",\"add_prefix_space\":false,\"use_regex\":true}]");
-    refuse("an unknown pre-tokenizer", 3, "--pre");
-    unlink(in_folder("tokenizer.json"));
-    refuse("no tokenizer", 3, "tokenizer.json");
-}
-
 int main(void)
 {
-    struct error err = { 0 };
-    if (!js_available(&err)) {
-        check_case("conversion");
-        check_skip("%s", err.text);
+    if (!checkpoint_open("conversion"))
         return check_finish();
-    }
-    if (!mkdtemp(folder)) {
-        perror(folder);
-        return 1;
-    }
     test_v3();
     test_llama();
     test_forms();
-    test_hostile_headers();
-    test_hostile_sets();
-    test_fp8_faults();
-    test_config_faults();
-    clean_folder();
-    rmdir(folder);
+    checkpoint_close();
     return check_finish();
 }

@@ -1,6 +1,5 @@
 /* DeepSeek V1 (llama attention, mixture of experts) and Qwen3 checkpoints built here: stacking of
  * experts, rotary rows, per-head norms, then a model that loads and answers. */
-#include "src/cli/json.h"
 #include "src/model/arch.h"
 #include "tests/checkpoint.h"
 #include "tests/command.h"
@@ -196,19 +195,10 @@ static void test_qwen3(void)
 
 int main(void)
 {
-    struct error err = { 0 };
-    if (!js_available(&err)) {
-        check_case("more checkpoints");
-        check_skip("%s", err.text);
+    if (!checkpoint_open("more checkpoints"))
         return check_finish();
-    }
-    if (!mkdtemp(folder)) {
-        perror(folder);
-        return 1;
-    }
     test_v1();
     test_qwen3();
-    clean_folder();
-    rmdir(folder);
+    checkpoint_close();
     return check_finish();
 }

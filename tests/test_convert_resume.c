@@ -1,7 +1,6 @@
 /* Conversions that end before their time: kills, interrupts, full disks; and what may follow. All
  * of it on a dense checkpoint of a few hundred kilobytes, converted in pieces so small that there
  * is always something to stop. */
-#include <errno.h>
 #include <fcntl.h>
 #include <sched.h>
 #include <signal.h>
@@ -9,7 +8,6 @@
 #include <sys/resource.h>
 
 #include "cpu/features.h"
-#include "src/cli/json.h"
 #include "tests/checkpoint.h"
 #include "tests/sha256.h"
 #include "tools/convert.h"
@@ -394,16 +392,8 @@ static void test_full_disk(void)
 
 int main(void)
 {
-    struct error err = { 0 };
-    if (!js_available(&err)) {
-        check_case("resuming conversions");
-        check_skip("%s", err.text);
+    if (!checkpoint_open("resuming conversions"))
         return check_finish();
-    }
-    if (!mkdtemp(folder)) {
-        perror(folder);
-        return 1;
-    }
     build();
     test_kill();
     test_options();
@@ -413,7 +403,6 @@ int main(void)
     build_large();
     test_interrupt();
     test_memory();
-    clean_folder();
-    rmdir(folder);
+    checkpoint_close();
     return check_finish();
 }

@@ -1,6 +1,5 @@
 /* SentencePiece vocabularies in tokenizer.json (BPE with byte fallback): converted, then used. The ids
  * wanted are those of the Python package tokenizers 0.23 for the same tokenizer.json. */
-#include "src/cli/json.h"
 #include "src/format/gguf.h"
 #include "tests/checkpoint.h"
 #include "tests/command.h"
@@ -142,21 +141,12 @@ static void test_faults(void)
 
 int main(void)
 {
-    struct error err = { 0 };
-    if (!js_available(&err)) {
-        check_case("SentencePiece vocabularies");
-        check_skip("%s", err.text);
+    if (!checkpoint_open("SentencePiece vocabularies"))
         return check_finish();
-    }
-    if (!mkdtemp(folder)) {
-        perror(folder);
-        return 1;
-    }
     build();
     test_ids();
     test_metadata();
     test_faults();
-    clean_folder();
-    rmdir(folder);
+    checkpoint_close();
     return check_finish();
 }

@@ -1,9 +1,6 @@
 /* V3.2 and V4 checkpoints that the test builds itself: FP4 experts taken over code by code, FP8 with
  * power-of-two scales, tables of experts, hyper-connections, compressors, indexers; and what damaged
  * ones must say. Dimensions are the smallest that fill a block of FP4. */
-#include <errno.h>
-
-#include "src/cli/json.h"
 #include "src/format/gguf.h"
 #include "src/model/model.h"
 #include "tests/checkpoint.h"
@@ -631,16 +628,8 @@ static void test_v32(void)
 
 int main(void)
 {
-    struct error err = { 0 };
-    if (!js_available(&err)) {
-        check_case("conversion of V3.2 and V4");
-        check_skip("%s", err.text);
+    if (!checkpoint_open("conversion of V3.2 and V4"))
         return check_finish();
-    }
-    if (!mkdtemp(folder)) {
-        perror(folder);
-        return 1;
-    }
     test_v4(true);
     test_v4_floats();
     test_v4_types();
@@ -648,7 +637,6 @@ int main(void)
     test_v4_mtp();
     test_damage();
     test_v32();
-    clean_folder();
-    rmdir(folder);
+    checkpoint_close();
     return check_finish();
 }
