@@ -113,7 +113,7 @@ $(B)/libtandem.a: $(OBJ)
 $(B)/tests/%: $(B)/tests/%.o $(B)/tests/check.o $(B)/libtandem.a
 	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 
-$(B)/tiny: $(B)/tools/tiny_keys.o
+$(B)/tiny: $(B)/tools/tiny_keys.o $(B)/tools/tiny_types.o
 $(TOOLS): $(B)/%: $(B)/tools/%.o $(B)/libtandem.a
 	$(Q)$(CC) $(LDFLAGS) -o $@ $(filter %.o,$^) $(filter %.a,$^) $(LDLIBS)
 

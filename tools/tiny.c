@@ -92,173 +92,15 @@ static void stream_read(struct stream *s, char *out, size_t n_blocks)
     }
 }
 
-/* ---- which tensors, of which type ---- */
-
-/* One tensor of the file. */
-struct item {
-    const struct tensor_spec *spec;
-    int layer;
-    char name[128];
-    enum tensor_type type;
-    uint64_t ne[4]; /* as the table has them */
-    int n_dims;
-};
-
-static void item_name(char *out, size_t size, const char *pattern, int layer)
-{
-    const char *mark = strstr(pattern, "%d");
-    if (mark)
-        snprintf(out, size, "%.*s%d%s", (int)(mark - pattern), pattern, layer, mark + 2);
-    else
-        snprintf(out, size, "%s", pattern);
-}
-
-static bool ends_with(const char *text, const char *end)
-{
-    size_t a = strlen(text), b = strlen(end);
-    return a >= b && strcmp(text + a - b, end) == 0;
-}
-
-/* Alternatives and optional tensors, by the options. */
-static bool wanted(const struct tiny_plan *plan, const struct tensor_spec *s, int layer)
-{
-    const struct shape *like = plan->o->like;
-    const struct generation *g = plan->o->generation;
-    const char *name = s->name;
-    if (ends_with(name, ".attn_kv_b.weight"))
-        return g->kv_b;
-    if (ends_with(name, ".attn_k_b.weight") || ends_with(name, ".attn_v_b.weight"))
-        return g->split;
-    if (strstr(name, ".attn_qkv.") || strstr(name, ".ffn_gate_up_exps."))
-        return g->fused && !(ends_with(name, ".bias") && strcmp(like->arch, "qwen2"));
-    if (s->instead && (strstr(s->instead, "attn_qkv") || strstr(s->instead, "gate_up_exps")) &&
-        g->fused)
-        return false;
-    if (s->instead && strstr(s->instead, "attn_q_a") && like->q_rank)
-        return false;
-    if (strcmp(name, "output.weight") == 0)
-        return !like->tied;
-    if (strcmp(name, "rope_freqs.weight") == 0)
-        return like->rope_freqs;
-    if (strstr(name, ".nextn.eh_proj"))
-        return !g->halves;
-    if (strstr(name, ".nextn.e_proj") || strstr(name, ".nextn.h_proj"))
-        return g->halves;
-    if (strstr(name, ".nextn.hc_head"))
-        return true;
-    if (strstr(name, ".nextn.shared_head") || strstr(name, ".nextn.embed_tokens"))
-        return g->own;
-    if (strstr(name, "exp_probs_b"))
-        return like->gating == 2 || (like->gating == 4 && layer >= like->hash_layers);
-    return s->need == REQUIRED;
-}
-
-/* llama-quantize's answers to rows that are no whole number of 256-element blocks. */
-static enum tensor_type fallback(enum tensor_type type, uint64_t cols)
-{
-    if (cols % (uint64_t)quant_traits(type)->block_elements == 0)
-        return type;
-    switch (type) {
-    case TYPE_Q2_K:
-    case TYPE_Q3_K: type = TYPE_Q4_0; break;
-    case TYPE_Q4_K: type = TYPE_Q5_0; break;
-    case TYPE_Q5_K: type = TYPE_Q5_1; break;
-    case TYPE_Q6_K: type = TYPE_Q8_0; break;
-    default:        type = TYPE_IQ4_NL; break;
-    }
-    return cols % (uint64_t)quant_traits(type)->block_elements ? TYPE_F16 : type;
-}
-
-/* Types by tensor, as files in the wild have them. */
-enum { MIX = -1, MIX_UD_Q2 = -2, MIX_NATIVE = -3 };
-
-/* `mix`: what a good 4-bit file looks like. Experts and most of attention in Q4_K (Q5_0 where rows
- * are short of a block), the narrow latent matrices in Q8_0, the head in Q6_K. k_b and v_b are in
- * Q5_0: llama.cpp stops with an assertion when its AMX path meets them in Q8_0 or Q4_K. */
-static enum tensor_type mixed_type(const struct tensor_spec *s)
-{
-    if (s->role == ROLE_HEAD)
-        return TYPE_Q6_K;
-    if (strstr(s->name, "attn_k_b") || strstr(s->name, "attn_v_b"))
-        return TYPE_Q5_0;
-    if (strstr(s->name, "kv_a_mqa") || strstr(s->name, "attn_q_b"))
-        return TYPE_Q8_0;
-    return TYPE_Q4_K;
-}
-
-/* `ud-q2_k_xl`: the dynamic 2-bit files of R1 (January 2025): attention and embedding Q4_K, shared
- * experts, dense layers and head Q6_K, the first three `down` of the experts Q3_K, other experts
- * Q2_K. */
-static enum tensor_type ud_q2_type(const struct tiny_plan *plan, const struct tensor_spec *s, int layer)
-{
-    bool early = layer < plan->params.n_dense_lead + 3;
-    if (s->role == ROLE_ROUTED)
-        return early && strstr(s->name, "down") ? TYPE_Q3_K : TYPE_Q2_K;
-    return s->role == ROLE_HEAD || strstr(s->name, ".ffn_") ? TYPE_Q6_K : TYPE_Q4_K;
-}
-
-/* `native`: a checkpoint of FP4 experts and FP8 matrices, repacked: MXFP4, Q8_0, and BF16 as it was. */
-static enum tensor_type native_type(const struct tensor_spec *s)
-{
-    if (s->role == ROLE_ROUTED)
-        return TYPE_MXFP4;
-    bool kept = strstr(s->name, "compressor") || strstr(s->name, "indexer.proj") ||
-                s->role == ROLE_EMBED || s->role == ROLE_HEAD;
-    return kept ? TYPE_BF16 : TYPE_Q8_0;
-}
-
-static enum tensor_type mix_type(const struct tiny_plan *plan, const struct tensor_spec *s, int layer)
-{
-    switch (plan->o->type) {
-    case MIX:        return mixed_type(s);
-    case MIX_UD_Q2:  return ud_q2_type(plan, s, layer);
-    case MIX_NATIVE: return native_type(s);
-    default:         return (enum tensor_type)plan->o->type;
-    }
-}
-
-static enum tensor_type item_type(const struct tiny_plan *plan, const struct tensor_spec *s, int layer,
-                                  const char *name, uint64_t cols)
-{
-    if (plan->o->type == MIX_NATIVE && strstr(s->name, "ffn_gate_inp"))
-        return TYPE_BF16;
-    if (s->is_f32 || s->is_i32)
-        return s->is_i32 ? TYPE_I32 : TYPE_F32;
-    for (size_t i = 0; i < plan->n_chosen; i++) {
-        if (strcmp(plan->chosen[i].name, name) == 0)
-            return plan->chosen[i].type;
-    }
-    return fallback(mix_type(plan, s, layer), cols);
-}
-
-static bool make_item(const struct tiny_plan *plan, const struct tensor_spec *s, int layer,
-                      struct item *it)
-{
-    *it = (struct item){ .spec = s, .layer = layer };
-    if (!tensor_stands_in(s, &plan->params, layer) || !wanted(plan, s, layer))
-        return false;
-    for (int i = 0; i < 4; i++) {
-        it->ne[i] = s->shape[i] ? (uint64_t)params_dim(&plan->params, s->shape[i]) : 1;
-        if (s->shape[i])
-            it->n_dims = i + 1;
-        if (it->ne[i] == 0)
-            return false;
-    }
-    bool old = plan->o->generation->old_names && s->alias;
-    item_name(it->name, sizeof it->name, old ? s->alias : s->name, layer);
-    it->type = item_type(plan, s, layer, it->name, it->ne[0]);
-    return true;
-}
-
 /* ---- values ---- */
 
 /* Mean and deviation that keep activations near 1 and make logits spread by about 3. */
-static void spread(const struct item *it, float *mean, float *deviation)
+static void spread(const struct tiny_item *it, float *mean, float *deviation)
 {
     const char *name = it->spec->name;
     *mean = 0;
     *deviation = 1 / sqrtf((float)it->ne[0]);
-    if (ends_with(name, "norm.weight")) {
+    if (tiny_name_ends(name, "norm.weight")) {
         *mean = 1;
         *deviation = 0.1f;
     } else if (strstr(name, "rope_freqs")) {
@@ -272,7 +114,7 @@ static void spread(const struct item *it, float *mean, float *deviation)
     }
 }
 
-static bool write_stream(struct tiny_plan *plan, const struct item *it, const char *name, struct error *err)
+static bool write_stream(struct tiny_plan *plan, const struct tiny_item *it, const char *name, struct error *err)
 {
     float mean, deviation;
     struct stream s;
@@ -292,7 +134,7 @@ static bool write_stream(struct tiny_plan *plan, const struct item *it, const ch
 
 /* A tensor whose matrices are those of several others below each other: matrix by matrix, the rows
  * of each part in turn. `parts` are suffixes of names, `rows` their rows. */
-static bool write_fused(struct tiny_plan *plan, const struct item *it, int n_parts,
+static bool write_fused(struct tiny_plan *plan, const struct tiny_item *it, int n_parts,
                         const char *const *parts, const uint64_t *rows, struct error *err)
 {
     struct stream s[3] = { { 0 } };
@@ -341,18 +183,18 @@ static void gather_row(const struct params *p, const char *which, const float *k
                        float *out)
 {
     int64_t rank = p->kv_lora_rank, nope = p->qk_nope_dim, value = p->value_dim;
-    if (ends_with(which, ".attn_k_b.weight")) { /* [head][rank] rows of nope: transposed */
+    if (tiny_name_ends(which, ".attn_k_b.weight")) { /* [head][rank] rows of nope: transposed */
         const float *head = kv_b + row / rank * (nope + value) * rank;
         for (int64_t i = 0; i < nope; i++)
             out[i] = head[i * rank + row % rank];
         return;
     }
-    if (ends_with(which, ".attn_v_b.weight")) /* [head][value] rows of rank */
+    if (tiny_name_ends(which, ".attn_v_b.weight")) /* [head][value] rows of rank */
         row = row / value * (nope + value) + nope + row % value;
     memcpy(out, kv_b + row * rank, (size_t)rank * sizeof *out);
 }
 
-static bool write_kv(struct tiny_plan *plan, const struct item *it, struct error *err)
+static bool write_kv(struct tiny_plan *plan, const struct tiny_item *it, struct error *err)
 {
     const struct quant_traits *q = quant_traits(it->type);
     float *kv_b = kv_b_values(plan, it->layer, err);
@@ -370,7 +212,7 @@ static bool write_kv(struct tiny_plan *plan, const struct item *it, struct error
 }
 
 /* Experts by token id. */
-static bool write_ids(struct tiny_plan *plan, const struct item *it, struct error *err)
+static bool write_ids(struct tiny_plan *plan, const struct tiny_item *it, struct error *err)
 {
     uint64_t state = seed_of(plan->o->seed, it->name);
     for (uint64_t row = 0; row < it->ne[1]; row++) {
@@ -384,7 +226,7 @@ static bool write_ids(struct tiny_plan *plan, const struct item *it, struct erro
     return true;
 }
 
-static bool write_item(struct tiny_plan *plan, const struct item *it, struct error *err)
+static bool write_item(struct tiny_plan *plan, const struct tiny_item *it, struct error *err)
 {
     static const char *const qkv[] = { "attn_q.weight", "attn_k.weight", "attn_v.weight" };
     static const char *const qkv_bias[] = { "attn_q.bias", "attn_k.bias", "attn_v.bias" };
@@ -395,10 +237,10 @@ static bool write_item(struct tiny_plan *plan, const struct item *it, struct err
     uint64_t v = (uint64_t)params_dim(p, DIM_V), expert = (uint64_t)p->expert_size;
     if (strstr(name, "attn_kv_b") || strstr(name, "attn_k_b") || strstr(name, "attn_v_b"))
         return write_kv(plan, it, err);
-    if (ends_with(name, ".attn_qkv.weight"))
+    if (tiny_name_ends(name, ".attn_qkv.weight"))
         return write_fused(plan, it, 3, qkv, (uint64_t[]){ q, k, v }, err);
-    if (ends_with(name, ".attn_qkv.bias")) { /* one row: parts of it, as rows of one element */
-        struct item column = *it;
+    if (tiny_name_ends(name, ".attn_qkv.bias")) { /* one row: parts of it, as rows of one element */
+        struct tiny_item column = *it;
         column.ne[0] = 1;
         column.ne[1] = it->ne[0];
         return write_fused(plan, &column, 3, qkv_bias, (uint64_t[]){ q, k, v }, err);
@@ -408,7 +250,7 @@ static bool write_item(struct tiny_plan *plan, const struct item *it, struct err
     if (it->spec->is_i32)
         return write_ids(plan, it, err);
     char canonical[128];
-    item_name(canonical, sizeof canonical, name, it->layer);
+    tiny_item_name(canonical, sizeof canonical, name, it->layer);
     return write_stream(plan, it, canonical, err);
 }
 
@@ -441,9 +283,9 @@ static struct params params_of(const struct tiny_options *o)
     return p;
 }
 
-typedef bool item_fn(struct tiny_plan *p, const struct item *it, struct error *err);
+typedef bool item_fn(struct tiny_plan *p, const struct tiny_item *it, struct error *err);
 
-static bool announce(struct tiny_plan *p, const struct item *it, struct error *err)
+static bool announce(struct tiny_plan *p, const struct tiny_item *it, struct error *err)
 {
     uint64_t ne[4];
     int n_dims = it->n_dims;
@@ -459,8 +301,8 @@ static bool for_items(struct tiny_plan *p, item_fn *fn, struct error *err)
 {
     for (int layer = -1; layer < p->params.n_layers + p->params.n_mtp; layer++) {
         for (int i = 0; i < p->arch->n_tensors; i++) {
-            struct item it;
-            if (make_item(p, &p->arch->tensors[i], layer, &it) && !fn(p, &it, err))
+            struct tiny_item it;
+            if (tiny_make_item(p, &p->arch->tensors[i], layer, &it) && !fn(p, &it, err))
                 return false;
         }
     }
@@ -468,7 +310,7 @@ static bool for_items(struct tiny_plan *p, item_fn *fn, struct error *err)
 }
 
 /* Collect what the mixture must know of a tensor. */
-static bool collect(struct tiny_plan *p, const struct item *it, struct error *err)
+static bool collect(struct tiny_plan *p, const struct tiny_item *it, struct error *err)
 {
     size_t n = p->n_chosen;
     char *name = mem_alloc(strlen(it->name) + 1, 1, "name", err);

@@ -7,6 +7,9 @@
 #include "tools/recipe.h"
 #include "tools/shapes.h"
 
+/* Types by tensor, as files in the wild have them. */
+enum tiny_mix { MIX = -1, MIX_UD_Q2 = -2, MIX_NATIVE = -3 };
+
 struct tiny_options {
     const char *out;
     const struct shape *like;
@@ -14,7 +17,7 @@ struct tiny_options {
     int layers, shards;
     int64_t vocab; /* -1: as the shape, 0: no tokenizer */
     uint64_t seed;
-    int type;          /* of enum tensor_type, or one of the mixes below */
+    int type;          /* of enum tensor_type, or of enum tiny_mix */
     struct recipe mix; /* types by a mixture of llama-quantize instead, if one is named */
     bool sparse;
 };
@@ -28,6 +31,27 @@ struct tiny_plan {
     struct recipe_tensor *chosen; /* types by name, once the mixture has chosen them */
     size_t n_chosen;
 };
+
+/* ---- tiny_types.c ---- */
+
+/* One tensor of the file. */
+struct tiny_item {
+    const struct tensor_spec *spec;
+    int layer;
+    char name[128];
+    enum tensor_type type;
+    uint64_t ne[4]; /* as the table has them */
+    int n_dims;
+};
+
+/* The tensor of this row in this layer (-1: beside the layers); false when the file has none. */
+bool tiny_make_item(const struct tiny_plan *plan, const struct tensor_spec *s, int layer,
+                    struct tiny_item *it);
+/* A name of the table with the layer put in for %d. */
+void tiny_item_name(char *out, size_t size, const char *pattern, int layer);
+bool tiny_name_ends(const char *name, const char *end);
+
+/* ---- tiny_keys.c ---- */
 
 /* The keys of the architecture's hyper-parameters, as the generation of files has them. */
 bool tiny_add_keys(struct tiny_plan *p, struct error *err);
