@@ -31,14 +31,28 @@ static struct weight weight_on(const struct split *d, const struct weight *w, en
 
 /* ---- operations ---- */
 
+/* Who runs an operation on this side (NULL: nobody now, see split_device). The rows that it reads are
+ * brought there, those that it writes count as that side's, and all become that side's; NULL: it has
+ * no such rows. */
+static struct device *bring(struct split *d, enum side side, struct rows *dst, struct rows *src,
+                            struct rows *more)
+{
+    if (src)
+        *src = split_input(d, *src, side);
+    if (more)
+        *more = split_input(d, *more, side);
+    if (dst)
+        *dst = split_output(d, *dst, side);
+    return split_device(d, side);
+}
+
 static void split_embed(struct device *dev, struct rows dst, const struct weight *w)
 {
     struct split *d = split(dev);
     enum side side = in_vram(d, w) ? GPU : CPU;
-    struct rows to = split_output(d, dst, side);
-    struct device *on = split_device(d, side);
+    struct device *on = bring(d, side, &dst, NULL, NULL);
     if (on)
-        embed(on, to, w);
+        embed(on, dst, w);
 }
 
 static void split_rmsnorm(struct device *dev, struct rows dst, struct rows src,
@@ -46,11 +60,9 @@ static void split_rmsnorm(struct device *dev, struct rows dst, struct rows src,
 {
     struct split *d = split(dev);
     enum side side = side_of(d, weight, weight, split_valid(d, src));
-    struct rows from = split_input(d, src, side);
-    struct rows to = split_output(d, dst, side);
-    struct device *on = split_device(d, side);
+    struct device *on = bring(d, side, &dst, &src, NULL);
     if (on)
-        rmsnorm(on, to, from, weight, n_groups, eps);
+        rmsnorm(on, dst, src, weight, n_groups, eps);
 }
 
 static void split_layernorm(struct device *dev, struct rows dst, struct rows src,
@@ -59,11 +71,9 @@ static void split_layernorm(struct device *dev, struct rows dst, struct rows src
     struct split *d = split(dev);
     enum side side = side_of(d, weight, bias, CPU);
     struct weight factor = weight_on(d, weight, side), summand = weight_on(d, bias, side);
-    struct rows from = split_input(d, src, side);
-    struct rows to = split_output(d, dst, side);
-    struct device *on = split_device(d, side);
+    struct device *on = bring(d, side, &dst, &src, NULL);
     if (on)
-        layernorm(on, to, from, &factor, &summand, eps);
+        layernorm(on, dst, src, &factor, &summand, eps);
 }
 
 static void split_matmul(struct device *dev, struct rows dst, const struct weight *w,
@@ -72,13 +82,11 @@ static void split_matmul(struct device *dev, struct rows dst, const struct weigh
     struct split *d = split(dev);
     enum side side = side_of(d, w, bias ? bias : w, CPU);
     struct weight matrix = weight_on(d, w, side), vector = { 0 };
-    struct rows from = split_input(d, src, side);
     if (bias)
         vector = weight_on(d, bias, side);
-    struct rows to = split_output(d, dst, side);
-    struct device *on = split_device(d, side);
+    struct device *on = bring(d, side, &dst, &src, NULL);
     if (on)
-        matmul(on, to, &matrix, from, bias ? &vector : NULL);
+        matmul(on, dst, &matrix, src, bias ? &vector : NULL);
 }
 
 static void split_rope(struct device *dev, struct rows x, const struct rope *r, int n_heads,
@@ -129,10 +137,9 @@ static void split_cache_gqa(struct device *dev, struct kvcache *c, int layer, st
 {
     struct split *d = split(dev);
     enum side side = cache_side(d, layer);
-    struct rows keys = split_input(d, k, side), values = split_input(d, v, side);
-    struct device *on = split_device(d, side);
+    struct device *on = bring(d, side, NULL, &k, &v);
     if (on)
-        cache_gqa(on, cache_on(d, c, layer, side), layer, keys, values);
+        cache_gqa(on, cache_on(d, c, layer, side), layer, k, v);
 }
 
 static void split_cache_mla(struct device *dev, struct kvcache *c, int layer,
@@ -140,10 +147,9 @@ static void split_cache_mla(struct device *dev, struct kvcache *c, int layer,
 {
     struct split *d = split(dev);
     enum side side = cache_side(d, layer);
-    struct rows latents = split_input(d, latent_rope, side);
-    struct device *on = split_device(d, side);
+    struct device *on = bring(d, side, NULL, &latent_rope, NULL);
     if (on)
-        cache_mla(on, cache_on(d, c, layer, side), layer, latents);
+        cache_mla(on, cache_on(d, c, layer, side), layer, latent_rope);
 }
 
 static void split_attention_gqa(struct device *dev, struct rows dst, struct rows q,
@@ -152,12 +158,10 @@ static void split_attention_gqa(struct device *dev, struct rows dst, struct rows
 {
     struct split *d = split(dev);
     enum side side = cache_side(d, layer);
-    struct rows queries = split_input(d, q, side);
-    struct rows to = split_output(d, dst, side);
-    struct device *on = split_device(d, side);
+    struct device *on = bring(d, side, &dst, &q, NULL);
     if (on)
-        attention_gqa(on, to, queries, cache_on(d, c, layer, side), layer, n_heads, n_kv_heads,
-                      head_dim, scale);
+        attention_gqa(on, dst, q, cache_on(d, c, layer, side), layer, n_heads, n_kv_heads, head_dim,
+                      scale);
 }
 
 static void split_attention_mla(struct device *dev, struct rows dst, struct rows q,
@@ -168,21 +172,18 @@ static void split_attention_mla(struct device *dev, struct rows dst, struct rows
     struct mla form = *m;
     form.k_b = weight_on(d, &m->k_b, side);
     form.v_b = weight_on(d, &m->v_b, side);
-    struct rows queries = split_input(d, q, side);
-    struct rows to = split_output(d, dst, side);
-    struct device *on = split_device(d, side);
+    struct device *on = bring(d, side, &dst, &q, NULL);
     if (on)
-        attention_mla(on, to, queries, cache_on(d, c, layer, side), layer, &form);
+        attention_mla(on, dst, q, cache_on(d, c, layer, side), layer, &form);
 }
 
 static void split_cache_index(struct device *dev, struct kvcache *c, int layer, struct rows keys)
 {
     struct split *d = split(dev);
     enum side side = cache_side(d, layer);
-    struct rows from = split_input(d, keys, side);
-    struct device *on = split_device(d, side);
+    struct device *on = bring(d, side, NULL, &keys, NULL);
     if (on)
-        cache_index(on, cache_on(d, c, layer, side), layer, from);
+        cache_index(on, cache_on(d, c, layer, side), layer, keys);
 }
 
 /* What it selects stays with the side that attends to it. */
@@ -191,10 +192,9 @@ static void split_indexer_topk(struct device *dev, struct rows queries, struct r
 {
     struct split *d = split(dev);
     enum side side = cache_side(d, layer);
-    struct rows q = split_input(d, queries, side), w = split_input(d, weights, side);
-    struct device *on = split_device(d, side);
+    struct device *on = bring(d, side, NULL, &queries, &weights);
     if (on)
-        indexer_topk(on, q, w, cache_on(d, c, layer, side), layer, x);
+        indexer_topk(on, queries, weights, cache_on(d, c, layer, side), layer, x);
 }
 
 static void split_compress(struct device *dev, struct kvcache *c, int layer, struct rows values,
@@ -205,10 +205,9 @@ static void split_compress(struct device *dev, struct kvcache *c, int layer, str
     struct compressor form = *k;
     form.ape = weight_on(d, &k->ape, side);
     form.norm = weight_on(d, &k->norm, side);
-    struct rows from = split_input(d, values, side), by = split_input(d, scores, side);
-    struct device *on = split_device(d, side);
+    struct device *on = bring(d, side, NULL, &values, &scores);
     if (on)
-        compress(on, cache_on(d, c, layer, side), layer, from, by, &form);
+        compress(on, cache_on(d, c, layer, side), layer, values, scores, &form);
 }
 
 static void split_attention_window(struct device *dev, struct rows dst, struct rows q,
@@ -219,11 +218,9 @@ static void split_attention_window(struct device *dev, struct rows dst, struct r
     enum side side = cache_side(d, layer);
     struct window_attention form = *a;
     form.sinks = weight_on(d, &a->sinks, side);
-    struct rows queries = split_input(d, q, side), own = split_input(d, row, side);
-    struct rows to = split_output(d, dst, side);
-    struct device *on = split_device(d, side);
+    struct device *on = bring(d, side, &dst, &q, &row);
     if (on)
-        attention_window(on, to, queries, own, cache_on(d, c, layer, side), layer, &form);
+        attention_window(on, dst, q, row, cache_on(d, c, layer, side), layer, &form);
 }
 
 /* ---- between attention and experts ---- */
@@ -232,11 +229,9 @@ static void split_swiglu(struct device *dev, struct rows dst, struct rows gate, 
 {
     struct split *d = split(dev);
     enum side side = split_valid(d, gate);
-    struct rows g = split_input(d, gate, side), u = split_input(d, up, side);
-    struct rows to = split_output(d, dst, side);
-    struct device *on = split_device(d, side);
+    struct device *on = bring(d, side, &dst, &gate, &up);
     if (on)
-        swiglu(on, to, g, u);
+        swiglu(on, dst, gate, up);
 }
 
 static void split_clamp(struct device *dev, struct rows x, float low, float high)
@@ -256,11 +251,9 @@ static void split_hyper_mix(struct device *dev, struct rows dst, struct rows mix
     struct hyper form = *h;
     form.scale = weight_on(d, &h->scale, side);
     form.base = weight_on(d, &h->base, side);
-    struct rows m = split_input(d, mix, side), from = split_input(d, hidden, side);
-    struct rows to = split_output(d, dst, side);
-    struct device *on = split_device(d, side);
+    struct device *on = bring(d, side, &dst, &mix, &hidden);
     if (on)
-        hyper_mix(on, to, m, from, &form);
+        hyper_mix(on, dst, mix, hidden, &form);
 }
 
 static void split_hyper_join(struct device *dev, struct rows hidden, struct rows mix,
@@ -268,10 +261,9 @@ static void split_hyper_join(struct device *dev, struct rows hidden, struct rows
 {
     struct split *d = split(dev);
     enum side side = split_valid(d, hidden);
-    struct rows m = split_input(d, mix, side), from = split_input(d, out, side);
-    struct device *on = split_device(d, side);
+    struct device *on = bring(d, side, NULL, &mix, &out);
     if (on)
-        hyper_join(on, split_rows(d, hidden, side), m, from);
+        hyper_join(on, split_rows(d, hidden, side), mix, out);
 }
 
 /* ---- experts ---- */
@@ -283,10 +275,9 @@ static void split_router_topk(struct device *dev, const struct router *r, struct
     d->router = side_of(d, &r->bias, &r->table, split_valid(d, scores));
     here.bias = weight_on(d, &r->bias, d->router);
     here.table = weight_on(d, &r->table, d->router);
-    struct rows from = split_input(d, scores, d->router);
-    struct device *on = split_device(d, d->router);
+    struct device *on = bring(d, d->router, NULL, &scores, NULL);
     if (on)
-        router_topk(on, &here, from);
+        router_topk(on, &here, scores);
 }
 
 static void split_experts_begin(struct device *dev, const struct experts *e, struct rows src)
@@ -294,19 +285,17 @@ static void split_experts_begin(struct device *dev, const struct experts *e, str
     struct split *d = split(dev);
     d->experts = d->router;
     assert(d->experts == GPU || !in_vram(d, &e->down));
-    struct rows from = split_input(d, src, d->experts);
-    struct device *on = split_device(d, d->experts);
+    struct device *on = bring(d, d->experts, NULL, &src, NULL);
     if (on)
-        experts_begin(on, e, from);
+        experts_begin(on, e, src);
 }
 
 static void split_experts_end(struct device *dev, struct rows dst)
 {
     struct split *d = split(dev);
-    struct rows to = split_output(d, dst, d->experts);
-    struct device *on = split_device(d, d->experts);
+    struct device *on = bring(d, d->experts, &dst, NULL, NULL);
     if (on)
-        experts_end(on, to);
+        experts_end(on, dst);
 }
 
 static bool split_read_choice(struct device *dev, int32_t *ids, float *weights, struct error *err)
@@ -321,11 +310,9 @@ static void split_add(struct device *dev, struct rows dst, struct rows a, struct
 {
     struct split *d = split(dev);
     enum side side = split_valid(d, a);
-    struct rows x = split_input(d, a, side), y = split_input(d, b, side);
-    struct rows to = split_output(d, dst, side);
-    struct device *on = split_device(d, side);
+    struct device *on = bring(d, side, &dst, &a, &b);
     if (on)
-        add(on, to, x, y);
+        add(on, dst, a, b);
 }
 
 static void split_add3(struct device *dev, struct rows dst, struct rows a, struct rows b,
@@ -333,34 +320,30 @@ static void split_add3(struct device *dev, struct rows dst, struct rows a, struc
 {
     struct split *d = split(dev);
     enum side side = split_valid(d, a);
-    struct rows x = split_input(d, a, side), y = split_input(d, b, side), z = split_input(d, c, side);
-    struct rows to = split_output(d, dst, side);
-    struct device *on = split_device(d, side);
+    c = split_input(d, c, side);
+    struct device *on = bring(d, side, &dst, &a, &b);
     if (on)
-        add3(on, to, x, y, z);
+        add3(on, dst, a, b, c);
 }
 
-/* What somebody wants to keep in main memory is copied there by the CPU. */
+/* What somebody wants dst keep in main memory is copied there by the CPU. */
 static void split_copy(struct device *dev, struct rows dst, struct rows src)
 {
     struct split *d = split(dev);
     bool ours = split_is_ours(d, dst);
     enum side side = ours ? split_valid(d, src) : CPU;
-    struct rows from = split_input(d, src, side);
-    struct rows to = ours ? split_output(d, dst, side) : dst;
-    struct device *on = split_device(d, side);
+    struct device *on = bring(d, side, ours ? &dst : NULL, &src, NULL);
     if (on)
-        on->ops->copy(on, to, from);
+        on->ops->copy(on, dst, src);
 }
 
 static void split_logits(struct device *dev, const struct weight *w, struct rows src)
 {
     struct split *d = split(dev);
     enum side side = in_vram(d, w) ? GPU : CPU;
-    struct rows from = split_input(d, src, side);
-    struct device *on = split_device(d, side);
+    struct device *on = bring(d, side, NULL, &src, NULL);
     if (on)
-        logits(on, w, from);
+        logits(on, w, src);
 }
 
 void split_operations(struct device_ops *ops)
