@@ -148,6 +148,16 @@ char *check_read_file(const char *path, size_t *size)
     return bytes;
 }
 
+bool check_same_files(const char *a, const char *b)
+{
+    size_t n = 0, k = 0;
+    char *x = check_read_file(a, &n), *y = check_read_file(b, &k);
+    bool same = x && y && n == k && memcmp(x, y, n) == 0;
+    free(x);
+    free(y);
+    return same;
+}
+
 double check_cpu_s(void)
 {
     struct timespec t;

@@ -44,6 +44,8 @@ const char *check_fixtures(void);
 const char *check_fixture(const char *relative);
 /* Whole file as malloc'ed bytes with a 0 behind; NULL when it cannot be read. */
 char *check_read_file(const char *path, size_t *size);
+/* Do both exist, with the same bytes? */
+bool check_same_files(const char *a, const char *b);
 
 /* Seconds that this process has computed, on all cores. Limits are put on these: those of the clock on
  * the wall pass elsewhere, too, while a busy machine leaves no time for the test. */

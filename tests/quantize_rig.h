@@ -62,12 +62,7 @@ static inline bool exists(const char *name)
 
 static inline bool same_bytes(const char *a, const char *b)
 {
-    size_t n = 0, k = 0;
-    char *x = check_read_file(path(a), &n), *y = check_read_file(path(b), &k);
-    bool same = x && y && n == k && memcmp(x, y, n) == 0;
-    free(x);
-    free(y);
-    return same;
+    return check_same_files(path(a), path(b));
 }
 
 /* Names in the folder that begin with this. */

@@ -29,16 +29,6 @@ static bool read_canary(const char *path, struct canary *c)
     return ok && found;
 }
 
-static bool same_files(const char *a, const char *b)
-{
-    size_t n = 0, k = 0;
-    char *x = check_read_file(a, &n), *y = check_read_file(b, &k);
-    bool same = x && y && n == k && memcmp(x, y, n) == 0;
-    free(x);
-    free(y);
-    return same;
-}
-
 /* Turn the low halves of a row's bytes around, which keeps every value finite. */
 static void damage(const char *path, const char *name)
 {
@@ -75,7 +65,7 @@ static void test_arch(const char *arch, const char *options)
     RUN(0, "\"canary_difference\": 0.0", "inspect %s --verify --json", out);
     check_case("%s: the same bytes with other threads", arch);
     RUN(0, "bits per weight", "quantize %s %s q8_0 --force -t 3", in, other);
-    CHECK(same_files(out, other));
+    CHECK(check_same_files(out, other));
     check_case("%s: damage that leaves all values finite", arch);
     damage(out, "blk.0.attn_output.weight");
     RUN(6, "the canary has changed", "inspect %s --verify", out);
@@ -111,7 +101,7 @@ static void test_parts(void)
     CHECK(read_canary(first, &c));
     RUN(0, "the canary answers", "inspect %s --verify", first);
     RUN(0, "bits per weight", "quantize %s %s copy --force", first, other);
-    CHECK(same_files(other, out));
+    CHECK(check_same_files(other, out));
     for (int i = 1; i <= n; i++) {
         snprintf(part, sizeof part, "%.*s-%05d-of-%05d.gguf", base, other, i, n);
         CHECK(unlink(part) == 0);
@@ -147,7 +137,7 @@ static void test_kill(void)
     CHECK_MSG(kills > 0, "%d kills", kills);
     if (access(other, F_OK) != 0)
         RUN(0, "bits per weight", "quantize %s %s q8_0 --resume", in, other);
-    CHECK(same_files(out, other));
+    CHECK(check_same_files(out, other));
     const char *slash = strrchr(other, '/');
     snprintf(hidden, sizeof hidden, "%.*s/.%s.journal", (int)(slash - other), other, slash + 1);
     unlink(hidden); /* where the last kill came behind the rename */

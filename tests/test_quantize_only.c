@@ -55,16 +55,6 @@ static void check_mixed(const char *path, const char *made, const char *left)
     gguf_close(&l);
 }
 
-static bool same_files(const char *a, const char *b)
-{
-    size_t n = 0, k = 0;
-    char *x = check_read_file(a, &n), *y = check_read_file(b, &k);
-    bool same = x && y && n == k && memcmp(x, y, n) == 0;
-    free(x);
-    free(y);
-    return same;
-}
-
 /* Turn a byte of a tensor's data around. */
 static void damage(const char *path, const char *name)
 {
@@ -94,11 +84,11 @@ static void test_redo(void)
     struct stat before, after;
     check_case("one damaged tensor of a finished file is made again");
     QUANTIZE(0, out, "q4_k_m --force");
-    CHECK(same_files(out, whole));
+    CHECK(check_same_files(out, whole));
     damage(out, "blk.1.ffn_down_exps.weight");
-    CHECK(!same_files(out, whole));
+    CHECK(!check_same_files(out, whole));
     QUANTIZE(0, out, "q4_k_m --only 'blk.1.ffn_down_exps'");
-    CHECK(same_files(out, whole));
+    CHECK(check_same_files(out, whole));
 
     check_case("the same with another type");
     QUANTIZE(0, spare, "q6_k");
