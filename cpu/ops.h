@@ -1,5 +1,6 @@
-/* The small operations of the CPU device, as rows of struct device_ops: src/device.h says what each
- * computes. The large ones have headers of their own: matmul.h, attention.h, experts.h, sparse.h. */
+/* The small operations of the CPU device, as rows of struct device_ops: src/device.h says what
+ * each computes. The large ones have headers of their own: matmul.h, attention.h, experts.h,
+ * sparse.h. */
 #ifndef TANDEM_CPU_OPS_H
 #define TANDEM_CPU_OPS_H
 

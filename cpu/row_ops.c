@@ -1,5 +1,6 @@
-/* Operations that take each row, or each element, for itself: the embedding, norms, the router's choice,
- * SwiGLU, sums, copies. Rows go to the workers as they are; elements in fixed runs of columns. */
+/* Operations that take each row, or each element, for itself: the embedding, norms, the router's
+ * choice, SwiGLU, sums, copies. Rows go to the workers as they are; elements in fixed runs of
+ * columns. */
 #include "cpu/ops.h"
 
 #include <assert.h>

@@ -1,9 +1,10 @@
 /* A step on one card, from begin to end, and the records that save its launches.
  *
- * Begin writes the state of the step to the card in one copy; end waits and fetches the last of the
- * logits. Steps of few tokens are recorded (src/device.h) when one of their kind comes for the second
- * time: of the same shape, cache and kv_bound. A few kinds are kept; the one that was not used for
- * longest goes. The state of the step is all that differs between two replays of a record. */
+ * Begin writes the state of the step to the card in one copy; end waits and fetches the last of
+ * the logits. Steps of few tokens are recorded (src/device.h) when one of their kind comes for the
+ * second time: of the same shape, cache and kv_bound. A few kinds are kept; the one that was not
+ * used for longest goes. The state of the step is all that differs between two replays of a
+ * record. */
 #include "gpu/device.cuh"
 
 #define MIN_KV_BOUND 256
@@ -84,8 +85,8 @@ bool device_replay(struct device *dev)
     return true;
 }
 
-/* Behind the second step of a kind. Behind the first it is noted, in the place that is free or was not
- * used for longest. */
+/* Behind the second step of a kind. Behind the first it is noted, in the place that is free or was
+ * not used for longest. */
 bool device_record(struct device *dev)
 {
     struct gpu_device *d = gpu(dev);

@@ -1,5 +1,6 @@
-/* Kernels on floats and halves against sums in double precision: dot products, axpy, norms, softmax,
- * SwiGLU. A part of tests/check_kernels.c: guarded operands and patterns are those above it there. */
+/* Kernels on floats and halves against sums in double precision: dot products, axpy, norms,
+ * softmax, SwiGLU. A part of tests/check_kernels.c: guarded operands and patterns are those above
+ * it there. */
 
 /* A guarded vector of n floats (or f16) filled with a pattern. */
 static struct guarded floats(int64_t n, enum pattern pattern)
@@ -197,7 +198,8 @@ static void check_add(const struct kernels *new, int64_t n, enum pattern p)
     release(out);
 }
 
-/* Words that add up to what plain arithmetic says, from an odd address and up to the forbidden page. */
+/* Words that add up to what plain arithmetic says, from an odd address and up to the forbidden
+ * page. */
 static void check_read_words(const struct kernels *new)
 {
     for (size_t steps = 0; steps < 5; steps++) {

@@ -237,7 +237,8 @@ static inline void write_index(const struct st *files, int n, const char *const 
 
 /* ---- from begin to end ---- */
 
-/* The folder; false where this build cannot read configurations, or there is none: then all is said. */
+/* The folder; false where this build cannot read configurations, or there is none: then all is
+ * said. */
 static inline bool checkpoint_open(const char *what)
 {
     struct error err = { 0 };

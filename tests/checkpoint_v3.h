@@ -1,4 +1,5 @@
-/* A small V3 as a checkpoint of two files, with FP8 matrices; and the configuration of a small llama. */
+/* A small V3 as a checkpoint of two files, with FP8 matrices; and the configuration of a small
+ * llama. */
 #ifndef TANDEM_TESTS_CHECKPOINT_V3_H
 #define TANDEM_TESTS_CHECKPOINT_V3_H
 

@@ -1,4 +1,5 @@
-/* Fibres, blocks and warps. What warps compute is in cuda_host_numbers.cc, the runtime in cuda_host_api.cc. */
+/* Fibres, blocks and warps. What warps compute is in cuda_host_numbers.cc, the runtime in
+ * cuda_host_api.cc. */
 #include "tests/cuda_host.h"
 
 #include <stdio.h>

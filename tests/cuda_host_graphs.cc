@@ -1,5 +1,5 @@
-/* Events and graphs of the emulated runtime: a capture collects what its streams would do; a launch of the graph
- * does it as one piece. */
+/* Events and graphs of the emulated runtime: a capture collects what its streams would do; a
+ * launch of the graph does it as one piece. */
 #include "tests/cuda_host_state.h"
 
 using namespace cuda_host;

@@ -1,5 +1,5 @@
-/* What tests ask of the emulated card: to fail at a moment, to hang, to tell what it did. And the calls of NVML
- * that the program makes, which take the library for that of the driver. */
+/* What tests ask of the emulated card: to fail at a moment, to hang, to tell what it did. And the
+ * calls of NVML that the program makes, which take the library for that of the driver. */
 #include <stdio.h>
 #include <string.h>
 

@@ -1,5 +1,5 @@
-/* What the lanes of a warp compute together: votes and sums, conversions of small floats, products of tensor
- * cores. The last lane to arrive does it for all (cuda_host_meet). */
+/* What the lanes of a warp compute together: votes and sums, conversions of small floats, products
+ * of tensor cores. The last lane to arrive does it for all (cuda_host_meet). */
 #include <math.h>
 
 #include "tests/cuda_host_block.h"

@@ -1,5 +1,6 @@
-/* The state of the emulated card, for the runtime (cuda_host_api.cc) and for tests, which set what shall fail
- * (cuda_host_hooks.cc); its streams, events and graphs (cuda_host_graphs.cc). One card, one state. */
+/* The state of the emulated card, for the runtime (cuda_host_api.cc) and for tests, which set what
+ * shall fail (cuda_host_hooks.cc); its streams, events and graphs (cuda_host_graphs.cc). One card,
+ * one state. */
 #ifndef TANDEM_TESTS_CUDA_HOST_STATE_H
 #define TANDEM_TESTS_CUDA_HOST_STATE_H
 
@@ -125,7 +126,8 @@ struct cuda_host_stream {
             busy = true;
             cuda_host::n_busy++;
             hold.unlock();
-            while (cuda_host::n_calls > 0 && !next.calls_host && !cuda_host_device_failed() && !cuda_host::hangs)
+            while (cuda_host::n_calls > 0 && !next.calls_host && !cuda_host_device_failed() &&
+                   !cuda_host::hangs)
                 std::this_thread::sleep_for(std::chrono::microseconds(50));
             cuda_host::n_calls += next.calls_host;
             next.run();

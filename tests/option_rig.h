@@ -1,5 +1,5 @@
-/* Command lines of tandem as tests of its options run them: a folder for each, the files and models that
- * lines name, words with an option taken out, both outputs kept and searched. */
+/* Command lines of tandem as tests of its options run them: a folder for each, the files and
+ * models that lines name, words with an option taken out, both outputs kept and searched. */
 #ifndef TANDEM_TESTS_OPTION_RIG_H
 #define TANDEM_TESTS_OPTION_RIG_H
 
@@ -28,8 +28,8 @@
 
 /* ---- files that command lines name ---- */
 
-/* {M} the demo model, {W} the common folder, {H} that of a checkpoint, {D} the folder of this command
- * line, {B} what its command needs to do anything, {A} what it needs to answer. */
+/* {M} the demo model, {W} the common folder, {H} that of a checkpoint, {D} the folder of this
+ * command line, {B} what its command needs to do anything, {A} what it needs to answer. */
 static char common[64], own[96], emulated[PATH_MAX];
 
 static inline void put(const char *folder_path, const char *name, const char *text)

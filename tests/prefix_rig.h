@@ -1,5 +1,5 @@
-/* What tests of caches in files share: a tiny model, the file, a text; and to save, restore and go on with
- * every failure told. */
+/* What tests of caches in files share: a tiny model, the file, a text; and to save, restore and go
+ * on with every failure told. */
 #ifndef TANDEM_TESTS_PREFIX_RIG_H
 #define TANDEM_TESTS_PREFIX_RIG_H
 

@@ -1,5 +1,5 @@
-/* What tests of tandem quantize share: a folder of the test's own ($B/tests/NAME.PID), a small model in it,
- * running the command there, and looking at what came of it. */
+/* What tests of tandem quantize share: a folder of the test's own ($B/tests/NAME.PID), a small
+ * model in it, running the command there, and looking at what came of it. */
 #ifndef TANDEM_TESTS_QUANTIZE_RIG_H
 #define TANDEM_TESTS_QUANTIZE_RIG_H
 

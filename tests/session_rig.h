@@ -1,5 +1,5 @@
-/* What tests of a session share: two tiny models, a text, and the logits that a fresh session computes
- * for it, token by token. */
+/* What tests of a session share: two tiny models, a text, and the logits that a fresh session
+ * computes for it, token by token. */
 #ifndef TANDEM_TESTS_SESSION_RIG_H
 #define TANDEM_TESTS_SESSION_RIG_H
 

@@ -1,5 +1,5 @@
-/* Which chat format a file has, by its template, name and vocabulary; whether it thinks by default, and what
- * its card says about sampling. */
+/* Which chat format a file has, by its template, name and vocabulary; whether it thinks by
+ * default, and what its card says about sampling. */
 #include <string.h>
 
 #include "src/text/chat_format.h"

@@ -1,6 +1,6 @@
 /* Conversion of checkpoints that the test builds itself: a small V3 with FP8 in two files, rotary
- * rows of llama, a tied head, every stored form. What the file must hold is computed here from the same
- * numbers, with its own idea of FP8, and compared bit for bit. Damage: test_convert_faults.c. */
+ * rows of llama, a tied head, every stored form. What the file must hold is computed here from the
+ * same numbers, with its own idea of FP8, and compared bit for bit. Damage: test_convert_faults.c. */
 #include "src/format/gguf.h"
 #include "src/model/model.h"
 #include "src/text/tokenizer.h"

@@ -1,5 +1,6 @@
-/* Checkpoints that must be refused before anything is written: hostile headers, sets of files that do not
- * fit together, scales and weights that are no numbers, configurations that say something else. */
+/* Checkpoints that must be refused before anything is written: hostile headers, sets of files that
+ * do not fit together, scales and weights that are no numbers, configurations that say something
+ * else. */
 #include "src/base/util.h"
 #include "tests/checkpoint_v3.h"
 

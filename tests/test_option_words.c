@@ -1,5 +1,5 @@
-/* Options as words: all spellings, the environment and the file mean the same; help fits a screen; flags of
- * other programs get a note or a hint. What options do: test_options.c. */
+/* Options as words: all spellings, the environment and the file mean the same; help fits a screen;
+ * flags of other programs get a note or a hint. What options do: test_options.c. */
 #include "src/cli/repair.h"
 #include "src/cli/width.h"
 #include "tests/option_rig.h"

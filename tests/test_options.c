@@ -1,8 +1,8 @@
-/* Every option of every command does what it is there for: tests/option_trials.h has for each at least
- * one command line and what shows there that the option worked. An option that is added without one
- * fails here, as does one that is read and changes nothing (TANDEM_TEST_LONG: each line is run once
- * more without the option, and then must not show it). Also exit codes. How options are spelled and
- * shown: test_option_words.c. */
+/* Every option of every command does what it is there for: tests/option_trials.h has for each at
+ * least one command line and what shows there that the option worked. An option that is added
+ * without one fails here, as does one that is read and changes nothing (TANDEM_TEST_LONG: each
+ * line is run once more without the option, and then must not show it). Also exit codes. How
+ * options are spelled and shown: test_option_words.c. */
 #include "src/cli/json.h"
 #include "src/cli/term.h"
 #include "src/text/sampler.h"

@@ -1,5 +1,5 @@
-/* What a session really takes is what its placement planned, in every way of loading and with every format of
- * the cache; and what would not fit is refused before loading. */
+/* What a session really takes is what its placement planned, in every way of loading and with
+ * every format of the cache; and what would not fit is refused before loading. */
 #include <stdio.h>
 #include <unistd.h>
 

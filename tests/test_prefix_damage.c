@@ -1,5 +1,5 @@
-/* Caches in files that something happened to: damaged, cut short, locked, on a full disk, of another
- * model. A session holds the right prefix or none, and what is not ours is left as it was. */
+/* Caches in files that something happened to: damaged, cut short, locked, on a full disk, of
+ * another model. A session holds the right prefix or none, and what is not ours is left as it was. */
 #include <fcntl.h>
 #include <signal.h>
 #include <sys/file.h>

@@ -1,6 +1,6 @@
 /* Caches in files: what comes back computes the same bits, on every architecture and on the GPU;
- * branches share their beginning; rings and states come back where they can. What happens to damaged
- * files: test_prefix_damage.c. */
+ * branches share their beginning; rings and states come back where they can. What happens to
+ * damaged files: test_prefix_damage.c. */
 #include <sys/stat.h>
 
 #include "src/base/util.h"

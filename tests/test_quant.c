@@ -1,5 +1,5 @@
-/* Block types: decoders against reference values and published hashes, small floats, the scan of what a
- * file holds. Encoders: test_quant_encode.c. */
+/* Block types: decoders against reference values and published hashes, small floats, the scan of
+ * what a file holds. Encoders: test_quant_encode.c. */
 #include "tests/check.h"
 
 #include <math.h>

@@ -1,5 +1,5 @@
-/* Encoders of block types: their error on the data of published gates, blocks of strange values, exact
- * representations, and the blocks that activations become. */
+/* Encoders of block types: their error on the data of published gates, blocks of strange values,
+ * exact representations, and the blocks that activations become. */
 #include "tests/check.h"
 
 #include <math.h>

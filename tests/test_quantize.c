@@ -1,5 +1,5 @@
-/* tandem quantize: types, the file that is made, refusals, importance matrices. Runs that are stopped or
- * fail: test_quantize_resume.c. */
+/* tandem quantize: types, the file that is made, refusals, importance matrices. Runs that are
+ * stopped or fail: test_quantize_resume.c. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>

@@ -1,5 +1,6 @@
-/* Runs of tandem quantize that do not get to their end: stopped and taken up, killed, without room, with an
- * input that shrinks; afterwards the same bytes stand there as after one run, or none. */
+/* Runs of tandem quantize that do not get to their end: stopped and taken up, killed, without
+ * room, with an input that shrinks; afterwards the same bytes stand there as after one run, or
+ * none. */
 #include <fcntl.h>
 #include <signal.h>
 #include <sys/resource.h>
@@ -28,9 +29,9 @@ static void maybe_cancel(void *ctx, uint64_t done, uint64_t total)
         atomic_store(&a->cancel, 1);
 }
 
-/* The job of the command with small chunks, so that there is something to stop: in.gguf to NAME. One
- * that is to be stopped has one worker: the first reports progress, and a second one could be done
- * before the first has begun. */
+/* The job of the command with small chunks, so that there is something to stop: in.gguf to NAME.
+ * One that is to be stopped has one worker: the first reports progress, and a second one could be
+ * done before the first has begun. */
 static bool attempt(const char *name, const char *type, bool resume, struct attempt *a,
                     struct error *err)
 {

@@ -1,5 +1,5 @@
-/* Engine and session: prefix reuse, batches, truncation, limits, failures, and that decoding allocates
- * nothing; mapped and woven weights compute alike. Interruption: test_session_cancel.c. */
+/* Engine and session: prefix reuse, batches, truncation, limits, failures, and that decoding
+ * allocates nothing; mapped and woven weights compute alike. Interruption: test_session_cancel.c. */
 #include <math.h>
 
 #include "cpu/device_cpu.h"

@@ -1,5 +1,5 @@
-/* A session that is stopped: between batches, in the middle of a step by another thread, anywhere; and
- * that it goes on afterwards as if nothing had been. */
+/* A session that is stopped: between batches, in the middle of a step by another thread, anywhere;
+ * and that it goes on afterwards as if nothing had been. */
 #include <pthread.h>
 
 #include "src/base/util.h"

@@ -3,10 +3,10 @@
  *     tiny OUT.gguf --arch deepseek2                    a few MB, for tests
  *     tiny OUT.gguf --like v2-lite --type mix           16 B parameters, for speed
  *
- * Tensors are the rows of the architecture's table; sizes come from a table of published and of tiny
- * models. The values of a tensor depend on the seed, its name and its layer only, so the same weights
- * can be written in every way that files have held them: the unsplit key-value matrix of a latent
- * attention or its two parts, fused or separate projections, one file or several. */
+ * Tensors are the rows of the architecture's table; sizes come from a table of published and of
+ * tiny models. The values of a tensor depend on the seed, its name and its layer only, so the same
+ * weights can be written in every way that files have held them: the unsplit key-value matrix of a
+ * latent attention or its two parts, fused or separate projections, one file or several. */
 #include <errno.h>
 #include <math.h>
 #include <stdio.h>
@@ -74,8 +74,8 @@ static bool stream_open(struct stream *s, const char *name, enum tensor_type typ
     return values && s->pool;
 }
 
-/* The next blocks: the pool in order, then runs of it from random places. What comes does not depend
- * on how many are asked for at a time. */
+/* The next blocks: the pool in order, then runs of it from random places. What comes does not
+ * depend on how many are asked for at a time. */
 static void stream_read(struct stream *s, char *out, size_t n_blocks)
 {
     while (n_blocks) {
@@ -162,8 +162,8 @@ static bool write_fused(struct tiny_plan *plan, const struct tiny_item *it, int 
     return ok;
 }
 
-/* The key-value matrix of one layer as floats [heads * (nope + value), rank]: what kv_b, k_b and v_b
- * of any file are made of. */
+/* The key-value matrix of one layer as floats [heads * (nope + value), rank]: what kv_b, k_b and
+ * v_b of any file are made of. */
 static float *kv_b_values(const struct tiny_plan *plan, int layer, struct error *err)
 {
     const struct params *p = &plan->params;

@@ -1,5 +1,5 @@
-/* Which tensors a file has, under which names and of which types: the rows of the architecture's table, as
- * the generation of files and the options have them. */
+/* Which tensors a file has, under which names and of which types: the rows of the architecture's
+ * table, as the generation of files and the options have them. */
 #include <stdio.h>
 #include <string.h>
 
@@ -96,7 +96,8 @@ static enum tensor_type ud_q2_type(const struct tiny_plan *plan, const struct te
     return s->role == ROLE_HEAD || strstr(s->name, ".ffn_") ? TYPE_Q6_K : TYPE_Q4_K;
 }
 
-/* `native`: a checkpoint of FP4 experts and FP8 matrices, repacked: MXFP4, Q8_0, and BF16 as it was. */
+/* `native`: a checkpoint of FP4 experts and FP8 matrices, repacked: MXFP4, Q8_0, and BF16 as it
+ * was. */
 static enum tensor_type native_type(const struct tensor_spec *s)
 {
     if (s->role == ROLE_ROUTED)

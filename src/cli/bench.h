@@ -1,6 +1,6 @@
-/* tandem bench, in parts: bench.c measures, bench_figures.c computes what that says, bench_report.c
- * writes tables, bench_compare.c grades against an older file, bench_plot.c draws, probe.c measures the
- * machine alone, probe_gpu.c the GPU.
+/* tandem bench, in parts: bench.c measures, bench_figures.c computes what that says,
+ * bench_report.c writes tables, bench_compare.c grades against an older file, bench_plot.c draws,
+ * probe.c measures the machine alone, probe_gpu.c the GPU.
  *
  * Words (definitions in one place, so that all outputs agree):
  *

@@ -1,4 +1,5 @@
-/* What binds an answer to a form: --grammar FILE, or --json-schema FILE|JSON, of which one may be given. */
+/* What binds an answer to a form: --grammar FILE, or --json-schema FILE|JSON, of which one may be
+ * given. */
 #ifndef TANDEM_CLI_GRAMMAR_OPTION_H
 #define TANDEM_CLI_GRAMMAR_OPTION_H
 

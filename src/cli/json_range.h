@@ -1,5 +1,5 @@
-/* The integers of an interval as an expression of a grammar (src/text/grammar.h), which knows texts and no
- * numbers: 8 .. 123 is [8-9] | [1-9] [0-9] | "1" ([0-1] [0-9] | "2" [0-3]). */
+/* The integers of an interval as an expression of a grammar (src/text/grammar.h), which knows
+ * texts and no numbers: 8 .. 123 is [8-9] | [1-9] [0-9] | "1" ([0-1] [0-9] | "2" [0-3]). */
 #ifndef TANDEM_CLI_JSON_RANGE_H
 #define TANDEM_CLI_JSON_RANGE_H
 

@@ -1,5 +1,5 @@
-/* The value of one option, from text into its field of struct options. Errors are ERR_USAGE and say what
- * the option wants; the caller puts in front whose value it was. */
+/* The value of one option, from text into its field of struct options. Errors are ERR_USAGE and
+ * say what the option wants; the caller puts in front whose value it was. */
 #ifndef TANDEM_CLI_OPTION_VALUE_H
 #define TANDEM_CLI_OPTION_VALUE_H
 

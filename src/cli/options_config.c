@@ -1,5 +1,6 @@
-/* What options are before the command line is read: defaults, then files of settings from the weakest to
- * the strongest (src/cli/paths.h), then the environment. Where each setting comes from is kept. */
+/* What options are before the command line is read: defaults, then files of settings from the
+ * weakest to the strongest (src/cli/paths.h), then the environment. Where each setting comes from
+ * is kept. */
 #include <ctype.h>
 #include <math.h>
 #include <stdio.h>
@@ -69,8 +70,8 @@ static char *trimmed(char *text)
     return text;
 }
 
-/* A file that comes with a folder, perhaps from strangers, says how a model runs and answers; what is
- * written where is for the user to say. */
+/* A file that comes with a folder, perhaps from strangers, says how a model runs and answers; what
+ * is written where is for the user to say. */
 static bool belongs_to_folder(const struct option *row)
 {
     return row->group == GROUP_PROMPT || row->group == GROUP_SAMPLING || row->group == GROUP_MODEL ||
