@@ -578,6 +578,24 @@ static void test_large_schema(void)
     buf_release(&gbnf);
 }
 
+/* As a model would write it, to the letter. */
+static void test_constant(void)
+{
+    struct error err = { 0 };
+    struct grammar *g = NULL;
+    struct acceptor *a = NULL;
+    static const char constant[] = "{\"a b\": [0.1, 2, \"x\\n\", null, {}]}";
+    char schema[100];
+    check_case("a constant");
+    snprintf(schema, sizeof schema, "{\"const\": %s}", constant);
+    CHECK_MSG(grammar_wanted(NULL, schema, &g, &err), "%s", err.text);
+    CHECK(g && acceptor_open(&a, g, &err));
+    CHECK(a && accepts(a, str_of(constant)) == 1);
+    CHECK(a && accepts(a, str_of("{\"a b\": [0.2, 2, \"x\\n\", null, {}]}")) == 0);
+    acceptor_close(a);
+    grammar_close(g);
+}
+
 static void test_schema_mistakes(void)
 {
     static const struct {
@@ -662,6 +680,7 @@ int main(void)
         } else {
             test_random_schemas();
             test_large_schema();
+            test_constant();
             test_schema_mistakes();
         }
     }

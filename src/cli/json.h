@@ -41,6 +41,7 @@ struct json *js_parse(struct str text, struct error *err);
 /* Append a value as models were trained to read it: on one line, ", " and ": " between, members in
  * their order, floats by their shortest form (what Python's json.dumps writes without ASCII escapes). */
 void js_write(struct buf *out, const struct json *j);
+void js_write_text(struct buf *out, struct str text);
 
 /* Views into a parsed value, NULL or false where there is no such thing. */
 const struct json *js_get(const struct json *object, const char *key);

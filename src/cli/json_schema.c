@@ -119,74 +119,16 @@ static void put_literal(struct buf *out, struct str s)
     }
 }
 
-static void put_json_string(struct buf *json, struct str s)
-{
-    buf_puts(json, "\"");
-    for (size_t i = 0; i < s.len; i++) {
-        unsigned char c = (unsigned char)s.data[i];
-        if (c == '"' || c == '\\')
-            buf_printf(json, "\\%c", c);
-        else if (c < 0x20)
-            buf_printf(json, "\\u%04x", c);
-        else
-            buf_add(json, s.data + i, 1);
-    }
-    buf_puts(json, "\"");
-}
-
-static bool put_json(struct writer *w, const struct json *j, struct buf *json, int depth)
-{
-    struct str text;
-    int64_t i;
-    double x;
-    bool b;
-    if (depth > DEPTH_MAX)
-        return wrong(w, "a constant is nested more than %d deep", DEPTH_MAX);
-    if (js_as_text(j, &text)) {
-        put_json_string(json, text);
-    } else if (js_as_int(j, &i)) {
-        buf_printf(json, "%lld", (long long)i);
-    } else if (js_as_real(j, &x)) {
-        char digits[40];
-        snprintf(digits, sizeof digits, "%.17g", x);
-        buf_puts(json, digits);
-        if (!strpbrk(digits, ".e"))
-            buf_puts(json, ".0");
-    } else if (js_as_bool(j, &b)) {
-        buf_puts(json, b ? "true" : "false");
-    } else if (js_is_null(j)) {
-        buf_puts(json, "null");
-    } else if (js_is_array(j)) {
-        for (size_t k = 0; k < js_count(j); k++) {
-            buf_puts(json, k ? "," : "[");
-            if (!put_json(w, js_at(j, k), json, depth + 1))
-                return false;
-        }
-        buf_puts(json, js_count(j) ? "]" : "[]");
-    } else {
-        struct js_cursor at = { 0 };
-        for (int k = 0; js_next(j, &at); k++) {
-            buf_puts(json, k ? "," : "{");
-            put_json_string(json, str_of(at.key));
-            buf_puts(json, ":");
-            if (!put_json(w, at.value, json, depth + 1))
-                return false;
-        }
-        buf_puts(json, js_count(j) ? "}" : "{}");
-    }
-    return true;
-}
-
-static bool write_constant(struct writer *w, const struct json *j, struct buf *out)
+/* The constant as models were trained to write it. */
+static void write_constant(const struct json *j, struct buf *out)
 {
     struct buf json = { 0 };
-    bool ok = put_json(w, j, &json, 0);
+    js_write(&json, j);
     buf_puts(out, "\"");
     put_literal(out, buf_str(&json));
     buf_puts(out, "\"");
     out->out_of_memory = out->out_of_memory || json.out_of_memory;
     buf_release(&json);
-    return ok;
 }
 
 static unsigned type_of(const struct json *j)
@@ -214,8 +156,7 @@ static bool write_enum(struct writer *w, const struct json *values, unsigned all
         if (!(type_of(js_at(values, i)) & allowed))
             continue;
         buf_puts(out, n++ ? " | " : "(");
-        if (!write_constant(w, js_at(values, i), out))
-            return false;
+        write_constant(js_at(values, i), out);
     }
     buf_puts(out, ")");
     return n > 0 || wrong(w, "enum has no value of the type wanted");
@@ -355,7 +296,7 @@ static bool write_members(struct writer *w, const struct json *properties,
     for (; js_next(properties, &at); i++) {
         bool must = is_required(required, at.key);
         struct buf key = { 0 };
-        put_json_string(&key, str_of(at.key));
+        js_write_text(&key, str_of(at.key));
         buf_printf(rules, "member-%d-%d ::= \"", k, i);
         put_literal(rules, buf_str(&key));
         rules->out_of_memory |= key.out_of_memory;
@@ -532,7 +473,7 @@ static bool write_restricted(struct writer *w, const struct json *s, struct buf 
     if ((j = js_get(s, "$ref")))
         return write_ref(w, j, out);
     if ((j = js_get(s, "const")))
-        return write_constant(w, j, out);
+        return write_constant(j, out), true;
     if ((j = js_get(s, "anyOf")))
         return write_any_of(w, j, "anyOf", out);
     if ((j = js_get(s, "oneOf")))

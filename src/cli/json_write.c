@@ -4,7 +4,7 @@
 #include "src/cli/buf.h"
 #include "src/cli/json.h"
 
-static void write_text(struct buf *out, struct str text)
+void js_write_text(struct buf *out, struct str text)
 {
     static const char named[] = "\"\\\b\f\n\r\t", letters[] = "\"\\bfnrt";
     buf_puts(out, "\"");
@@ -43,7 +43,7 @@ void js_write(struct buf *out, const struct json *j)
     double real;
     bool truth;
     if (js_as_text(j, &text)) {
-        write_text(out, text);
+        js_write_text(out, text);
     } else if (js_as_int(j, &integer)) {
         buf_printf(out, "%lld", (long long)integer);
     } else if (js_as_real(j, &real)) {
@@ -62,7 +62,7 @@ void js_write(struct buf *out, const struct json *j)
         buf_puts(out, "{");
         for (bool first = true; js_next(j, &at); first = false) {
             buf_puts(out, first ? "" : ", ");
-            write_text(out, str_of(at.key));
+            js_write_text(out, str_of(at.key));
             buf_puts(out, ": ");
             js_write(out, at.value);
         }
