@@ -252,6 +252,10 @@ static void test_paste(void)
     type(&s, "n");
     CHECK(expect(&s, "not sent"));
     CHECK(expect(&s, "> \033[0m[paste 2: 10001 lines]")); /* back at the prompt, for another try */
+    type(&s, "\177/ctx\r"); /* Backspace takes the whole mark away */
+    CHECK(expect(&s, "0 exchanges") && expect_prompt(&s));
+    type(&s, paste);
+    CHECK(expect(&s, "[paste 3: 10000 lines] please"));
     type(&s, "\r");
     CHECK(expect(&s, "Enter sends it"));
     type(&s, "\r");

@@ -44,6 +44,7 @@ static void test_automatic(void)
         return;
     say("What is 3 + 4?\r", "7");
     leave("saved \"20");
+    CHECK(!memmem(s.text, s.len, "\n\r\nsaved", 8)); /* Ctrl-D ends its line once */
 
     check_case("--continue goes on with it and says so");
     if (!begin("--continue", NULL, "resumed \"20"))

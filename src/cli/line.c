@@ -265,6 +265,33 @@ static void clear_typed(void)
     fflush(rl_outstream);
 }
 
+/* Hand a key to readline. A mark that it damages goes altogether. */
+static void take_key(void)
+{
+    struct buf before = { 0 };
+    size_t from, to;
+    bool marks = paste_any();
+    if (marks)
+        buf_puts(&before, rl_line_buffer);
+    rl_callback_read_char();
+    if (marks && !reader.done && !before.out_of_memory &&
+        paste_broken(buf_str(&before).data, rl_line_buffer, &from, &to)) {
+        rl_delete_text((int)from, (int)to);
+        rl_point = (int)from;
+        rl_redisplay();
+    }
+    buf_release(&before);
+}
+
+/* Readline from 8.1 on ends the line itself where it has asked for marks around pastes. */
+static void end_of_input(void)
+{
+    const char *wanted = rl_variable_value("enable-bracketed-paste");
+    if (rl_readline_version < 0x0801 || !wanted || strcmp(wanted, "on") != 0)
+        fputc('\n', rl_outstream);
+    fflush(rl_outstream);
+}
+
 void line_again(struct str text)
 {
     buf_clear(&reader.again);
@@ -298,7 +325,7 @@ enum line_result line_read(const char *prompt, struct buf *text, struct error *e
         if (signals_status())
             print_above(reader.hooks.status);
         if (key) {
-            rl_callback_read_char();
+            take_key();
         } else if (signals_leave()) {
             rl_callback_handler_remove();
             result = LINE_LEAVE;
@@ -315,8 +342,7 @@ enum line_result line_read(const char *prompt, struct buf *text, struct error *e
     if (result != LINE_TEXT)
         return result;
     if (!reader.line) {
-        fputc('\n', rl_outstream);
-        fflush(rl_outstream);
+        end_of_input();
         return LINE_END;
     }
     paste_expand(text, reader.line);

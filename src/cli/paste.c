@@ -71,6 +71,31 @@ void paste_expand(struct buf *out, const char *line)
     }
 }
 
+bool paste_any(void)
+{
+    return n_kept > 0;
+}
+
+bool paste_broken(const char *before, const char *after, size_t *from, size_t *to)
+{
+    size_t n = strlen(before), rest = strlen(after), same = 0;
+    while (same < rest && before[same] == after[same])
+        same++;
+    if (n <= rest || strcmp(before + n - (rest - same), after + same) != 0)
+        return false; /* more happened than that something went */
+    size_t gone = same + n - rest; /* what went is [same, gone) of `before` */
+    *from = *to = same;
+    for (size_t at = 0; at < gone; at++) {
+        const struct kept *k = before[at] == '[' ? at_start(before + at) : NULL;
+        size_t end = k ? at + strlen(k->mark) : 0;
+        if (end <= same)
+            continue;
+        *from = min_of(*from, at);
+        *to = max_of(*to, same + (end > gone ? end - gone : 0));
+    }
+    return *to > *from;
+}
+
 void paste_release(void)
 {
     for (int i = 0; i < n_kept; i++)
