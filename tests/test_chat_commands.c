@@ -18,6 +18,7 @@ static const struct {
     { "/edit", "nothing to edit" },
     { "/retry", "nothing to retry" },
     { "/undo", "nothing to undo" },
+    { "/trim", "nothing to trim" },
     { "/branches", "nothing was said yet" },
     { "/sessions", "there are no sessions" },
     /* settings */
@@ -32,6 +33,8 @@ static const struct {
     { "/system", "Be terse." },
     { "/system -", "no system prompt" },
     { "/set temp 0", "temp is 0" },
+    { "/set temp", "temp 0 temperature" },
+    { "/set seed", "same answer" },
     { "/set temp 101", "wants a number" },
     { "/set tmep 1", "did you mean temp?" },
     { "/set live on", "live is on" },

@@ -112,7 +112,7 @@ static bool survives(const struct chat *c, int64_t n, struct error *err)
     int64_t larger = full ? chat_larger_context(c, n) : 0;
     if (larger)
         note("/ctx %lld makes the context larger, and nothing is read again", (long long)larger);
-    if (err->code == ERR_USAGE)
+    if (err->code == ERR_USAGE && c->n_exchanges)
         note("/trim drops the oldest exchange, /undo the last, /clear all");
     error_clear(err);
     return true;
@@ -134,6 +134,7 @@ bool chat_ask(struct chat *c, struct str question, struct error *err)
         .before = keep_before,
         .after = keep_after,
         .keep_ctx = c,
+        .ways_follow = true,
     };
     struct exchange *e = chat_add(c, question, err);
     if (!e)

@@ -76,7 +76,10 @@ static bool do_trim(struct chat *c, const char *argument, struct error *err)
     (void)err;
     long n = *argument ? strtol(argument, NULL, 10) : 1;
     int gone = chat_drop_first(c, n > 0 && n < 1000000 ? (int)n : 0);
-    note("removed the first %d; %d left", gone, c->n_exchanges);
+    if (gone)
+        note("removed the first %d; %d left", gone, c->n_exchanges);
+    else
+        note(c->n_exchanges ? "/trim N wants a number of exchanges" : "nothing to trim");
     return true;
 }
 

@@ -78,7 +78,7 @@ bool chat_do_read(struct chat *c, const char *argument, struct error *err)
     if (!buf_read_file(&text, path, &why)) {
         note("%s", why.text);
     } else if (text.len > MAX_FILE || memchr(buf_str(&text).data, 0, text.len)) {
-        note("%s: %s", path, text.len > MAX_FILE ? "is too long" : "is not a text file");
+        note("%s %s", path, text.len > MAX_FILE ? "is too long" : "is not a text file");
     } else {
         describe(c, count_tokens(c, buf_str(&text)), &line, &seconds);
         buf_puts(&c->attached, c->attached.len ? "\n\n" : "");

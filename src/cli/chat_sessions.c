@@ -74,9 +74,12 @@ bool chat_do_sessions(struct chat *c, const char *argument, struct error *err)
         return refuse(&why);
     for (int i = 0; i < n; i++) {
         export_time(when, list[i].changed_s);
-        note("%c %-16s %s  %3lld exchange%s  %s", strcmp(list[i].name, store_of(c)->name) ? ' ' : '*',
-             list[i].name, when, (long long)list[i].n_exchanges, list[i].n_exchanges == 1 ? " " : "s",
-             list[i].title);
+        char row[160];
+        int n_row = snprintf(row, sizeof row, "%c %-16s %s  %3lld exchange%s  ",
+                             strcmp(list[i].name, store_of(c)->name) ? ' ' : '*', list[i].name, when,
+                             (long long)list[i].n_exchanges, list[i].n_exchanges == 1 ? " " : "s");
+        struct str title = export_title(list[i].title, n_row + 1, term_stderr());
+        note("%s%.*s", row, (int)title.len, title.data);
     }
     if (n == 0)
         note("there are no sessions");

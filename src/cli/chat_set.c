@@ -25,6 +25,29 @@ static bool show_all(struct chat *c)
     return true;
 }
 
+/* The row of one name; false where there is none, or it is a switch, which needs no value. */
+static bool show_one(struct chat *c, const char *name)
+{
+    struct options copy = *c->o;
+    struct error why = { 0 };
+    const char *const *names = chat_set_names();
+    struct buf text = { 0 };
+    while (*names && strcmp(*names, name) != 0)
+        names++;
+    if (!*names || options_set(&copy, CMD_CHAT, name, "", &why))
+        return false;
+    options_show_settable(&text, c->o, CMD_CHAT);
+    size_t len = strlen(name);
+    for (const char *line = buf_str(&text).data; *line;) {
+        size_t n = strcspn(line, "\n");
+        if (strncmp(line + 2, name, len) == 0 && line[2 + len] == ' ')
+            err_lines((struct str){ line, n + 1 });
+        line += n + (line[n] != 0);
+    }
+    buf_release(&text);
+    return true;
+}
+
 bool chat_do_set(struct chat *c, const char *argument, struct error *err)
 {
     char name[48] = "";
@@ -41,6 +64,8 @@ bool chat_do_set(struct chat *c, const char *argument, struct error *err)
         note("/think %s does that", *value ? value : "MODE");
         return true;
     }
+    if (!*value && show_one(c, name))
+        return true;
     if (!options_set(c->o, CMD_CHAT, name, value, &why) || !loaded_resample(&c->m, c->o, &why)) {
         *c->o = before;
         note("%s", why.text);

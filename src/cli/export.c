@@ -7,6 +7,8 @@
 
 #include "src/base/mem.h"
 #include "src/cli/output_file.h"
+#include "src/cli/term.h"
+#include "src/cli/width.h"
 
 void export_time(char text[32], int64_t time_s)
 {
@@ -14,6 +16,12 @@ void export_time(char text[32], int64_t time_s)
     struct tm here;
     if (!localtime_r(&t, &here) || strftime(text, 32, "%Y-%m-%d %H:%M", &here) == 0)
         snprintf(text, 32, "?");
+}
+
+struct str export_title(const char *title, int column, bool on_terminal)
+{
+    int room = max_of(term_columns() - column, 16);
+    return on_terminal ? width_cut(str_of(title), room) : str_of(title);
 }
 
 /* ---- Markdown ---- */

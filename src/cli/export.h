@@ -21,4 +21,7 @@ bool export_file(const struct store *s, const char *path, struct error *err);
 /* "2026-11-23 18:54" */
 void export_time(char text[32], int64_t time_s);
 
+/* A session's title for a row of a list, from `column` on: as much as a terminal's window takes. */
+struct str export_title(const char *title, int column, bool on_terminal);
+
 #endif

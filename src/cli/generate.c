@@ -112,11 +112,11 @@ static bool on_prefill(void *ctx, int64_t done, int64_t total)
     return !signals_cancelled();
 }
 
-bool prompt_fits(int64_t n, int64_t n_ctx, struct error *err)
+bool prompt_fits(int64_t n, int64_t n_ctx, const char *way_out, struct error *err)
 {
     return n < n_ctx ||
            fail(err, ERR_USAGE, "the prompt has %lld tokens, the context holds %lld and an answer "
-                "needs room too (-c N makes it larger)", (long long)n, (long long)n_ctx);
+                "needs room too%s", (long long)n, (long long)n_ctx, way_out);
 }
 
 static bool prefill(struct loaded *m, const struct tokens *prompt,
@@ -124,7 +124,7 @@ static bool prefill(struct loaded *m, const struct tokens *prompt,
 {
     struct reading reading = { .o = o };
     int64_t n = (int64_t)prompt->n, n_ctx = session_n_ctx(m->session);
-    if (!prompt_fits(n, n_ctx, err))
+    if (!prompt_fits(n, n_ctx, o->ways_follow ? "" : PROMPT_WAY_OUT, err))
         return false;
     if (o->before && !o->before(o->keep_ctx, prompt, err))
         return false;

@@ -36,6 +36,7 @@ struct generate_options {
     piece_sink *sink;      /* may be NULL */
     enum interrupt_choice (*ask)(void *sink_ctx); /* Ctrl-C during thinking; NULL: it stops */
     void *sink_ctx;
+    bool ways_follow;      /* the caller names the ways out of a prompt that is too long */
 };
 
 enum finish { FINISH_STOP, FINISH_LENGTH, FINISH_CONTEXT, FINISH_INTERRUPTED };
@@ -54,8 +55,10 @@ struct generation {
     bool ended_in_thinking;
 };
 
-/* Does a prompt of n tokens leave room for an answer? ERR_USAGE with the counts. */
-bool prompt_fits(int64_t n, int64_t n_ctx, struct error *err);
+#define PROMPT_WAY_OUT " (-c N makes it larger)"
+/* Does a prompt of n tokens leave room for an answer? ERR_USAGE with the counts, and the way out behind
+ * them. */
+bool prompt_fits(int64_t n, int64_t n_ctx, const char *way_out, struct error *err);
 
 /* Generate after `prompt`. ERR_USAGE when it does not fit the context; ERR_INTERRUPTED only when
  * cancelled before the first token: later the answer so far is kept and finish says so. */

@@ -31,7 +31,7 @@ static void make_estimate(struct estimate *e)
     e->prefill_s = (struct range){ n / r->high, n / r->mid, n / r->low };
     e->n_answer = e->o->n_predict;
     e->context_needed = c->longest + max_of(e->n_answer, 1);
-    e->long_enough = prompt_fits(c->longest, q->n_ctx, NULL);
+    e->long_enough = prompt_fits(c->longest, q->n_ctx, "", NULL);
 }
 
 /* ---- for people ---- */
@@ -170,7 +170,7 @@ static bool verdict(const struct estimate *e, struct error *err)
         buf_release(&ways);
     }
     return placement_check(&p->placement, err) &&
-           prompt_fits(e->count.longest, p->placement.n_ctx, err);
+           prompt_fits(e->count.longest, p->placement.n_ctx, PROMPT_WAY_OUT, err);
 }
 
 bool run_dry(const struct options *o, const char *path, struct str prompt, struct error *err)

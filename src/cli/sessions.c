@@ -5,6 +5,7 @@
 #include "src/cli/command.h"
 #include "src/cli/export.h"
 #include "src/cli/term.h"
+#include "src/cli/width.h"
 
 /* ---- list ---- */
 
@@ -30,14 +31,18 @@ static bool list_text(const struct store_summary *list, int n, bool verbose, str
 {
     struct buf text = { 0 };
     char when[32], size[32];
+    width_use_utf8();
     if (n == 0)
         note("no sessions yet: every chat on a terminal becomes one");
     for (int i = 0; i < n; i++) {
         export_time(when, list[i].changed_s);
         human_bytes((double)(list[i].talk_bytes + list[i].cache_bytes), size, sizeof size);
+        size_t from = text.len;
         buf_printf(&text, "%-16s %s %4lld %9s  ", list[i].name, when, (long long)list[i].n_exchanges,
                    size);
-        term_escape_to(&text, list[i].title, strlen(list[i].title));
+        struct str title = export_title(list[i].title, (int)(text.len - from),
+                                        term_stdout() && !verbose);
+        term_escape_to(&text, title.data, title.len);
         if (verbose) {
             buf_puts(&text, "   (");
             term_escape_to(&text, list[i].model, strlen(list[i].model));

@@ -345,19 +345,6 @@ const char *human_time(double seconds, char *text, size_t size)
     return text;
 }
 
-/* The first `columns` columns of a line. */
-static void cut_line(char *line, int columns)
-{
-    struct str rest = str_of(line);
-    size_t n;
-    for (; rest.len > 0; rest.data += n, rest.len -= n) {
-        columns -= width_next(rest, &n);
-        if (columns < 0)
-            break;
-    }
-    line[rest.data - line] = 0;
-}
-
 void progress_line(char *line, size_t size, const struct progress *p, double done, double total,
                    double elapsed_s, int columns)
 {
@@ -385,7 +372,7 @@ void progress_line(char *line, size_t size, const struct progress *p, double don
         snprintf(line, size, "%s  %s%s%s", p->label, bar, n > 0 ? "  " : "", tail);
     else
         snprintf(line, size, "%s %.0f %%", p->label, 100 * part);
-    cut_line(line, columns - 1);
+    line[width_cut(str_of(line), columns - 1).len] = 0;
 }
 
 static void draw(struct progress *p, double done, double total)

@@ -35,3 +35,14 @@ int width_of(struct str s)
         columns += width_next(s, &n);
     return columns;
 }
+
+struct str width_cut(struct str s, int columns)
+{
+    struct str rest = s;
+    for (size_t n; rest.len > 0; rest.data += n, rest.len -= n) {
+        columns -= width_next(rest, &n);
+        if (columns < 0)
+            break;
+    }
+    return (struct str){ s.data, s.len - rest.len };
+}

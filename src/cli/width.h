@@ -15,4 +15,7 @@ int width_next(struct str s, size_t *bytes);
 
 int width_of(struct str s);
 
+/* The start of `s` that takes at most so many columns. */
+struct str width_cut(struct str s, int columns);
+
 #endif
