@@ -31,6 +31,18 @@ static void on_log(void *ctx, enum log_level level, const char *line)
         note("tandem: %s", line);
 }
 
+/* A word that is no command. */
+static bool unknown_command(const char *word, struct error *err)
+{
+    const char *near = command_nearest(word);
+    if (near)
+        return fail(err, ERR_USAGE, "unknown command \"%s\" (did you mean %s?)", word, near);
+    if (strchr(word, ' '))
+        return fail(err, ERR_USAGE, "unknown command \"%s\" (a prompt goes to: tandem run \"…\")",
+                    word);
+    return fail(err, ERR_USAGE, "unknown command \"%s\" (tandem help lists them)", word);
+}
+
 static bool print_help(const struct command *c, bool all, struct error *err)
 {
     struct buf text = { 0 };
@@ -71,7 +83,7 @@ static bool run_help(int argc, char **argv, struct error *err)
                 buf_printf(&text, "%s\n", command_at(k)->name);
         } else if (strcmp(argv[i], "help") != 0) {
             c = command_find(argv[i]);
-            ok = c || fail(err, ERR_USAGE, "unknown command \"%s\"", argv[i]);
+            ok = c || unknown_command(argv[i], err);
         }
     }
     if (ok && !man && !shell)
@@ -81,18 +93,6 @@ static bool run_help(int argc, char **argv, struct error *err)
     ok = ok && buf_ok(&text, err) && out_write(text.data, text.len, err);
     buf_release(&text);
     return ok;
-}
-
-/* A first word that is no command: a model to chat with, or a mistake. */
-static bool unknown_command(const char *word, struct error *err)
-{
-    const char *near = command_nearest(word);
-    if (near)
-        return fail(err, ERR_USAGE, "unknown command \"%s\" (did you mean %s?)", word, near);
-    if (strchr(word, ' '))
-        return fail(err, ERR_USAGE, "unknown command \"%s\" (a prompt goes to: tandem run \"…\")",
-                    word);
-    return fail(err, ERR_USAGE, "unknown command \"%s\" (tandem help lists them)", word);
 }
 
 /* The command: that of a program called tandem-COMMAND, else the first word; *skip counts the words

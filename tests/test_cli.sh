@@ -61,6 +61,7 @@ fi
 begin "unknown commands and options"
 run 2 nonsense-command; says "unknown command"; silent "$out"; lines "$err" 3
 run 2 bnech; says "did you mean bench"
+run 2 help bnech; says "did you mean bench"
 run 2 run --tempp 1 -p x; says "did you mean --temp"; lines "$err" 3
 run 2 run --probe; says "belongs to tandem bench"
 run 2 run -hf a/b -p x; says "not one of ours"
@@ -149,6 +150,7 @@ run 0 plan "$model" --vram 8G -ngl all -t 1; prints "GPU"
 run 2 plan "$model" --what-if "ram=512G,speed=3"; says "speed=3"
 run 2 plan "$model" -ot "attn=tpu"; says "-ot"
 run 2 plan "$model" -ot "(=cpu"; says "-ot"
+run 0 plan "$model" -ot "exps=cpu,attn_nowhere=cpu"; says "no tensor matches attn_nowhere=cpu"; lines "$err" 1
 run 4 plan "$model" --min-tps 900000 -t 1; says "no context that fits"
 
 begin "what does not fit is refused before loading, with ways out"

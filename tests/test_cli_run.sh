@@ -26,8 +26,15 @@ json=1
 
 run 0 run "$model" -p "What is 2+3?" --think on -n 3
 expect "an answer that thinking left nothing for is said to be empty" 1 "$(count 'the answer is empty' "$err")"
+run 0 run "$model" -p hi --temp 0 --think on -n 5 # its last token is the end of thinking
+expect "likewise where thinking had just ended" 1 "$(count 'the answer is empty' "$err")"
 run 0 run "$model" -p "What is 2+3?" --no-think -n 3
 expect "another is not" "" "$(cat "$err")"
+
+# ---- a context beyond what the model has learned is given, and named
+
+run 0 run "$model" -p hi --no-think -n 2 -c 4096 -t 1
+expect "a context larger than the trained one" 1 "$(count 'trained for 2048 tokens' "$err")"
 
 # ---- --dry-run
 

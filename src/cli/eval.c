@@ -24,7 +24,8 @@ static bool read_ids(const char *path, struct tokens *ids, struct error *err)
         errno = 0;
         long long id = strtoll(at, &end, 10);
         if (end == at || errno || id < 0 || id > INT32_MAX || (*end && !strchr(" \t\r\n", *end)))
-            ok = fail(err, ERR_FILE, "%s: \"%.20s\" is not a token id", path, at);
+            ok = fail(err, ERR_FILE, "%s: \"%.*s\" is not a token id", path,
+                      min_of((int)strcspn(at, " \t\r\n"), 20), at);
         else
             ok = tokens_push(ids, (int32_t)id, err);
         at = end;

@@ -47,10 +47,12 @@ static bool open_engine(struct loaded *m, const struct options *o, const char *p
     m->load_s = now_s() - start;
     if (!ok && err->code == ERR_FIT)
         placing_advise(o, &placing, path);
+    m->model = ok ? engine_model(m->engine) : NULL;
+    if (ok)
+        placing_tell_idle(&placing, o, m->model);
     placing_close(&placing);
     if (!ok)
         return false;
-    m->model = engine_model(m->engine);
     model_describe(m->model, m->description, sizeof m->description);
     return true;
 }
@@ -67,6 +69,15 @@ static bool open_session(struct loaded *m, const struct options *o, int64_t n_ct
         .choose = generate_foresee, .choose_ctx = m,
     };
     return session_open(&m->session, m->engine, &so, err);
+}
+
+/* Nothing stops a context from being larger than what the model has learned, but it should be known. */
+static void tell_untrained(const struct loaded *m)
+{
+    int64_t n_ctx = session_n_ctx(m->session), trained = m->model->params.context_length;
+    if (n_ctx > trained)
+        note("the model was trained for %lld tokens, -c asks for %lld: behind those it may answer badly",
+             (long long)trained, (long long)n_ctx);
 }
 
 /* The first that is given: flag, file metadata, model card, last resort. */
@@ -257,6 +268,8 @@ bool loaded_open(struct loaded *m, const struct options *o, const char *path, en
     bool ok = open_engine(m, o, path, want == WANT_ENGINE ? 0 : n_ctx, err) && load_goes_on(err) &&
               (want < WANT_TEXT || open_text(m, o, path, err)) && load_goes_on(err) &&
               (want < WANT_SESSION || open_session(m, o, n_ctx, err)) && load_goes_on(err);
+    if (ok && want >= WANT_TEXT)
+        tell_untrained(m);
     if (ok)
         record_loaded(m, o, path);
     return ok;

@@ -6,6 +6,7 @@
 #include <strings.h>
 
 #include "cpu/features.h"
+#include "src/base/log.h"
 #include "src/base/mem.h"
 #include "src/base/pattern.h"
 #include "src/base/util.h"
@@ -62,6 +63,36 @@ static bool add_rules(struct placing *p, const struct options *o, struct error *
     }
     p->wishes.rules = p->rules;
     return p->rules;
+}
+
+/* The text of rule `index`, up to its end or a comma. */
+static const char *rule_text(const struct options *o, int index, size_t *len)
+{
+    for (int i = 0; i < o->overrides.n; i++) {
+        for (const char *at = o->overrides.items[i];; at += *len + 1) {
+            *len = strcspn(at, ",");
+            if (index-- == 0)
+                return at;
+            if (!at[*len])
+                break;
+        }
+    }
+    *len = 0;
+    return "";
+}
+
+void placing_tell_idle(const struct placing *p, const struct options *o, const struct model *m)
+{
+    for (int r = 0; r < p->wishes.n_rules; r++) {
+        bool matches = false;
+        for (int i = 0; i < m->n_tensors && !matches; i++)
+            matches = regexec(&p->rules[r].name, m->tensors[i].tensor->name, 0, NULL, 0) == 0;
+        size_t len;
+        const char *text = rule_text(o, r, &len);
+        if (!matches)
+            log_warning("option -ot: no tensor matches %.*s (extended regular expressions; "
+                        "inspect --tensors lists the names)", (int)len, text);
+    }
 }
 
 static int or_auto(int64_t value)

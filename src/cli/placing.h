@@ -17,6 +17,9 @@ struct placing {
 bool placing_open(struct placing *p, const struct options *o, struct error *err);
 void placing_close(struct placing *p);
 
+/* Warn of rules of -ot that no tensor of the model matches. */
+void placing_tell_idle(const struct placing *p, const struct options *o, const struct model *m);
+
 /* Commands that would run, best first. */
 struct way_out {
     char what[96];    /* "a 4-bit file, 378 GiB" */

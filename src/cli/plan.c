@@ -34,6 +34,7 @@ static bool place(struct plan *p, struct error *err)
     keep_limits(p);
     if (!placing_open(&p->placing, p->o, err))
         return false;
+    placing_tell_idle(&p->placing, p->o, &p->model);
     p->placing.engine.wishes = &p->placing.wishes;
     p->placing.engine.max_ram_bytes = p->rates.ram_bytes;
     p->wishes = engine_wishes(&p->placing.engine, &p->model);

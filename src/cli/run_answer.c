@@ -235,7 +235,7 @@ static void print_stats(const struct loaded *m, const struct options *o, const s
     struct buf drafting = { 0 };
     session_draft_report(m->session, &r);
     drafting_line(&drafting, &r);
-    if (drafting.len && (o->stats || r.n_guesses > 0))
+    if (drafting.len && o->stats)
         note("guesses ahead: %s", drafting.data);
     buf_release(&drafting);
     char experts[192];
@@ -350,7 +350,8 @@ bool run_answer(struct loaded *m, const struct options *o, const struct run_prom
         ok = finish_text(&out, &reply, ok ? err : NULL) && ok;
     if (ok && !target->in_lines && (o->stats || (term_stderr() && !stdout_is_pipe())))
         print_stats(m, o, &g);
-    else if (ok && !json && g.finish == FINISH_LENGTH && g.ended_in_thinking)
+    else if (ok && !json && g.finish == FINISH_LENGTH && g.n_generated > 0 &&
+             g.n_thinking == g.n_generated)
         note("the answer is empty: all %lld tokens (-n) went into thinking; --no-think, or a larger -n",
              (long long)g.n_generated);
     ok = run_session_end(&kept->session, ok, m, o, kept->model_path, p->text, &g, err);

@@ -39,7 +39,7 @@ static bool pattern_open(struct pattern *p, const char *text, struct error *err)
 {
     p->len = strlen(text);
     if (p->len == 0)
-        return fail(err, ERR_USAGE, "empty stop string");
+        return fail(err, ERR_USAGE, "a stop string is empty");
     p->text = mem_strndup(text, p->len, err);
     p->shorter = p->text ? mem_alloc(p->len, sizeof *p->shorter, "stop string", err) : NULL;
     if (!p->shorter)
