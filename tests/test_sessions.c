@@ -258,6 +258,12 @@ static void test_refusals(void)
     CHECK_INT(tandem(&r, "", ARGUMENTS("sessions", "lst")), 2);
     CHECK(strstr(r.noted, "did you mean list?"));
     CHECK_INT(tandem(&r, "", ARGUMENTS("sessions", "rm")), 2);
+    for (int i = 0; i < 3; i++) {
+        const char *const names[] = { "gone-1", "gone-2", "gone-3" };
+        CHECK_INT(tandem(&r, "hi\n", ARGUMENTS("chat", "--session", names[i], "--no-think", "-n", "2")), 0);
+    }
+    CHECK_INT(tandem(&r, "", ARGUMENTS("sessions", "rm", "gone-1", "gone-2", "gone-3")), 0);
+    CHECK_INT(tandem(&r, "", ARGUMENTS("sessions", "show", "gone-3")), 3);
 
     check_case("a session that is open is refused by name and process");
     if (!CHECK(start(&r, ARGUMENTS("chat", MODEL, "--session", "busy", "--temp", "0"))))

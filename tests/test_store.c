@@ -1,7 +1,9 @@
 /* Kept conversations: records that survive damage, the tree with its branches, names, locks. */
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -110,6 +112,27 @@ static void test_tree(void)
     CHECK(!store_exists("two"));
     CHECK(!store_open(&s, "two", &err));
     CHECK_INT(err.code, ERR_FILE);
+}
+
+static void test_full_disk(void)
+{
+    struct store s = { 0 };
+    struct error err = { 0 };
+    struct rlimit old, none;
+    check_case("where nothing can be written no half session takes the name away");
+    ask(&s, 0, "a?", "A");
+    CHECK(getrlimit(RLIMIT_FSIZE, &old) == 0);
+    none = old;
+    none.rlim_cur = 16; /* less than a head and a question take */
+    signal(SIGXFSZ, SIG_IGN);
+    CHECK(setrlimit(RLIMIT_FSIZE, &none) == 0);
+    bool made = store_create(&s, "full", &err);
+    CHECK(setrlimit(RLIMIT_FSIZE, &old) == 0);
+    signal(SIGXFSZ, SIG_DFL);
+    CHECK(!made && err.code == ERR_RUN);
+    CHECK(!store_exists("full"));
+    CHECK_STR(questions(&s, "main"), "a"); /* what was said is still there */
+    store_close(&s);
 }
 
 static void test_names(void)
@@ -318,7 +341,8 @@ int main(void)
     if (CHECK(whole)) {
         setenv("XDG_STATE_HOME", whole, 1);
         test_tree();
-        test_names();
+        test_full_disk();
+    test_names();
         test_damage();
         test_export();
         snprintf(command, sizeof command, "rm -rf '%s'", home);

@@ -34,7 +34,7 @@ enum command_bit {
 #define UNSET INT64_MIN
 #define MAX_LIST 64
 #define MAX_SIZES 16
-#define MAX_POSITIONALS 4
+#define MAX_POSITIONALS 64
 
 struct text_list {
     const char *items[MAX_LIST];

@@ -433,13 +433,26 @@ static bool make_folder(struct store *s, const char *name, struct error *err)
                 errno == EEXIST ? "there is one of this name already" : strerror(errno));
 }
 
+static bool remove_files(const struct store *s, struct error *err)
+{
+    static const char *const files[] = { "cache", "cache.new", "talk", "lock" };
+    char path[PATH_SIZE];
+    bool ok = true;
+    for (size_t i = 0; ok && i < ARRAY_LEN(files); i++) {
+        snprintf(path, sizeof path, "%.*s/%s", PATH_SIZE - 16, s->folder, files[i]);
+        ok = unlink(path) == 0 || errno == ENOENT || fail(err, ERR_RUN, "%s: %s", path,
+                                                          strerror(errno));
+    }
+    return ok && (rmdir(s->folder) == 0 || fail(err, ERR_RUN, "%s: %s", s->folder, strerror(errno)));
+}
+
 bool store_create(struct store *s, const char *name, struct error *err)
 {
     struct store other = { 0 };
     if (!make_folder(&other, name, err))
         return false;
     if (!lock(&other, err) || !store_log_create(&other.log, other.path, err)) {
-        unlock(&other);
+        store_remove(&other, NULL);
         return false;
     }
     store_log_close(&s->log);
@@ -451,7 +464,10 @@ bool store_create(struct store *s, const char *name, struct error *err)
     s->locked = true;
     s->log = other.log;
     s->log.path = s->path;
-    return write_all(s, err);
+    if (write_all(s, err))
+        return true;
+    remove_files(s, NULL); /* half a session would only take the name away */
+    return false;
 }
 
 static bool find(struct store *s, const char *name, struct error *err)
@@ -523,15 +539,7 @@ bool store_rename(struct store *s, const char *name, struct error *err)
 
 bool store_remove(struct store *s, struct error *err)
 {
-    static const char *const files[] = { "cache", "cache.new", "talk", "lock" };
-    char path[PATH_SIZE];
-    bool ok = true;
-    for (size_t i = 0; ok && i < ARRAY_LEN(files); i++) {
-        snprintf(path, sizeof path, "%.*s/%s", PATH_SIZE - 16, s->folder, files[i]);
-        ok = unlink(path) == 0 || errno == ENOENT || fail(err, ERR_RUN, "%s: %s", path,
-                                                          strerror(errno));
-    }
-    ok = ok && (rmdir(s->folder) == 0 || fail(err, ERR_RUN, "%s: %s", s->folder, strerror(errno)));
+    bool ok = remove_files(s, err);
     store_close(s);
     return ok;
 }
