@@ -275,8 +275,20 @@ void note_before(void (*make_room)(void *ctx), void *ctx)
     room_ctx = ctx;
 }
 
+/* The line of a job's progress that stands on the screen; a note takes its place, and what comes next
+ * of the job draws it anew below. */
+static const struct progress *drawn;
+
+static void wipe_progress(void)
+{
+    if (drawn)
+        err_write("\r\033[K", 4);
+    drawn = NULL;
+}
+
 static void print_line(const char *format, va_list args)
 {
+    wipe_progress();
     if (room)
         room(room_ctx);
     char line[2048], clean[4 * sizeof line + 1];
@@ -383,6 +395,7 @@ static void draw(struct progress *p, double done, double total)
     err_write(line, strlen(line));
     p->shown = true;
     p->drawn_s = now_s();
+    drawn = p;
 }
 
 void progress_begin(struct progress *p, const char *label, const char *unit)
@@ -393,6 +406,7 @@ void progress_begin(struct progress *p, const char *label, const char *unit)
     err_write("\r\033[K", 4);
     err_write(label, strlen(label));
     p->shown = true;
+    drawn = p;
 }
 
 /* For SIGUSR1, also where nothing is drawn. */
@@ -403,8 +417,6 @@ static void note_progress(const struct progress *p, double done, double total)
         snprintf(of, sizeof of, "%.0f %s", total, p->unit);
     else
         human_bytes(total, of, sizeof of);
-    if (p->shown)
-        err_write("\r\033[K", 4);
     note("%s: %.0f %% of %s, %.0f s", p->label, total > 0 ? 100 * done / total : 0, of,
          now_s() - p->start_s);
 }
@@ -423,7 +435,7 @@ void progress_update(struct progress *p, double done, double total)
 
 void progress_end(struct progress *p)
 {
-    if (p->shown)
-        err_write("\r\033[K", 4);
+    if (drawn == p)
+        wipe_progress();
     p->shown = false;
 }
