@@ -6,6 +6,7 @@
 #include <sys/resource.h>
 
 #include "src/base/log.h"
+#include "src/base/mem.h"
 #include "src/cli/command.h"
 #include "src/cli/manual.h"
 #include "src/cli/pager.h"
@@ -95,6 +96,18 @@ static bool run_help(int argc, char **argv, struct error *err)
     return ok;
 }
 
+/* A model of the configuration? A file of settings with a mistake is reported by the command. */
+static bool is_configured_model(const char *word)
+{
+    struct options *o = mem_alloc(1, sizeof *o, "settings", NULL);
+    struct error ignored = { 0 };
+    bool found = o && options_init(o, CMD_CHAT, &ignored) && options_configured_model(o, word);
+    if (o)
+        options_release(o);
+    mem_free(o);
+    return found;
+}
+
 /* The command: that of a program called tandem-COMMAND, else the first word; *skip counts the words
  * before its arguments. Chat is meant when a model, an option or nothing stands first. */
 static const struct command *choose(int argc, char **argv, int *skip, struct error *err)
@@ -105,7 +118,7 @@ static const struct command *choose(int argc, char **argv, int *skip, struct err
     *skip = c && !own ? 2 : 1;
     if (c)
         return c;
-    if (!word || word[0] == '-' || is_model_word(word))
+    if (!word || word[0] == '-' || is_model_word(word) || is_configured_model(word))
         return command_find("chat");
     unknown_command(word, err);
     return NULL;

@@ -63,6 +63,9 @@ run 2 nonsense-command; says "unknown command"; silent "$out"; lines "$err" 3
 run 2 bnech; says "did you mean bench"
 run 2 help bnech; says "did you mean bench"
 run 2 run --tempp 1 -p x; says "did you mean --temp"; lines "$err" 3
+run 2 run --jsn -p x; says "did you mean --json"; run 2 plan --jsno; says "did you mean --json"
+run 2 run -n2 -p x; says "did you mean -n 2?"; run 2 run -p=x; says "did you mean -p x?"
+run 2 run -ngl=all -p x; says "did you mean -ngl all?"
 run 2 run --probe; says "belongs to tandem bench"
 run 2 run -hf a/b -p x; says "not one of ours"
 run 2 run -p; says "wants a value"
@@ -88,6 +91,7 @@ run 0 run --help; prints "--temp F"; run 0 --version; run 0 help plan; silent "$
 printf '# mine\ntemp = 0\nprobe = on\n[models]\nsmall = %s\ngone = /nonexistent/x.gguf\n' "$PWD/$model" \
     >"$XDG_CONFIG_HOME/tandem/config"
 run 3 run gone -p x; says "/nonexistent/x.gguf"
+run 3 gone; says "/nonexistent/x.gguf"; run 2 goen; says "unknown command"
 rm -r "$XDG_CONFIG_HOME"
 
 begin "paths that are no models"
@@ -150,6 +154,10 @@ run 0 plan "$model" --vram 8G -ngl all -t 1; prints "GPU"
 run 2 plan "$model" --what-if "ram=512G,speed=3"; says "speed=3"
 run 2 plan "$model" -ot "attn=tpu"; says "-ot"
 run 2 plan "$model" -ot "(=cpu"; says "-ot"
+cp "$model" "$work/a model's.gguf"
+run 0 plan "$work/a model's.gguf"; prints "chat '$work/a model'\\''s.gguf' -c"
+run 4 plan "$work/a model's.gguf" --ram 1M; prints "plan '$work/a model'\\''s.gguf' -c"
+rm "$work/a model's.gguf"
 run 0 plan "$model" -ot "exps=cpu,attn_nowhere=cpu"; says "no tensor matches attn_nowhere=cpu"; lines "$err" 1
 run 4 plan "$model" --min-tps 900000 -t 1; says "no context that fits"
 

@@ -65,11 +65,11 @@ expect "answers are those of single runs" "$text" "$(same "$work/all.jsonl" 1)"
 head -n 2 "$work/all.jsonl" >"$work/part.jsonl"
 printf '{"id": 4, "text": "Hel' >>"$work/part.jsonl"
 run --batch "$work/in.jsonl" -o "$work/part.jsonl"
-expect "a rerun asks what is missing" 1 "$(grep -c '2 answered, 2 were done before' "$work/err")"
+expect "a rerun asks what is missing" 1 "$(grep -c '2 answered, 2 done before' "$work/err")"
 strip() { sed 's/.*\("id": .*"text": "[^"]*"\).*/\1/' "$1"; }
 expect "and the answers are the same" "$(strip "$work/all.jsonl")" "$(strip "$work/part.jsonl")"
 run --batch "$work/in.jsonl" -o "$work/part.jsonl"
-expect "then nothing is left" 1 "$(grep -c '0 answered, 4 were done before' "$work/err")"
+expect "then nothing is left" 1 "$(grep -c '0 answered, 4 done before' "$work/err")"
 
 printf '{"id": 1}\n{"id": 2, "prompt": "Hi"}\n' >"$work/bad.jsonl"
 run --batch "$work/bad.jsonl" >"$work/out"

@@ -1,4 +1,5 @@
 /* The command line, the help that the same table gives, and options that change while running. */
+#include <ctype.h>
 #include <math.h>
 #include <stdio.h>
 #include <unistd.h>
@@ -48,6 +49,21 @@ static const char *command_of(unsigned commands)
     return "";
 }
 
+/* The short name that `word` begins with, its value behind it without a blank: "-n2", "-p=hi". */
+static const char *joined_name(unsigned command, const char *word)
+{
+    const char *best = NULL;
+    for (int i = 0; i < n_option_rows; i++) {
+        const char *brief = option_rows[i].brief;
+        size_t len = brief && (option_rows[i].commands & command) ? strlen(brief) : 0;
+        bool joined = len && strncmp(word, brief, len) == 0 &&
+                      (word[len] == '=' || isdigit((unsigned char)word[len]));
+        if (joined && option_wants_value(&option_rows[i]) && (!best || len > strlen(best)))
+            best = brief;
+    }
+    return best;
+}
+
 static bool unknown_option(unsigned command, const char *word, size_t len, struct error *err)
 {
     char text[64], longs[ARRAY_LEN(((struct options *)0)->bias) * 2][40];
@@ -58,6 +74,12 @@ static bool unknown_option(unsigned command, const char *word, size_t len, struc
     if (elsewhere)
         return fail(err, ERR_USAGE, "option %s belongs to tandem %s", text,
                     command_of(elsewhere->commands));
+    const char *brief = joined_name(command, word);
+    if (brief) {
+        const char *value = word + strlen(brief);
+        return fail(err, ERR_USAGE, "unknown option %.60s (did you mean %s %.60s?)", word, brief,
+                    value + (*value == '='));
+    }
     for (int i = 0; i < n_option_rows && n_longs < (int)ARRAY_LEN(longs); i++) {
         if (!(option_rows[i].commands & command))
             continue;
@@ -149,7 +171,7 @@ bool options_parse(struct options *o, unsigned command, int argc, char **argv, s
 {
     const char *configured = o->model;
     bool only_positionals = false;
-    int room = command == CMD_QUANTIZE ? MAX_POSITIONALS : 2;
+    int room = command == CMD_SESSIONS ? MAX_POSITIONALS : command == CMD_QUANTIZE ? 4 : 2;
     for (int i = 0, used = 1; i < argc; i += used) {
         used = 1;
         if (!only_positionals && strcmp(argv[i], "--") == 0) {

@@ -120,6 +120,27 @@ static bool looks_like_repository(const char *word)
            !strstr(word, ".gguf");
 }
 
+const char *shell_word(char *text, size_t size, const char *name)
+{
+    static const char plain[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_./+:@%=,-";
+    size_t n = 0;
+    bool bare = *name && name[0] != '-' && name[strspn(name, plain)] == 0;
+    if (bare || size < 8) {
+        snprintf(text, size, "%s", name);
+        return text;
+    }
+    text[n++] = '\'';
+    for (; *name && n + 6 < size; name++) {
+        if (*name == '\'')
+            n += (size_t)snprintf(text + n, size - n, "'\\''");
+        else
+            text[n++] = *name;
+    }
+    text[n++] = '\'';
+    text[n] = 0;
+    return text;
+}
+
 bool is_model_word(const char *word)
 {
     return exists(word) || looks_like_path(word);

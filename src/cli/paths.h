@@ -23,6 +23,10 @@ bool path_state(char *path, size_t size, const char *name);
  * ~/.cache/tandem/machine; likewise. */
 bool path_machine(char *path, size_t size);
 
+/* A file name as a word of a shell's command line, in quotes where it needs them: what we print as a
+ * command can be copied. Returns `text`. */
+const char *shell_word(char *text, size_t size, const char *name);
+
 /* Can this first word of a command line only be a model: an existing file, or spelled like one? */
 bool is_model_word(const char *word);
 

@@ -181,7 +181,7 @@ static int add_mixture(struct way_out *ways, int n, const struct model *m,
     double room = room_for_weights(p);
     for (size_t i = 0; i < ARRAY_LEN(mixtures) && n < MAX_WAYS; i++) {
         double bytes = mixtures[i].bits / 8 * (double)m->n_elements;
-        char name[256], size[32];
+        char name[256], size[32], from[PATH_SIZE], to[PATH_SIZE];
         if (mixtures[i].bits > 0.97 * have || bytes > room)
             continue;
         new_name(name, sizeof name, path, mixtures[i].name);
@@ -190,8 +190,8 @@ static int add_mixture(struct way_out *ways, int n, const struct model *m,
             snprintf(size, sizeof size, "%.1f GiB", bytes / 1073741824);
         snprintf(ways[n].what, sizeof ways[n].what, "a file of %.1f bits per weight, about %s",
                  mixtures[i].bits, size);
-        snprintf(ways[n].command, sizeof ways[n].command, "tandem quantize %s %s %s", path, name,
-                 mixtures[i].name);
+        snprintf(ways[n].command, sizeof ways[n].command, "tandem quantize %s %s %s",
+                 shell_word(from, sizeof from, path), shell_word(to, sizeof to, name), mixtures[i].name);
         return n + 1;
     }
     return n;
@@ -208,7 +208,7 @@ static void size_option(char text[32], uint64_t bytes)
 static int add_budget(struct way_out *ways, int n, const struct rates *mc,
                       const struct placement_wishes *w, const char *path)
 {
-    char name[256], ram[32], vram[64] = "", size[32];
+    char name[256], ram[32], vram[64] = "", size[32], from[PATH_SIZE], to[PATH_SIZE];
     if (n >= MAX_WAYS || mc->ram_bytes == UINT64_MAX)
         return n;
     new_name(name, sizeof name, path, "fit");
@@ -218,8 +218,8 @@ static int add_budget(struct way_out *ways, int n, const struct rates *mc,
         snprintf(vram, sizeof vram, " --fit-vram %s", size);
     }
     snprintf(ways[n].what, sizeof ways[n].what, "the best types for this machine");
-    snprintf(ways[n].command, sizeof ways[n].command, "tandem quantize %s %s --fit-ram %s%s", path,
-             name, ram, vram);
+    snprintf(ways[n].command, sizeof ways[n].command, "tandem quantize %s %s --fit-ram %s%s",
+             shell_word(from, sizeof from, path), shell_word(to, sizeof to, name), ram, vram);
     return n + 1;
 }
 
@@ -340,8 +340,10 @@ static int add_memory(struct way_out *ways, int n, const struct model *m,
 
 int placing_ways(struct way_out ways[MAX_WAYS], const struct model *m, const struct placement *p,
                  const struct rates *mc, const struct placement_wishes *w, const char *command,
-                 const char *path)
+                 const char *file)
 {
+    char path[PATH_SIZE];
+    shell_word(path, sizeof path, file);
     int n = add_context(ways, 0, m, p, mc, w, command, path);
     struct placement_wishes other = *w;
     if (w->load == LOAD_COPY) {
@@ -365,9 +367,9 @@ int placing_ways(struct way_out ways[MAX_WAYS], const struct model *m, const str
         n = add_wish(ways, n, "without the GPU", " -ngl 0", &other, m, mc, command, path);
     } else {
         int before = n = add_experts_on_gpu(ways, n, m, p, mc, w, command, path);
-        n = add_mixture(ways, n, m, p, path);
+        n = add_mixture(ways, n, m, p, file);
         if (n > before)
-            n = add_budget(ways, n, mc, w, path);
+            n = add_budget(ways, n, mc, w, file);
         n = add_disk(ways, n, m, mc, w, command, path);
         n = add_memory(ways, n, m, p, mc, w, path);
     }

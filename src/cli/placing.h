@@ -2,7 +2,7 @@
 #ifndef TANDEM_CLI_PLACING_H
 #define TANDEM_CLI_PLACING_H
 
-#include "src/cli/options.h"
+#include "src/cli/paths.h"
 #include "src/engine/engine.h"
 #include "src/model/forecast.h"
 
@@ -23,7 +23,7 @@ void placing_tell_idle(const struct placing *p, const struct options *o, const s
 /* Commands that would run, best first. */
 struct way_out {
     char what[96];    /* "a 4-bit file, 378 GiB" */
-    char command[512];
+    char command[2 * PATH_SIZE];
 };
 #define MAX_WAYS 4
 

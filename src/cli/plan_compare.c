@@ -133,6 +133,7 @@ bool plan_compare(struct buf *out, struct json *rows, const struct plan *p, stru
 {
     const struct model *m = &p->model;
     double bits = 8.0 * (double)m->weight_bytes / (double)max_of(m->n_elements, 1u);
+    char path[PATH_SIZE];
     if (out)
         add_head(out, m);
     bool ok = add_row(out, rows, p, m, "this file", err);
@@ -145,6 +146,7 @@ bool plan_compare(struct buf *out, struct json *rows, const struct plan *p, stru
         retyped_close(&r);
     }
     if (out)
-        buf_printf(out, "\nA smaller type: tandem quantize %s OUT.gguf TYPE\n", p->path);
+        buf_printf(out, "\nA smaller type: tandem quantize %s OUT.gguf TYPE\n",
+                   shell_word(path, sizeof path, p->path));
     return ok;
 }

@@ -221,8 +221,9 @@ static void add_closing(struct buf *out, const struct plan *p)
                    p->model.arch->name);
         return;
     }
-    buf_printf(out, "   chat with it:  tandem chat %s -c %lld\n", p->path,
-               (long long)p->placement.n_ctx);
+    char path[PATH_SIZE];
+    buf_printf(out, "   chat with it:  tandem chat %s -c %lld\n",
+               shell_word(path, sizeof path, p->path), (long long)p->placement.n_ctx);
 }
 
 void plan_text(struct buf *out, const struct plan *p, int columns)

@@ -219,7 +219,7 @@ bool run_batch(struct loaded *m, const struct options *o, struct run_kept *kept,
               open_output(&b, err) && ask_all(&b, buf_str(&text), err);
     ok = output_close(&b.file, ok, ok ? err : NULL) && ok;
     if ((ok || b.n_answered) && !o->dry_run)
-        note("%zu answered, %zu were done before, %zu failed%s", b.n_answered, b.n_skipped,
+        note("%zu answered, %zu done before, %zu failed%s", b.n_answered, b.n_skipped,
              b.n_failed, ok || !o->output ? "" : "; the same command goes on");
     for (size_t i = 0; i < b.n_done; i++)
         js_free(b.done[i]);
