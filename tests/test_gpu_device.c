@@ -334,11 +334,24 @@ static void test_loss(void)
     CHECK_INT(n, 4);
 }
 
+static void test_too_many_tokens(void)
+{
+    struct error err = { 0 };
+    struct device *d;
+    struct gpu_device_options o = { .limits = { .max_tokens = GPU_MOST_TOKENS + 1, .max_cols = 32,
+                                                .n_ctx = 8, .head_width = 8 }, .n_vocab = 1 };
+    check_case("steps of more tokens than a grid has rows are refused");
+    CHECK(!library->device_open(&d, &o, &err) && !d);
+    CHECK_INT(err.code, ERR_FIT);
+    CHECK_MSG(strstr(err.text, "65535 at most"), "says %s", err.text);
+}
+
 int main(void)
 {
     if (!(library = gpu_test_load()) || !open_devices())
         return check_finish();
     test_memory();
+    test_too_many_tokens();
     test_step(1, 1);
     test_step(4, 2);
     test_step(MAX_TOKENS, MAX_TOKENS);
