@@ -185,16 +185,15 @@ static void test_any_world(void)
 
 static void test_gain(void)
 {
-    static const struct {
-        const char *name;
+    const struct {
         struct world w;
         int best;
     } cases[] = {
-        { "three", { .a = cheap }, 3 },
-        { "two", { .a = two }, 2 },
-        { "one", { .a = middle }, 1 },
-        { "three, with noise", { .a = cheap, .noise = 0.25 }, 3 },
-        { "one, in growing contexts", { .a = middle, .growth = 3 }, 1 },
+        { { .name = "three", .a = cheap }, 3 },
+        { { .name = "two", .a = two }, 2 },
+        { { .name = "one", .a = middle }, 1 },
+        { { .name = "three, with noise", .a = cheap, .noise = 0.25 }, 3 },
+        { { .name = "one, in growing contexts", .a = middle, .growth = 3 }, 1 },
     };
     check_case("nearly as fast as the best length, where guessing pays");
     for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
@@ -206,9 +205,9 @@ static void test_gain(void)
             if (f.plain_s / f.spent_s > fastest)
                 fastest = f.plain_s / f.spent_s, best = f;
         }
-        CHECK_MSG(best.n_steps[cases[i].best] > 0, "%s: another length is best", cases[i].name);
+        CHECK_MSG(best.n_steps[cases[i].best] > 0, "%s: another length is best", w->name);
         CHECK_MSG(o.plain_s / o.spent_s > 0.95 * fastest, "%s: %.3f times plain, possible are %.3f",
-                  cases[i].name, o.plain_s / o.spent_s, fastest);
+                  w->name, o.plain_s / o.spent_s, fastest);
         check_bound(w, &o);
     }
 }
