@@ -193,13 +193,16 @@ static void test_other_jobs(void)
     check_case("another type, another input, another name are not mixed in");
     if (!leave_unfinished("mix.gguf"))
         return;
+    expect_said(2, option_text("-o %s --type q4_k_m", "mix.gguf"), "--resume");
+    expect_said(2, option_text("-o %s --type q4_k_m --no-canary", "mix.gguf"), "canary");
+    expect_said(2, option_text("-o %s --type q4_k_s", "mix.gguf"), "--force");
     expect_said(2, option_text("-o %s --resume --type q4_k_s -t 2", "mix.gguf"), "mixture");
     write_tokenizer(V3_REGEX "   ");
     expect_said(2, option_text("-o %s --resume --type q4_k_m", "mix.gguf"), "tokenizer.json");
     write_tokenizer(V3_REGEX);
     CHECK_INT(utimensat(AT_FDCWD, in_folder("model.safetensors"), NULL, 0), 0);
     expect_said(2, option_text("-o %s --resume --type q4_k_m", "mix.gguf"), "model.safetensors");
-    CHECK_INT(run(option_text("-o %s --type q4_k_m", "mix.gguf")), 0);
+    CHECK_INT(run(option_text("-o %s --type q4_k_m --force", "mix.gguf")), 0);
     CHECK(same_file("mix.gguf", "whole.gguf"));
     CHECK(!exists(".mix.gguf.part") && !exists(".mix.gguf.journal"));
 }

@@ -94,6 +94,10 @@ static void test_stop(void)
     CHECK(!attempt("stop.gguf", "q4_k_m", false, &a, &err));
     CHECK_INT(err.code, ERR_INTERRUPTED);
     CHECK(!exists("stop.gguf") && exists(".stop.gguf.part") && exists(".stop.gguf.journal"));
+    RUN(2, "in.gguf stop.gguf q4_k_m"); /* the input by another path; what is finished stays */
+    said("another job");
+    said("--force");
+    CHECK(!exists("stop.gguf") && exists(".stop.gguf.part") && exists(".stop.gguf.journal"));
     a = (struct attempt){ .sync_s = 1e-9 };
     err = (struct error){ 0 };
     CHECK_MSG(attempt("stop.gguf", "q4_k_m", true, &a, &err), "%s", err.text);
@@ -113,6 +117,16 @@ static void test_stop(void)
     CHECK_INT(err.code, ERR_USAGE);
     CHECK(strstr(err.text, "mixture Q4_K_M") && strstr(err.text, "mixture Q4_K_S"));
 
+    check_case("only --force begins anew");
+    a = (struct attempt){ .sync_s = 1e-9, .cancel_at = 40000 };
+    err = (struct error){ 0 };
+    CHECK(!attempt("anew.gguf", "q4_k_s", false, &a, &err));
+    RUN(2, "in.gguf anew.gguf q4_k_m --resume --force"); /* which of them? */
+    said("without --resume");
+    RUN(0, "in.gguf anew.gguf q4_k_m --force");
+    CHECK(same_bytes("whole.gguf", "anew.gguf"));
+    CHECK(count_names(".anew") == 0);
+
     check_case("damage to journal and data is found");
     int fd = open(path(".mix.gguf.journal"), O_WRONLY | O_APPEND);
     CHECK(fd >= 0 && write(fd, "torn record", 11) == 11);
@@ -123,6 +137,7 @@ static void test_stop(void)
     byte = (char)~byte;
     CHECK(pwrite(fd, &byte, 1, 4096) == 1); /* in the first tensor */
     close(fd);
+    a = (struct attempt){ .sync_s = 1e-9 };
     err = (struct error){ 0 };
     CHECK_MSG(attempt("mix.gguf", "q4_k_m", true, &a, &err), "%s", err.text);
     CHECK(a.taken_up > 0);

@@ -101,11 +101,12 @@ static bool other_plan(const struct journal *j, const char *old, const char *now
         size_t a = strcspn(old, "\n"), b = strcspn(now, "\n");
         if (a != b || memcmp(old, now, a) != 0)
             return fail(err, ERR_USAGE,
-                        "cannot be resumed, the job is another one: it was \"%.*s\","
-                        " now it is \"%.*s\"; leave out --resume to begin anew",
-                        (int)min_of(a, (size_t)200), old, (int)min_of(b, (size_t)200), now);
+                        "%s: cannot go on with the interrupted work, which is of another job: "
+                        "it was \"%.*s\", now it is \"%.*s\"; --force, without --resume, begins "
+                        "anew", j->path, (int)min_of(a, (size_t)200), old, (int)min_of(b, (size_t)200), now);
         if (!old[a] || !now[b])
-            return fail(err, ERR_USAGE, "%s: cannot be resumed, the job is another one", j->path);
+            return fail(err, ERR_USAGE, "%s: cannot go on with the interrupted work, which is of "
+                        "another job; --force, without --resume, begins anew", j->path);
         old += a + 1;
         now += b + 1;
     }
@@ -137,8 +138,8 @@ static bool read_journal(struct journal *j, const uint8_t *bytes, size_t size, c
     if (size < HEADER || memcmp(bytes, magic, 8) != 0)
         return true;
     if (get_u32(bytes + 8) != VERSION)
-        return fail(err, ERR_USAGE, "%s: of another version of this program; leave out --resume to "
-                    "begin anew", j->path);
+        return fail(err, ERR_USAGE, "%s: of another version of this program; --force, without "
+                    "--resume, begins anew", j->path);
     size_t len = get_u32(bytes + 12);
     if (len > size - HEADER || crc32c(0, bytes + HEADER, len) != get_u32(bytes + 16))
         return true;
@@ -147,10 +148,22 @@ static bool read_journal(struct journal *j, const uint8_t *bytes, size_t size, c
         return false;
     bool same = strcmp(old, plan) == 0;
     *found = same;
+    if (!same && size - HEADER - len < RECORD) { /* of another job, but nothing is finished */
+        mem_free(old);
+        return true;
+    }
     bool ok = same ? read_records(j, bytes, HEADER + len, size, err)
                    : other_plan(j, old, plan, err);
     mem_free(old);
     return ok;
+}
+
+bool journal_is_left(const char *path)
+{
+    char *name = name_journal(path, NULL);
+    bool is = name && access(name, F_OK) == 0;
+    mem_free(name);
+    return is;
 }
 
 bool journal_resume(struct journal *j, const char *path, const char *plan, bool *found,

@@ -40,9 +40,12 @@ struct journal {
 /* Begin a journal for the output `path` with this plan, replacing an older one. */
 bool journal_create(struct journal *j, const char *path, const char *plan, struct error *err);
 
+/* Has an earlier run left one for `path`? */
+bool journal_is_left(const char *path);
+
 /* Open the one that an earlier run left for `path`. *found is false when there is none (or one torn
- * before its plan was complete): create one. ERR_USAGE naming the first line that differs when it
- * is for another plan. */
+ * before its plan was complete, or of another plan without a record): create one. ERR_USAGE naming
+ * the first line that differs when what it records is of another plan. */
 bool journal_resume(struct journal *j, const char *path, const char *plan, bool *found,
                     struct error *err);
 

@@ -66,8 +66,8 @@ static bool check_parts(const struct output_job *job, struct error *err)
     return ok;
 }
 
-/* Bytes that other users may still write where `out` will be; those of an unfinished file of ours
- * count as free. */
+/* Is there room where `out` will be? Not asked over unfinished files of ours, whose bytes would have
+ * to count as free: there the reservation tells. */
 static bool check_space(const char *out, uint64_t wanted, struct error *err)
 {
     char dir[PATH_SIZE], free_text[32], wanted_text[32];
@@ -91,17 +91,22 @@ bool output_check(const struct output_job *job, struct error *err)
     const struct options *o = job->options;
     return check_target(job, job->path, err) &&
            (!o->split_max_bytes || check_parts(job, err)) &&
-           (o->resume || check_space(job->path, job->bytes_after, err));
+           (o->resume || journal_is_left(job->path) ||
+            check_space(job->path, job->bytes_after, err));
 }
 
 /* ---- the work ---- */
 
-/* Hidden file and journal: those of an earlier run with --resume, else new ones. */
-static bool begin(struct gguf_writer *w, struct journal *j, const char *out, const char *plan,
-                  bool resume, struct error *err)
+/* Hidden file and journal: those of an earlier run with --resume, else new ones. What an earlier run
+ * has finished is thrown away only with --force. */
+static bool begin(const struct output_job *job, struct journal *j, const char *plan,
+                  struct error *err)
 {
+    struct gguf_writer *w = job->writer;
+    const char *out = job->path;
+    bool resume = job->options->resume, look = resume || !job->options->force;
     bool found = false, taken = false;
-    if ((resume && !journal_resume(j, out, plan, &found, err)) ||
+    if ((look && !journal_resume(j, out, plan, &found, err)) ||
         (!found && !journal_create(j, out, plan, err))) {
         journal_close(j);
         return false;
@@ -110,6 +115,12 @@ static bool begin(struct gguf_writer *w, struct journal *j, const char *out, con
     if (ok && found && !taken) { /* what the journal speaks of is gone */
         journal_close(j);
         ok = journal_create(j, out, plan, err);
+    }
+    if (ok && taken && !resume && j->n_records) {
+        ok = fail(err, ERR_USAGE, "%s: an interrupted run has finished %zu pieces of this: --resume "
+                  "goes on with them, --force begins anew", out, j->n_records);
+        gguf_writer_keep(w);
+        journal_close(j);
     }
     if (ok && resume && !taken)
         note("nothing to go on with: beginning anew");
@@ -196,7 +207,7 @@ bool output_run(const struct output_job *job, const char *plan, struct error *er
     double start = now_s();
     gguf_writer_split(job->writer, 0, (uint64_t)job->options->split_max_bytes, 0);
     bool ok = pool_open(&pool, job->threads, &why) &&
-              begin(job->writer, &j, job->path, plan, job->options->resume, &why);
+              begin(job, &j, plan, &why);
     if (ok) {
         ok = fill(job, pool, &j, &t, &why);
         pool_close(pool);

@@ -1,7 +1,7 @@
 /* Writing a model: what quantize and convert do once they know what to write.
  *
  * Checks of the place, a hidden file with a journal beside it, all tensors through transcode, then
- * the name. What is not finished can be taken up again with --resume. */
+ * the name. What is not finished can be taken up again with --resume, and goes only with --force. */
 #ifndef TANDEM_TOOLS_OUTPUT_H
 #define TANDEM_TOOLS_OUTPUT_H
 
@@ -41,7 +41,8 @@ struct output_job {
 bool output_check(const struct output_job *job, struct error *err);
 
 /* Write it. `plan`: the job in words; an interrupted run is taken up only if they are equal. Work
- * that makes sense to go on with is kept after a failure. */
+ * that makes sense to go on with is kept after a failure, and ERR_USAGE where such work is found
+ * and neither --resume nor --force says what shall become of it. */
 bool output_run(const struct output_job *job, const char *plan, struct error *err);
 
 #endif
