@@ -86,8 +86,8 @@ ALWAYS_INLINE void step32(const uint8_t *w4, const uint8_t *a4, size_t act_strid
     DEFINE_DOT(name, step256, ((const struct format256){ __VA_ARGS__ }), 256, Q8_K_BYTES, scales)
 TYPES_256(DEFINE_256)
 
-#define DEFINE_32(T, name, scales, bytes, m_at)                                                   \
-    DEFINE_DOT(name, step32, ((const struct format32){ bytes, m_at }), 32,                        \
+#define DEFINE_32(T, name, scales, bytes, m_at, most)                                             \
+    DEFINE_DOT(name, step32, ((const struct format32){ bytes, m_at, most }), 32,                  \
                (m_at) >= 0 ? Q8_1_BYTES : Q8_0_BYTES, scales)
 TYPES_32(DEFINE_32)
 

@@ -2,7 +2,8 @@
  *
  *   struct panel, PANEL_ROWS      a chunk of 256 columns of so many rows, unpacked
  *   struct slice, SLICE_TOKENS    a chunk of so many activations, laid out
- *   fill_panel256, fill_panel32, fill_slice256, fill_slice32, offset256, offset32
+ *   fill_panel256, fill_panel32, fill_slice256, fill_slice32
+ *   offset256, offset32           what of a type's format these last two want to know
  *   ISA_NAME(x)                   appends the ISA to a name
  *   GEMM_ROWS                     the rows of the kernel table to fill
  *

@@ -38,10 +38,12 @@ struct format256 {
     int dmin_at;    /* byte of dmin, or -1: no minimum */
     int offset;     /* subtracted from q */
     int is_signed;  /* q are signed bytes, else 0..127 */
+    int most;       /* |q| is at most this */
 };
 struct format32 {
     int bytes;
     int m_at;       /* byte of m, or -1: none, and q are signed bytes; with m they are 0..31 */
+    int most;       /* |q| is at most this */
 };
 
 /* ---- Small pieces ---- */
@@ -490,27 +492,27 @@ ALWAYS_INLINE __m128 scales_iq1_m(const uint8_t *block, size_t stride, int count
 /* ---- All types, for tables: X(TYPE, name, scales, fields of the format) ---- */
 
 #define TYPES_256(X)                                                                              \
-    X(Q2_K, q2_k, q2_k, 84, 16, 82, 0, 0)                                                         \
-    X(Q3_K, q3_k, q3_k, 110, 16, -1, 4, 0)                                                        \
-    X(Q4_K, q4_k, first, 144, 32, 2, 0, 0)                                                        \
-    X(Q5_K, q5_k, first, 176, 32, 2, 0, 0)                                                        \
-    X(Q6_K, q6_k, q6_k, 210, 16, -1, 32, 0)                                                       \
-    X(IQ4_XS, iq4_xs, first, 136, 32, -1, 0, 1)                                                   \
-    X(IQ3_S, iq3_s, first, 110, 32, -1, 0, 1)                                                     \
-    X(IQ3_XXS, iq3_xxs, iq3_xxs, 98, 32, -1, 0, 1)                                                \
-    X(IQ2_XXS, iq2_xxs, iq2, 66, 32, -1, 0, 1)                                                    \
-    X(IQ2_XS, iq2_xs, iq2, 74, 16, -1, 0, 1)                                                      \
-    X(IQ2_S, iq2_s, iq2, 82, 16, -1, 0, 1)                                                        \
-    X(IQ1_S, iq1_s, iq2, 50, 32, -1, 0, 1)                                                        \
-    X(IQ1_M, iq1_m, iq1_m, 56, 16, -1, 0, 1)
+    X(Q2_K, q2_k, q2_k, 84, 16, 82, 0, 0, 3)                                                      \
+    X(Q3_K, q3_k, q3_k, 110, 16, -1, 4, 0, 7)                                                     \
+    X(Q4_K, q4_k, first, 144, 32, 2, 0, 0, 15)                                                    \
+    X(Q5_K, q5_k, first, 176, 32, 2, 0, 0, 31)                                                    \
+    X(Q6_K, q6_k, q6_k, 210, 16, -1, 32, 0, 63)                                                   \
+    X(IQ4_XS, iq4_xs, first, 136, 32, -1, 0, 1, 127)                                              \
+    X(IQ3_S, iq3_s, first, 110, 32, -1, 0, 1, 15)                                                 \
+    X(IQ3_XXS, iq3_xxs, iq3_xxs, 98, 32, -1, 0, 1, 62)                                            \
+    X(IQ2_XXS, iq2_xxs, iq2, 66, 32, -1, 0, 1, 43)                                                \
+    X(IQ2_XS, iq2_xs, iq2, 74, 16, -1, 0, 1, 43)                                                  \
+    X(IQ2_S, iq2_s, iq2, 82, 16, -1, 0, 1, 43)                                                    \
+    X(IQ1_S, iq1_s, iq2, 50, 32, -1, 0, 1, 9)                                                     \
+    X(IQ1_M, iq1_m, iq1_m, 56, 16, -1, 0, 1, 9)
 
 #define TYPES_32(X)                                                                               \
-    X(Q4_0, q4_0, first, 18, -1)                                                                  \
-    X(Q4_1, q4_1, first, 20, 2)                                                                   \
-    X(Q5_0, q5_0, first, 22, -1)                                                                  \
-    X(Q5_1, q5_1, first, 24, 2)                                                                   \
-    X(Q8_0, q8_0, first, 34, -1)                                                                  \
-    X(IQ4_NL, iq4_nl, first, 18, -1)                                                              \
-    X(MXFP4, mxfp4, mxfp4, 17, -1)
+    X(Q4_0, q4_0, first, 18, -1, 8)                                                               \
+    X(Q4_1, q4_1, first, 20, 2, 15)                                                               \
+    X(Q5_0, q5_0, first, 22, -1, 16)                                                              \
+    X(Q5_1, q5_1, first, 24, 2, 31)                                                               \
+    X(Q8_0, q8_0, first, 34, -1, 128)                                                             \
+    X(IQ4_NL, iq4_nl, first, 18, -1, 127)                                                         \
+    X(MXFP4, mxfp4, mxfp4, 17, -1, 12)
 
 #endif
