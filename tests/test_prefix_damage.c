@@ -119,9 +119,17 @@ static void test_full_disk(struct engine *e)
     struct session *s = session_of(e, 64, DRAFT_OFF), *t = session_of(e, 64, DRAFT_OFF);
     struct error err = { 0 };
     unlink(store);
-    check_case("a full disk leaves the file as it was, wherever it stops");
     signal(SIGXFSZ, SIG_IGN);
-    struct prefix_file *f = s ? file_of(s) : NULL;
+    check_case("a full disk: a file that cannot be begun is not there");
+    struct prefix_file *f = NULL;
+    limit_files(1);
+    CHECK(s && !prefix_file_open(&f, store, s, &err));
+    limit_files(0);
+    CHECK_INT(err.code, ERR_RUN);
+    CHECK(access(store, F_OK) != 0);
+    error_clear(&err);
+    check_case("a full disk leaves the file as it was, wherever it stops");
+    f = s ? file_of(s) : NULL;
     if (f && t && go_on(s, text, 0, 20) && save(f, s) && go_on(s, text, 0, 30)) {
         uint64_t before = file_size(), after;
         struct prefix_file *whole;

@@ -206,6 +206,7 @@ static bool open_whole(struct prefix_file *f, struct error *err)
 {
     uint8_t h[PREFIX_HEAD];
     struct stat st;
+    bool is_new = lstat(f->path, &st) != 0;
     f->fd = open(f->path, O_RDWR | O_CREAT | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0600);
     if (f->fd < 0)
         return fail(err, ERR_RUN, "%s: %s", f->path, strerror(errno));
@@ -214,7 +215,11 @@ static bool open_whole(struct prefix_file *f, struct error *err)
     f->writes = flock(f->fd, LOCK_EX | LOCK_NB) == 0;
     if (st.st_size == 0) {
         f->end = PREFIX_HEAD;
-        return !f->writes || prefix_write_head(f, f->fd, err);
+        if (!f->writes || prefix_write_head(f, f->fd, err))
+            return true;
+        if (is_new) /* nothing is left of what could not be begun */
+            unlink(f->path);
+        return false;
     }
     if (!file_read_at(f->fd, h, PREFIX_HEAD, 0))
         return fail(err, ERR_FILE, "%s: not a file of cached prompts", f->path);
