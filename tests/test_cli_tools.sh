@@ -87,6 +87,11 @@ echo '[{' >"$work/cut.json"
 refuse 3 'expected functions with a "name"' -p x --tools "$work/nameless.json"
 refuse 3 'line 2' -p x --tools "$work/cut.json"
 refuse 3 'message 1: role: expected' --messages "$work/robot.json"
+for value in 5 true '[1, 2]'; do
+    echo '[{"role": "user", "content": "x"}, {"role": "assistant", "tool_calls":
+        [{"function": {"name": "add", "arguments": '"$value"'}}]}]' >"$work/arguments.json"
+    refuse 3 'arguments: expected an object' --messages "$work/arguments.json" -p x
+done
 refuse 2 'a result without a call' --messages "$work/result.json"
 echo '{"talk": []}' >"$work/listless.json"
 refuse 3 'expected a list of messages' --messages "$work/listless.json" -p x

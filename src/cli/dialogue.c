@@ -89,13 +89,18 @@ static bool read_content(struct reader *r, const struct json *j, struct str *out
     return keep(r, &parts, out);
 }
 
-/* The JSON text of an object's members; anything else is one argument of its own. */
+/* The JSON text of an object's members; other text is one argument of its own. A function without
+ * parameters may be called without any. */
 static bool read_arguments(struct reader *r, const struct json *j, struct chat_call *call)
 {
     struct str text = { "", 0 };
     struct json *parsed = NULL;
+    if (!j || js_is_null(j))
+        return true;
     if (js_as_text(j, &text))
         j = parsed = js_parse(text, NULL);
+    else if (!js_is_object(j))
+        return refuse(r, "tool_calls: arguments: expected an object, or its text");
     size_t n = js_is_object(j) ? js_count(j) : 1;
     struct chat_argument *list = arena_alloc(&r->d->arena, max_of(n, (size_t)1), sizeof *list,
                                              r->err);
