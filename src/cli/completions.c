@@ -17,7 +17,8 @@ static bool takes_file(const struct option *row)
 /* The words of "auto|on|off" with `between` between; false when these are no words to choose from. */
 static bool add_words(struct buf *out, const struct option *row, const char *between)
 {
-    const char *words = row->kind == OPT_CHOICE ? row->choices : row->argument;
+    bool listed = row->argument && strchr(row->argument, '|'); /* those that this command takes */
+    const char *words = row->kind == OPT_CHOICE && !listed ? row->choices : row->argument;
     if (!words || !strchr(words, '|') || strpbrk(words, "%[ "))
         return false;
     for (const char *at = words; *at; at += *at == '|') {

@@ -1,5 +1,6 @@
 /* tandem run: one prompt in, its answer out; stdout carries the answer and nothing else. */
 #include <stdio.h>
+#include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -87,6 +88,21 @@ static bool check_options(const struct options *o, struct error *err)
     return (!wants_json || js_available(err)) && heat_check(o, err);
 }
 
+/* Folding is for a chat. In a file of settings, which chats share, it hides thinking here. */
+static bool check_thinking(struct options *o, struct error *err)
+{
+    if (o->show_thinking != THINKING_FOLD)
+        return true;
+    int i = o->n_settings - 1;
+    while (i >= 0 && strcmp(o->settings[i].name, "show-thinking") != 0)
+        i--;
+    if (i < 0 || strcmp(o->settings[i].value, "fold") != 0)
+        return fail(err, ERR_USAGE, "option --show-thinking: wants one of full|off|stdout, got "
+                    "\"fold\"");
+    o->show_thinking = THINKING_HIDDEN;
+    return true;
+}
+
 /* Load, answer one prompt or those of --batch, keep what is wanted. */
 static bool answer(const struct options *o, const char *path, struct str prompt, struct error *err)
 {
@@ -121,7 +137,7 @@ bool cmd_run(struct options *o, struct error *err)
 {
     char path[PATH_SIZE];
     struct buf prompt = { 0 };
-    bool ok = check_options(o, err) &&
+    bool ok = check_options(o, err) && check_thinking(o, err) &&
               resolve_model(o, !o->batch_file, path, sizeof path, err) &&
               (o->batch_file || gather_prompt(o, &prompt, err)) &&
               (o->dry_run ? run_dry : answer)(o, path, buf_str(&prompt), err);
