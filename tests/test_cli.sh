@@ -138,7 +138,7 @@ done
 cp "$work/cache/tandem/machine" "$work/machine"
 run 0 plan "$model" -t 1 --explain; prints "one token"; prints "layout"
 cmp -s "$work/cache/tandem/machine" "$work/machine" || bad "a known machine is measured again"
-run 0 plan "$model" -t 1 --json
+run 0 plan "$model" -t 1 --json; prints '"no_gpu": "GPU library'
 for f in decode_tok_s prefill_tok_s serial_bound_tok_s bound_by fits parts layers ways_out flags; do
     prints "\"$f\":"
 done
@@ -171,6 +171,11 @@ for c in plan "run -p x" "bench -n 1 -p 0"; do
     # shellcheck disable=SC2086
     run 5 $c "$model" -ngl all; says "no GPU"; lines "$err" 1; silent "$out"
 done
+for c in "run -p hi --no-think" "bench -p 0"; do # a card is chosen where none is
+    # shellcheck disable=SC2086
+    run 0 $c "$model" -n 2 --device 3; says "running on the CPU: "
+done
+run 0 plan "$model" --device 3; prints "| GPU library: "
 run 5 run "$model" -p x --gpu on; run 5 run "$model" -p x --gpu-experts 10%
 run 0 run "$model" -p hi -n 2 --no-think -q -ngl auto -cmoe -ncmoe 3 --gpu-experts auto -ot "exps=CPU" -fitt 512
 run 0 run "$model" -p hi -n 2 --no-think -q -ctk f32; run 2 run "$model" -p x -ctk q9
@@ -283,6 +288,9 @@ run 0 run "$model" -p "What is 12 + 30?" --think on --temp 0 -n 200
 cp "$out" "$work/answer"; silent "$err"
 run 0 run "$model" -p "What is 12 + 30?" --think on --temp 0 -n 200 --show-thinking stdout
 [ "$(wc -c <"$out")" -gt "$(wc -c <"$work/answer")" ] || bad "--show-thinking stdout shows no more"
+run 2 run "$model" -p x --show-thinking fold; says "full|off|stdout"; silent "$out"
+TANDEM_SHOW_THINKING=fold run 0 run "$model" -p "What is 12 + 30?" --think on --temp 0 -n 200
+cmp -s "$out" "$work/answer" || bad "a setting for chats shows in run"; silent "$err"
 # The demo's file asks for thinking although its chat format leaves it out.
 run 0 run "$model" -p "What is 27 + 45?" --temp 0 --show-thinking stdout
 grep -q 'carry 1' "$out" && [ "$(tail -n 1 "$out")" = 72 ] || bad "What is 27 + 45? $(cat "$out")"

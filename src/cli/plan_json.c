@@ -2,6 +2,7 @@
 #include "src/cli/json.h"
 #include "src/cli/plan.h"
 #include "src/cli/repair.h"
+#include "src/engine/card.h"
 
 struct json *plan_range_json(const struct range *r)
 {
@@ -27,15 +28,33 @@ static struct json *text(const char *s)
     return js_text(str_of(s));
 }
 
-static struct json *machine(const struct rates *mc)
+/* Why no GPU takes part; null where one does. */
+static struct json *why_no_gpu(const struct plan *p)
 {
+    const struct gpu_library *library;
+    struct gpu_info card;
+    struct error why = { 0 };
+    if (*p->rates.no_gpu)
+        return text(p->rates.no_gpu);
+    if (p->rates.vram_bytes)
+        return js_null();
+    if (p->o->gpu == GPU_NEVER)
+        return text("the CPU alone is asked for (-ngl 0)");
+    if (card_find(&library, &card, (int)p->o->gpu_index, &why))
+        return text("the other machine has none (--what-if)");
+    return text(why.text);
+}
+
+static struct json *machine(const struct plan *p)
+{
+    const struct rates *mc = &p->rates;
     struct json *j = js_object();
     js_set(j, "cpu", text(mc->cpu));
     js_set(j, "cores", js_int(mc->n_cores));
     js_set(j, "ram_bytes", bytes_or_null(mc->ram_bytes));
     js_set(j, "dram_read_gb_s", real_or_null(mc->dram_gb_s));
     js_set(j, "gpu", mc->vram_bytes ? text(mc->gpu) : js_null());
-    js_set(j, "no_gpu", *mc->no_gpu ? text(mc->no_gpu) : js_null());
+    js_set(j, "no_gpu", why_no_gpu(p));
     js_set(j, "vram_bytes", js_int((int64_t)mc->vram_bytes));
     js_set(j, "vram_gb_s", real_or_null(mc->vram_gb_s));
     js_set(j, "pcie", *mc->link ? text(mc->link) : js_null());
@@ -128,7 +147,7 @@ bool plan_json(const struct plan *p, struct error *err)
     js_set(j, "parameters", js_int((int64_t)p->model.n_elements));
     js_set(j, "parameters_active", js_int((int64_t)p->model.n_elements_active));
     js_set(j, "numerics", text(numerics_name(p->model.params.numerics)));
-    js_set(j, "machine", machine(&p->rates));
+    js_set(j, "machine", machine(p));
     js_set(j, "context", js_int(q->n_ctx));
     js_set(j, "batch", js_int(q->n_batch));
     js_set(j, "gpu_layers", js_int(q->gpu_layers));

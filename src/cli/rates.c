@@ -65,7 +65,7 @@ static bool add_card(struct rates *r, struct machine *m, const struct options *o
     const struct gpu_library *library;
     struct gpu_info card;
     struct error why = { 0 };
-    if (o->gpu == GPU_NEVER || !card_code_installed())
+    if (o->gpu == GPU_NEVER || (o->gpu_index == 0 && !card_code_installed()))
         return true;
     bool found = measure ? machine_add_card(m, &card, path, (int)o->gpu_index,
                                             signals_cancel_flag(), &why)

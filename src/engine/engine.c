@@ -30,7 +30,7 @@ static bool check_options(const struct engine_options *o, struct error *err)
 }
 
 /* Without a GPU that will do, GPU_AUTO stays on the CPU and says why; when no GPU code was installed at
- * all, only to who asks for details. */
+ * all, only to who asks for details or chose a card. */
 static bool without_gpu(struct engine *e, const struct error *why, struct error *err)
 {
     hybrid_close(e->hybrid);
@@ -39,7 +39,7 @@ static bool without_gpu(struct engine *e, const struct error *why, struct error 
     if (e->options.gpu == GPU_MUST)
         return fail(err, why->code, "%s%s%s", told ? "" : "no GPU can be used: ", why->text,
                     strstr(why->text, "-ngl 0") ? "" : "; -ngl 0 runs on the CPU");
-    if (gpu_load(NULL))
+    if (gpu_load(NULL) || e->options.gpu_index > 0)
         log_note("running on the CPU: %s", why->text);
     else
         log_detail("running on the CPU: %s", why->text);
