@@ -55,8 +55,9 @@ endif
 
 # Kernels: one folder per ISA, its flags here; the files choose nothing themselves.
 ifeq ($(MACHINE),x86_64)
-  SRC += $(wildcard cpu/avx2/*.c cpu/avx512/*.c cpu/vbmi/*.c cpu/amx/*.c)
+  SRC += $(wildcard cpu/avx2/*.c cpu/avxvnni/*.c cpu/avx512/*.c cpu/vbmi/*.c cpu/amx/*.c)
   FLAGS_avx2   := -mavx2 -mfma -mf16c
+  FLAGS_avxvnni := -mavxvnni $(FLAGS_avx2)
   FLAGS_avx512 := -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -mavx2 -mfma -mf16c
   FLAGS_vbmi   := $(FLAGS_avx512) -mavx512vbmi -mgfni
   FLAGS_amx    := $(FLAGS_avx512) -mamx-tile -mamx-int8 -mamx-bf16

@@ -9,6 +9,8 @@ void kernels_init(struct kernels *k, unsigned isa)
 #if defined(__x86_64__)
     if (isa & ISA_AVX2)
         kernels_use_avx2(k);
+    if (isa & ISA_AVXVNNI)
+        kernels_use_avxvnni(k);
     if (isa & ISA_AVX512)
         kernels_use_avx512(k);
     if (isa & ISA_VBMI)

@@ -4,6 +4,8 @@
 #include <stdint.h>
 #include <string.h>
 
+#define UP_TO_AVX512 (ISA_AVX2 | ISA_AVXVNNI | ISA_AVX512 | ISA_AVX512_BF16 | ISA_VBMI)
+
 /* The weaker sets that a cap lets through as well. */
 static const struct {
     const char *name;
@@ -11,8 +13,9 @@ static const struct {
 } caps[] = {
     { "ref", ISA_REF, ISA_REF },
     { "avx2", ISA_AVX2, ISA_AVX2 },
-    { "avx512", ISA_AVX2 | ISA_AVX512 | ISA_AVX512_BF16 | ISA_VBMI, ISA_AVX512 },
-    { "amx", ISA_AVX2 | ISA_AVX512 | ISA_AVX512_BF16 | ISA_VBMI | ISA_AMX, ISA_AMX },
+    { "avxvnni", ISA_AVX2 | ISA_AVXVNNI, ISA_AVXVNNI },
+    { "avx512", UP_TO_AVX512, ISA_AVX512 },
+    { "amx", UP_TO_AVX512 | ISA_AMX, ISA_AMX },
     { "neon", ISA_NEON, ISA_NEON },
 };
 
@@ -58,6 +61,8 @@ static unsigned detect(void)
     if ((saved & XCR0_YMM) != XCR0_YMM || !(b7 & bit_AVX2) || !fma || !f16c)
         return isa;
     isa |= ISA_AVX2;
+    if (a71 & bit_AVXVNNI)
+        isa |= ISA_AVXVNNI;
     uint32_t avx512 = bit_AVX512F | bit_AVX512BW | bit_AVX512DQ | bit_AVX512VL;
     if ((saved & XCR0_ZMM) != XCR0_ZMM || (b7 & avx512) != avx512 || !(c7 & bit_AVX512VNNI))
         return isa;

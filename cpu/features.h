@@ -7,6 +7,7 @@
 enum isa {
     ISA_REF = 0,           /* plain C only */
     ISA_AVX2 = 1 << 0,     /* AVX2, FMA, F16C */
+    ISA_AVXVNNI = 1 << 6,  /* VNNI on vectors of 256 bits, without AVX-512 */
     ISA_AVX512 = 1 << 1,   /* F, BW, DQ, VL and VNNI together */
     ISA_AVX512_BF16 = 1 << 2,
     ISA_VBMI = 1 << 5,     /* AVX-512 with VBMI and GFNI: look-ups and bit matrices of bytes */
@@ -20,8 +21,8 @@ unsigned cpu_isa(void);
 /* From now on cpu_isa shows no more than `mask`: how a whole test run is held to a weaker machine. */
 void cpu_isa_limit(unsigned mask);
 
-/* The bits allowed by a cap "ref", "avx2", "avx512", "amx", "neon"; false for any other name. A cap
- * includes the weaker sets. */
+/* The bits allowed by a cap "ref", "avx2", "avxvnni", "avx512", "amx", "neon"; false for any other
+ * name. A cap includes the weaker sets. */
 bool cpu_isa_cap(const char *name, unsigned *mask);
 
 /* "avx512" for the strongest bit of a mask, "ref" for none. */

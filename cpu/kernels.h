@@ -140,6 +140,7 @@ void kernels_init(struct kernels *k, unsigned isa);
  * assumes that the CPU has its instructions. */
 void kernels_use_ref(struct kernels *k);
 void kernels_use_avx2(struct kernels *k);
+void kernels_use_avxvnni(struct kernels *k);
 void kernels_use_avx512(struct kernels *k);
 void kernels_use_vbmi(struct kernels *k);
 void kernels_use_amx(struct kernels *k);

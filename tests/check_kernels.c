@@ -458,7 +458,7 @@ static void check_decode(const struct kernels *new, const struct kernels *ref,
 
 /* ---- The ladder ---- */
 
-static const char *const isa_ladder[] = { "ref", "avx2", "avx512", "amx", "neon" };
+static const char *const isa_ladder[] = { "ref", "avx2", "avxvnni", "avx512", "amx", "neon" };
 
 static bool same_pointer(const struct kernels *a, const struct kernels *b, size_t at)
 {

@@ -27,6 +27,7 @@ allow src/engine src/arch src/model src/device.h src/format cpu/device_cpu.h cpu
 allow src/cli src/engine src/model src/arch src/text src/format src/device.h cpu src/gpu_load.h gpu/gpu.h tools
 allow cpu src/device.h src/format
 allow cpu/avx2 cpu src/format src/device.h
+allow cpu/avxvnni cpu src/format src/device.h
 allow cpu/avx512 cpu src/format src/device.h
 allow cpu/amx cpu src/format src/device.h
 allow cpu/neon cpu src/format src/device.h

@@ -49,7 +49,7 @@ static bool read_isa(struct options *o, const char *value, struct error *err)
 {
     o->isa_given = true;
     return cpu_isa_cap(value, &o->isa) ||
-           fail(err, ERR_USAGE, "wants ref, avx2, avx512, amx or neon, got \"%s\"", value);
+           fail(err, ERR_USAGE, "wants ref, avx2, avxvnni, avx512, amx or neon, got \"%s\"", value);
 }
 
 static bool read_numa(struct options *o, const char *value, struct error *err)
@@ -348,7 +348,7 @@ const struct option option_rows[] = {
     { "mlock", NULL, NULL, NULL, RUNS, GROUP_MODEL, FLAG(mlock),
       .help = "keep the weights from being paged out" },
     { "cpu-isa", NULL, NULL, "NAME", COMPUTES, GROUP_MODEL, CUSTOM(read_isa),
-      .help = "strongest instruction set to use: ref, avx2, avx512, amx, neon",
+      .help = "strongest instruction set to use: ref, avx2, avxvnni, avx512, amx, neon",
       .fallback = "the best this CPU has" },
     { "cpu-isa", NULL, NULL, "NAME", CMD_REPLAY, GROUP_MODEL, CUSTOM(read_isa),
       .help = "strongest instruction set to use; another one may give other bits",

@@ -44,7 +44,7 @@ void version_print(struct buf *out)
     buf_printf(out, "line editing: %s; JSON: %s\n", line_library(),
                js_available(NULL) ? "jansson" : "left out");
     gpu_line(out);
-    static const unsigned sets[] = { ISA_AVX2, ISA_AVX512, ISA_AMX, ISA_NEON };
+    static const unsigned sets[] = { ISA_AVX2, ISA_AVXVNNI, ISA_AVX512, ISA_AMX, ISA_NEON };
     buf_puts(out, "instruction sets:");
     for (size_t i = 0; i < ARRAY_LEN(sets); i++)
         if (cpu_isa() & sets[i])
