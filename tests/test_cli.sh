@@ -156,7 +156,9 @@ run 2 plan "$model" -ot "attn=tpu"; says "-ot"
 run 2 plan "$model" -ot "(=cpu"; says "-ot"
 cp "$model" "$work/a model's.gguf"
 run 0 plan "$work/a model's.gguf"; prints "chat '$work/a model'\\''s.gguf' -c"
-run 4 plan "$work/a model's.gguf" --ram 1M; prints "plan '$work/a model'\\''s.gguf' -c"
+run 4 plan "$work/a model's.gguf" --ram 1M; prints "chat '$work/a model'\\''s.gguf' --ram "
+says "no RAM may be used"; ram=$(sed -n 's/.* --ram \([0-9]*M\)$/\1/p' "$out")
+run 0 run "$work/a model's.gguf" --ram "$ram" -p x -n 1
 rm "$work/a model's.gguf"
 run 0 plan "$model" -ot "exps=cpu,attn_nowhere=cpu"; says "no tensor matches attn_nowhere=cpu"; lines "$err" 1
 run 4 plan "$model" --min-tps 900000 -t 1; says "no context that fits"

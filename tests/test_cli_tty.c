@@ -66,6 +66,13 @@ static void test_waiting(struct pty *s)
     CHECK(expect(s, "seed") && finish(s) == 0);
 }
 
+static void test_refusal(struct pty *s)
+{
+    check_case("a plan that does not fit is said once");
+    CHECK(spawn(s, ARGUMENTS("plan", MODEL, "--ram", "1M")) && expect(s, "does not fit. Ways out:") &&
+          finish(s) == 4 && !memmem(s->text, s->len, "does not fit:", 13));
+}
+
 static bool coloured(struct pty *s)
 {
     bool ended = expect(s, "seed ") && finish(s) == 0;
@@ -110,6 +117,7 @@ int main(void)
     setenv("TANDEM_GPU", "none", 1);
     test_pager(&s);
     test_waiting(&s);
+    test_refusal(&s);
     test_colour(&s);
     char command[128];
     snprintf(command, sizeof command, "rm -rf '%s'", home);

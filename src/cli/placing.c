@@ -13,6 +13,7 @@
 #include "src/cli/drafting.h"
 #include "src/cli/rates.h"
 #include "src/cli/term.h"
+#include "src/model/memory.h"
 
 /* ---- rules of -ot ---- */
 
@@ -318,6 +319,23 @@ static int add_experts_on_gpu(struct way_out *ways, int n, const struct model *m
     return n;
 }
 
+/* Where the user's own limit is what lacks: a higher one, with what a copy leaves to others. */
+static int add_limit(struct way_out *ways, int n, const struct model *m, const struct placement *p,
+                     const struct rates *mc, const struct placement_wishes *w,
+                     const struct options *o, const char *command, const char *path)
+{
+    struct rates larger = *mc;
+    char ram[32], flags[64];
+    uint64_t unit = (uint64_t)1 << 30, least = p->ram_used + p->ram_mapped + unit / 2;
+    unit = least < 16 * unit ? unit / 1024 : unit; /* as size_option writes it */
+    larger.ram_bytes = (least / unit + 1) * unit;
+    if (o->ram_bytes == UNSET || o->what_if || larger.ram_bytes > memory_available())
+        return n;
+    size_option(ram, larger.ram_bytes);
+    snprintf(flags, sizeof flags, " --ram %s", ram);
+    return add_wish(ways, n, "a higher limit", flags, w, m, &larger, command, path);
+}
+
 /* The same file with as much memory as it wants. */
 static int add_memory(struct way_out *ways, int n, const struct model *m,
                       const struct placement *p, const struct rates *mc,
@@ -339,9 +357,10 @@ static int add_memory(struct way_out *ways, int n, const struct model *m,
 }
 
 int placing_ways(struct way_out ways[MAX_WAYS], const struct model *m, const struct placement *p,
-                 const struct rates *mc, const struct placement_wishes *w, const char *command,
+                 const struct rates *mc, const struct placement_wishes *w, const struct options *o,
                  const char *file)
 {
+    static const char command[] = "chat";
     char path[PATH_SIZE];
     shell_word(path, sizeof path, file);
     int n = add_context(ways, 0, m, p, mc, w, command, path);
@@ -366,12 +385,15 @@ int placing_ways(struct way_out ways[MAX_WAYS], const struct model *m, const str
         other.gpu_layers = 0;
         n = add_wish(ways, n, "without the GPU", " -ngl 0", &other, m, mc, command, path);
     } else {
-        int before = n = add_experts_on_gpu(ways, n, m, p, mc, w, command, path);
+        int before = n;
+        n = add_limit(ways, n, m, p, mc, w, o, command, path);
+        bool limited = n > before;
+        before = n = add_experts_on_gpu(ways, n, m, p, mc, w, command, path);
         n = add_mixture(ways, n, m, p, file);
         if (n > before)
             n = add_budget(ways, n, mc, w, file);
         n = add_disk(ways, n, m, mc, w, command, path);
-        n = add_memory(ways, n, m, p, mc, w, path);
+        n = limited ? n : add_memory(ways, n, m, p, mc, w, path);
     }
     return n;
 }
@@ -401,7 +423,7 @@ void placing_advise(const struct options *o, const struct placing *p, const char
     rates_here(&mc, o, false, &ignored);
     struct placement_wishes w = engine_wishes(&p->engine, &m);
     if (placement_make(&q, &m, &mc, &w, &ignored) && !q.fits) {
-        int n = placing_ways(ways, &m, &q, &mc, &w, "chat", path);
+        int n = placing_ways(ways, &m, &q, &mc, &w, o, path);
         placing_print_ways(&text, ways, n);
         note_later(&text);
         buf_release(&text);

@@ -27,10 +27,10 @@ struct way_out {
 };
 #define MAX_WAYS 4
 
-/* Ways out for a placement that does not fit: each was tried with the same budget. `command` is
- * the verb to show ("chat"), `path` the model as the user wrote it. Returns how many. */
+/* Ways out for a placement that does not fit: each was tried with the same budget, a higher one of
+ * the user's own (--ram) with that. `path`: the model as the user wrote it. Returns how many. */
 int placing_ways(struct way_out ways[MAX_WAYS], const struct model *m, const struct placement *p,
-                 const struct rates *mc, const struct placement_wishes *w, const char *command,
+                 const struct rates *mc, const struct placement_wishes *w, const struct options *o,
                  const char *path);
 
 /* The same as numbered lines. */

@@ -46,7 +46,7 @@ static bool place(struct plan *p, struct error *err)
     forecast_make(&p->forecast, &p->model, q, &p->rates, 0, q->n_batch);
     forecast_make(&p->full, &p->model, q, &p->rates, q->n_ctx, q->n_batch);
     if (!q->fits)
-        p->n_ways = placing_ways(p->ways, &p->model, q, &p->rates, &p->wishes, "chat", p->path);
+        p->n_ways = placing_ways(p->ways, &p->model, q, &p->rates, &p->wishes, p->o, p->path);
     return true;
 }
 
@@ -107,12 +107,22 @@ static bool check_goals(const struct plan *p, struct error *err)
                 "%lld tokens", p->full.decode_tok_s.mid, (long long)p->placement.n_ctx);
 }
 
+/* What the table says already is not said again on the same screen. */
+static bool check_fit(const struct plan *p, struct error *err)
+{
+    const struct options *o = p->o;
+    bool shown = !o->json && !o->emit && !o->compare_types && term_stdout() && term_stderr();
+    if (p->placement.fits || !shown)
+        return placement_check(&p->placement, err);
+    return fail(err, ERR_FIT, "%s", "");
+}
+
 bool cmd_plan(struct options *o, struct error *err)
 {
     char path[PATH_SIZE];
     struct plan p = { .o = o, .path = path };
     bool ok = (!o->json || js_available(err)) && resolve_model(o, false, path, sizeof path, err) &&
-              plan_open(&p, err) && print(&p, err) && placement_check(&p.placement, err) &&
+              plan_open(&p, err) && print(&p, err) && check_fit(&p, err) &&
               check_goals(&p, err);
     plan_close(&p);
     return ok;

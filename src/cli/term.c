@@ -325,7 +325,8 @@ void note_later(const struct buf *lines)
 
 void note_failure(const struct error *err)
 {
-    note_error("tandem: %s", err->text);
+    if (*err->text)
+        note_error("tandem: %s", err->text);
     err_write(buf_str(&kept).data, kept.len);
     buf_release(&kept);
     if (err->code == ERR_INTERNAL)

@@ -403,9 +403,11 @@ bool placement_check(const struct placement *p, struct error *err)
     char hint[64] = "";
     if (p->fitting_ctx > 0)
         snprintf(hint, sizeof hint, "; the largest context that fits is %" PRId64, p->fitting_ctx);
+    char room[64] = "no RAM may be used beyond what stays free for others";
+    if (p->ram_budget)
+        snprintf(room, sizeof room, "%s of RAM may be used", size_text((double)p->ram_budget).text);
     return fail(err, ERR_FIT, "does not fit: %s of weights, %s for a context of %" PRId64
-                ", %s to work, %s of RAM may be used%s", size_text(weights).text,
+                ", %s to work, %s%s", size_text(weights).text,
                 size_text((double)p->bytes[PART_CACHE][HOME_RAM]).text, p->n_ctx,
-                size_text((double)p->bytes[PART_WORK][HOME_RAM]).text,
-                size_text((double)p->ram_budget).text, hint);
+                size_text((double)p->bytes[PART_WORK][HOME_RAM]).text, room, hint);
 }
